@@ -1,0 +1,222 @@
+// The extension module: arrays become pointers, error texts become exceptions. Arguments other than the records are
+// checked in Python, which knows what the user called things.
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include "../describe.h"
+#include "../dispatch.h"
+#include "../ops/encode.h"
+#include "../ops/multiply.h"
+#include "records.h"
+
+namespace py = pybind11;
+
+namespace sparq::bindings {
+namespace {
+
+void require_ok(const std::string& error) {
+  if (!error.empty()) throw py::value_error(error);
+}
+
+const void* read_pointer(const std::optional<py::array>& array) { return array ? array->data() : nullptr; }
+
+void* write_pointer(std::optional<py::array>& array) { return array ? array->mutable_data() : nullptr; }
+
+FloatType float_type(const std::string& name) {
+  if (name == "float16") return FloatType::fp16;
+  if (name == "bfloat16") return FloatType::bf16;
+  if (name == "float32") return FloatType::fp32;
+  if (name == "float64") return FloatType::fp64;
+  throw py::value_error("no such float type: " + name);
+}
+
+Order order_of(const std::string& word) {
+  for (const auto& w : Words<Order>::list)
+    if (word == w.word) return w.value;
+  throw py::value_error("order='" + word + "': choose sparsify_first or quantize_first");
+}
+
+py::dict counts_dict(const Counts& c) {
+  py::dict out;
+  out["saturated"] = c.saturated;
+  out["underflowed"] = c.underflowed;
+  out["nonfinite"] = c.nonfinite;
+  out["zero_blocks"] = c.zero_blocks;
+  out["ties"] = c.ties;
+  out["inexact"] = c.inexact;
+  out["refused"] = c.refused;
+  return out;
+}
+
+using Array = std::optional<py::array>;
+using Extents = std::array<std::int64_t, 3>;
+
+py::dict encode(const py::array& x, const std::string& x_type, const Extents& shape, const BlockFormat& format,
+                const Conversion& conversion, const std::optional<Sparsity>& sparsity, const std::string& order,
+                Array values, const std::string& values_type, Array codes, Array scales, bool scales_given,
+                const Array& mask_in, Array mask_out, bool count, int threads) {
+  ops::EncodeRequest r;
+  r.format = format;
+  r.conversion = conversion;
+  r.sparsity = sparsity.value_or(Sparsity{});
+  r.order = order_of(order);
+  r.shape = {shape[0], shape[1], shape[2]};
+  r.input = x.data();
+  r.input_type = float_type(x_type);
+  r.values = write_pointer(values);
+  r.values_type = float_type(values_type);
+  r.codes = write_pointer(codes);
+  r.scales = scales_given ? const_cast<void*>(read_pointer(scales)) : write_pointer(scales);
+  r.scales_given = scales_given;
+  r.mask_in = static_cast<const std::uint8_t*>(read_pointer(mask_in));
+  r.mask_out = static_cast<std::uint8_t*>(write_pointer(mask_out));
+  r.count = count;
+  r.threads = threads;
+  Counts counts;
+  std::string error;
+  {
+    const py::gil_scoped_release release;
+    error = ops::encode(r, counts);
+  }
+  require_ok(error);
+  return counts_dict(counts);
+}
+
+py::dict decode(const py::array& codes, const Array& scales, const Extents& shape, const BlockFormat& format,
+                py::array values, const std::string& values_type, int threads) {
+  ops::DecodeRequest r;
+  r.format = format;
+  r.shape = {shape[0], shape[1], shape[2]};
+  r.codes = codes.data();
+  r.scales = read_pointer(scales);
+  r.values = values.mutable_data();
+  r.values_type = float_type(values_type);
+  r.threads = threads;
+  Counts counts;
+  std::string error;
+  {
+    const py::gil_scoped_release release;
+    error = ops::decode(r, counts);
+  }
+  require_ok(error);
+  return counts_dict(counts);
+}
+
+py::dict sparsify(const py::array& x, const std::string& x_type, const Extents& shape, const Sparsity& sparsity,
+                  bool by_score, py::array mask_out, bool count, int threads) {
+  ops::SparsifyRequest r;
+  r.sparsity = sparsity;
+  r.shape = {shape[0], shape[1], shape[2]};
+  r.input = x.data();
+  r.input_type = float_type(x_type);
+  r.by_score = by_score;
+  r.mask_out = static_cast<std::uint8_t*>(mask_out.mutable_data());
+  r.count = count;
+  r.threads = threads;
+  Counts counts;
+  std::string error;
+  {
+    const py::gil_scoped_release release;
+    error = ops::sparsify(r, counts);
+  }
+  require_ok(error);
+  return counts_dict(counts);
+}
+
+// One operand of a product, filled from Python by keyword.
+struct SideArrays {
+  py::array codes;
+  ElementFormat element;
+  std::optional<ElementFormat> scale;
+  Array block_scales;
+  std::vector<std::int64_t> segment_end;
+  Array row_scales;
+  std::optional<float> tensor_scale;
+
+  ops::Side side() const {
+    ops::Side s;
+    s.codes = codes.data();
+    s.element = element;
+    s.has_block_scales = block_scales.has_value();
+    if (scale) s.scale = *scale;
+    s.block_scales = read_pointer(block_scales);
+    s.segment_end = segment_end;
+    s.row_scales = static_cast<const float*>(read_pointer(row_scales));
+    s.has_tensor_scale = tensor_scale.has_value();
+    s.tensor_scale = tensor_scale.value_or(1.0F);
+    return s;
+  }
+};
+
+void multiply(const Datapath& path, const SideArrays& a, const SideArrays& b, const Extents& mnk, const Array& c,
+              py::array d, int threads) {
+  ops::MultiplyRequest r;
+  r.path = path;
+  r.a = a.side();
+  r.b = b.side();
+  r.m = mnk[0];
+  r.n = mnk[1];
+  r.k = mnk[2];
+  r.c = static_cast<const float*>(read_pointer(c));
+  r.d = static_cast<float*>(d.mutable_data());
+  r.threads = threads;
+  std::string error;
+  {
+    const py::gil_scoped_release release;
+    error = ops::multiply(r);
+  }
+  require_ok(error);
+}
+
+std::string active_isa() {
+  std::string error;
+  const KernelTable* table = active_table(error);
+  require_ok(error);
+  return table->name;
+}
+
+void check_spec(const BlockFormat& format, const Conversion& conversion, const std::optional<Sparsity>& sparsity) {
+  require_ok(ops::check_format(format));
+  require_ok(ops::check_conversion(format, conversion));
+  require_ok(ops::check_sparsity(sparsity.value_or(Sparsity{})));
+}
+
+void check_operands(const Datapath& path, const ElementFormat& a, const ElementFormat& b, bool block_scales) {
+  require_ok(ops::check_datapath(path));
+  require_ok(ops::check_operands(path, a, b, block_scales));
+}
+
+}  // namespace
+}  // namespace sparq::bindings
+
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+  using namespace sparq::bindings;
+  m.doc() = "The C++ core of sparq_sim. Private: use the names of sparq_sim.";
+  bind_records(m);
+  bind_catalog(m);
+  py::class_<SideArrays>(m, "Side")
+      .def(py::init([](py::array codes, const sparq::ElementFormat& element, std::optional<sparq::ElementFormat> scale,
+                       Array block_scales, std::vector<std::int64_t> segment_end, Array row_scales,
+                       std::optional<float> tensor_scale) {
+             return SideArrays{std::move(codes), element, scale, std::move(block_scales), std::move(segment_end),
+                               std::move(row_scales), tensor_scale};
+           }),
+           py::arg("codes"), py::arg("element"), py::kw_only(), py::arg("scale") = py::none(),
+           py::arg("block_scales") = py::none(), py::arg("segment_end") = std::vector<std::int64_t>{},
+           py::arg("row_scales") = py::none(), py::arg("tensor_scale") = py::none());
+  m.def("available_isas", &sparq::available_isas);
+  m.def("active_isa", &active_isa);
+  m.def("check_spec", &check_spec);
+  m.def("check_datapath", [](const sparq::Datapath& path) { require_ok(sparq::ops::check_datapath(path)); });
+  m.def("check_operands", &check_operands);
+  m.def("encode", &encode, py::kw_only(), py::arg("x"), py::arg("x_type"), py::arg("shape"), py::arg("format"),
+        py::arg("conversion"), py::arg("sparsity"), py::arg("order"), py::arg("values"), py::arg("values_type"),
+        py::arg("codes"), py::arg("scales"), py::arg("scales_given"), py::arg("mask_in"), py::arg("mask_out"),
+        py::arg("count"), py::arg("threads"));
+  m.def("decode", &decode, py::kw_only(), py::arg("codes"), py::arg("scales"), py::arg("shape"), py::arg("format"),
+        py::arg("values"), py::arg("values_type"), py::arg("threads"));
+  m.def("sparsify", &sparsify, py::kw_only(), py::arg("x"), py::arg("x_type"), py::arg("shape"), py::arg("sparsity"),
+        py::arg("by_score"), py::arg("mask_out"), py::arg("count"), py::arg("threads"));
+  m.def("multiply", &multiply, py::kw_only(), py::arg("path"), py::arg("a"), py::arg("b"), py::arg("mnk"),
+        py::arg("c"), py::arg("d"), py::arg("threads"));
+}

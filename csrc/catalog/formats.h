@@ -1,0 +1,66 @@
+// The named block formats with the conversion that their specification or makers use by default.
+#pragma once
+
+#include "../conversion.h"
+#include "elements.h"
+
+namespace sparq::catalog {
+
+struct NamedFormat {
+  std::string_view name;
+  std::string_view element;
+  BlockFormat format;
+  Conversion conversion;
+  std::string_view source;
+};
+
+// One scale per `along` elements of a line.
+constexpr BlockFormat blocked(std::string_view element_name, std::string_view scale, int along, int across = 1) {
+  return {element(element_name), {ScaleLevel{element(scale), along, across}}, 1};
+}
+
+constexpr BlockFormat plain(std::string_view element_name) { return {element(element_name), {}, 0}; }
+
+constexpr NamedFormat mx(std::string_view name, std::string_view element_name) {
+  return {name, element_name, blocked(element_name, "e8m0", 32), {}, "OCP MX v1.0"};
+}
+
+constexpr NamedFormat hbfp(std::string_view name, std::string_view element_name) {
+  return {name, element_name, blocked(element_name, "e8m0", 64), {}, "HBFP (Drumond et al., NeurIPS 2018)"};
+}
+
+constexpr NamedFormat scaled(std::string_view name, std::string_view element_name, int across,
+                             std::string_view source) {
+  const Conversion by_amax{.scale_rule = ScaleRule::amax};
+  return {name, element_name, blocked(element_name, "fp32", whole, across), by_amax, source};
+}
+
+constexpr NamedFormat cast(std::string_view name, std::string_view source) {
+  return {name, name, plain(name), {.overflow = Overflow::special}, source};
+}
+
+inline constexpr std::array formats{
+    mx("mxfp8_e4m3", "e4m3"),
+    mx("mxfp8_e5m2", "e5m2"),
+    mx("mxfp6_e2m3", "e2m3"),
+    mx("mxfp6_e3m2", "e3m2"),
+    mx("mxfp4", "e2m1"),
+    mx("mxint8", "mxint8_element"),
+    hbfp("hbfp8", "hbfp8_element"),
+    hbfp("hbfp6", "hbfp6_element"),
+    hbfp("hbfp4", "hbfp4_element"),
+    scaled("int8", "int8", 1, "symmetric INT8, amax / 127 per row"),
+    scaled("fp8_e4m3", "e4m3", whole, "OCP OFP8 v1.0, amax / 448 per tensor"),
+    scaled("fp8_e5m2", "e5m2", whole, "OCP OFP8 v1.0, amax / 57344 per tensor"),
+    cast("bf16", "bfloat16"),
+    cast("fp16", "IEEE 754 binary16"),
+};
+
+// Short names stand for the variant that most users mean.
+struct Alias {
+  std::string_view name;
+  std::string_view format;
+};
+inline constexpr std::array aliases{Alias{"mxfp8", "mxfp8_e4m3"}, Alias{"mxfp6", "mxfp6_e2m3"}};
+
+}  // namespace sparq::catalog

@@ -1,0 +1,159 @@
+// The only field list of each record. Printing, comparing, hashing, parsing in Python and the documentation of
+// fields all walk these lists, so that a field added to a record is added here and nowhere else.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <tuple>
+
+#include "conversion.h"
+#include "datapath.h"
+#include "format.h"
+#include "sparsity.h"
+
+namespace sparq {
+
+// Changes whenever any bit of any output changes; the CHANGELOG says "bits changed".
+inline constexpr int numerics_version = 1;
+
+template <class Record, class Member>
+struct Field {
+  std::string_view name;
+  Member Record::*member;
+  std::string_view meaning;
+};
+template <class Record, class Member>
+Field(std::string_view, Member Record::*, std::string_view) -> Field<Record, Member>;
+
+template <class Enum>
+struct Word {
+  std::string_view word;
+  Enum value;
+};
+
+// Fields<Record>::list and Words<Enum>::list are what every user of a record walks.
+template <class Record>
+struct Fields;
+template <class Enum>
+struct Words;
+
+template <>
+struct Words<Specials> {
+  static constexpr std::string_view what = "specials";
+  static constexpr Word<Specials> list[] = {
+      {"finite", Specials::finite}, {"ieee", Specials::ieee}, {"fn", Specials::fn}, {"fnuz", Specials::fnuz}};
+};
+template <>
+struct Words<Signedness> {
+  static constexpr std::string_view what = "signedness";
+  static constexpr Word<Signedness> list[] = {{"sign_magnitude", Signedness::sign_magnitude},
+                                              {"twos_complement", Signedness::twos_complement},
+                                              {"unsigned", Signedness::unsigned_code}};
+};
+template <>
+struct Words<Combine> {
+  static constexpr std::string_view what = "combine";
+  static constexpr Word<Combine> list[] = {{"multiply", Combine::multiply}};
+};
+template <>
+struct Words<Rounding> {
+  static constexpr std::string_view what = "rounding";
+  static constexpr Word<Rounding> list[] = {{"nearest_even", Rounding::nearest_even},
+                                            {"nearest_away", Rounding::nearest_away},
+                                            {"toward_zero", Rounding::toward_zero}};
+};
+template <>
+struct Words<Overflow> {
+  static constexpr std::string_view what = "overflow";
+  static constexpr Word<Overflow> list[] = {{"saturate", Overflow::saturate}, {"special", Overflow::special}};
+};
+template <>
+struct Words<ScaleRule> {
+  static constexpr std::string_view what = "scale_rule";
+  static constexpr Word<ScaleRule> list[] = {{"floor", ScaleRule::floor},
+                                             {"ceil", ScaleRule::ceil},
+                                             {"rceil", ScaleRule::rceil},
+                                             {"even", ScaleRule::even},
+                                             {"amax", ScaleRule::amax}};
+};
+template <>
+struct Words<Ties> {
+  static constexpr std::string_view what = "ties";
+  static constexpr Word<Ties> list[] = {{"lowest_index", Ties::lowest_index}, {"highest_index", Ties::highest_index}};
+};
+template <>
+struct Words<Order> {
+  static constexpr std::string_view what = "order";
+  static constexpr Word<Order> list[] = {{"sparsify_first", Order::sparsify_first},
+                                         {"quantize_first", Order::quantize_first}};
+};
+template <>
+struct Words<Reduce> {
+  static constexpr std::string_view what = "reduce";
+  static constexpr Word<Reduce> list[] = {
+      {"exact", Reduce::exact}, {"blocks", Reduce::blocks}, {"fma", Reduce::fma}, {"align", Reduce::align}};
+};
+
+template <>
+struct Fields<ElementFormat> {
+  static constexpr std::string_view name = "ElementFormat";
+  static constexpr std::tuple list{
+      Field{"exponent_bits", &ElementFormat::exponent_bits, "0 is an integer"},
+      Field{"mantissa_bits", &ElementFormat::mantissa_bits, "stored bits, without the hidden one"},
+      Field{"bias", &ElementFormat::bias, "exponent = field - bias"},
+      Field{"specials", &ElementFormat::specials, "which codes are no numbers"},
+      Field{"signedness", &ElementFormat::signedness, "how negative values are coded"},
+      Field{"zero", &ElementFormat::zero, "false: exponent field 0 is one more normal binade"}};
+};
+template <>
+struct Fields<ScaleLevel> {
+  static constexpr std::string_view name = "ScaleLevel";
+  static constexpr std::tuple list{
+      Field{"format", &ScaleLevel::format, "code of the scale"},
+      Field{"along", &ScaleLevel::along, "elements of a line under one scale, 0 for all"},
+      Field{"across", &ScaleLevel::across, "lines under one scale, 0 for all"},
+      Field{"combine", &ScaleLevel::combine, "how the scale acts on what lies inside"}};
+};
+template <>
+struct Fields<Conversion> {
+  static constexpr std::string_view name = "Conversion";
+  static constexpr std::tuple list{
+      Field{"rounding", &Conversion::rounding, "of elements"},
+      Field{"overflow", &Conversion::overflow, "what lies beyond the largest finite value"},
+      Field{"scale_rule", &Conversion::scale_rule, "from the largest magnitude to the scale"}};
+};
+template <>
+struct Fields<Sparsity> {
+  static constexpr std::string_view name = "Sparsity";
+  static constexpr std::tuple list{Field{"kept", &Sparsity::kept, "N of N:M"},
+                                   Field{"group", &Sparsity::group, "M of N:M"},
+                                   Field{"ties", &Sparsity::ties, "which of equals is kept"}};
+};
+template <>
+struct Fields<Datapath> {
+  static constexpr std::string_view name = "Datapath";
+  static constexpr std::tuple list{
+      Field{"reduce", &Datapath::reduce, "what happens to the products of one step"},
+      Field{"group", &Datapath::group, "products per step (align)"},
+      Field{"fraction_bits", &Datapath::fraction_bits, "bits kept below the largest exponent (align)"},
+      Field{"accumulator_fraction", &Datapath::accumulator_fraction, "fraction bits of the accumulator (align)"},
+      Field{"nan_bits", &Datapath::nan_bits, "the machine's NaN"},
+      Field{"block_scales", &Datapath::block_scales, "takes scales that vary along K"}};
+};
+
+// Flat JSON-like text of a record, for messages and repr.
+std::string describe(const ElementFormat& record);
+std::string describe(const ScaleLevel& record);
+std::string describe(const BlockFormat& record);
+std::string describe(const Conversion& record);
+std::string describe(const Sparsity& record);
+std::string describe(const Datapath& record);
+
+template <class Enum>
+constexpr std::string_view word_of(Enum value) {
+  for (const Word<Enum>& w : Words<Enum>::list)
+    if (w.value == value) return w.word;
+  return "?";
+}
+
+}  // namespace sparq

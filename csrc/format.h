@@ -1,0 +1,153 @@
+// What bits mean: element codes, scale levels and block formats, with the arithmetic of decoding.
+//
+// Rules: docs/numerics.md sections 1, 3 and 4. Functions are `static constexpr` on purpose: this header is
+// also seen by files that are compiled for one instruction set, and a shared inline function would let the
+// linker hand one of those copies to everybody.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+namespace sparq {
+
+// Which codes are no numbers (docs/numerics.md section 1).
+enum class Specials : std::uint8_t { finite, ieee, fn, fnuz };
+
+enum class Signedness : std::uint8_t { sign_magnitude, twos_complement, unsigned_code };
+
+// A code of 1 + exponent_bits + mantissa_bits bits (without the sign bit when unsigned; two's complement spends
+// it as the top bit of the integer). exponent_bits == 0 is an integer: every code is "subnormal".
+struct ElementFormat {
+  int exponent_bits = 0;
+  int mantissa_bits = 0;
+  int bias = 0;
+  Specials specials = Specials::finite;
+  Signedness signedness = Signedness::sign_magnitude;
+  bool zero = true;  // false: exponent field 0 is one more normal binade (E8M0)
+
+  friend constexpr bool operator==(const ElementFormat&, const ElementFormat&) = default;
+};
+
+static constexpr bool is_signed(const ElementFormat& f) { return f.signedness != Signedness::unsigned_code; }
+
+static constexpr int code_bits(const ElementFormat& f) {
+  return f.exponent_bits + f.mantissa_bits + (is_signed(f) ? 1 : 0);
+}
+
+// Bytes that hold one code when codes are stored one by one: 1, 2 or 4.
+static constexpr int code_bytes(const ElementFormat& f) {
+  return code_bits(f) <= 8 ? 1 : code_bits(f) <= 16 ? 2 : 4;
+}
+
+static constexpr bool has_negative_zero(const ElementFormat& f) {
+  return f.signedness == Signedness::sign_magnitude && f.specials != Specials::fnuz;
+}
+
+static constexpr bool has_infinity(const ElementFormat& f) { return f.specials == Specials::ieee; }
+
+static constexpr bool has_nan(const ElementFormat& f) { return f.specials != Specials::finite; }
+
+static constexpr std::uint32_t sign_bit(const ElementFormat& f) {
+  return is_signed(f) ? std::uint32_t{1} << (f.exponent_bits + f.mantissa_bits) : 0;
+}
+
+// All magnitude bits set.
+static constexpr std::uint32_t magnitude_mask(const ElementFormat& f) {
+  return static_cast<std::uint32_t>((std::uint64_t{1} << (f.exponent_bits + f.mantissa_bits)) - 1);
+}
+
+// Exponent of the smallest normal number; subnormals share its quantum.
+static constexpr int min_exponent(const ElementFormat& f) { return (f.zero ? 1 : 0) - f.bias; }
+
+// Largest magnitude code that is a finite number.
+static constexpr std::uint32_t max_code(const ElementFormat& f) {
+  const std::uint32_t all = magnitude_mask(f);
+  switch (f.specials) {
+    case Specials::ieee: return (all & ~((std::uint32_t{1} << f.mantissa_bits) - 1)) - 1;
+    case Specials::fn: return all - 1;
+    case Specials::finite:
+    case Specials::fnuz: break;
+  }
+  return all;
+}
+
+static constexpr std::uint32_t infinity_code(const ElementFormat& f) { return max_code(f) + 1; }
+
+// The canonical NaN: positive; quiet for ieee.
+static constexpr std::uint32_t nan_code(const ElementFormat& f) {
+  if (f.specials == Specials::fnuz) return sign_bit(f);
+  if (f.specials == Specials::fn) return magnitude_mask(f);
+  const std::uint32_t quiet = f.mantissa_bits > 0 ? std::uint32_t{1} << (f.mantissa_bits - 1) : 0;
+  return infinity_code(f) | quiet;
+}
+
+// A finite magnitude as significand * 2^exponent.
+struct Magnitude {
+  std::uint32_t significand = 0;
+  int exponent = 0;
+};
+
+static constexpr Magnitude magnitude_of(const ElementFormat& f, std::uint32_t magnitude_code) {
+  const std::uint32_t hidden = std::uint32_t{1} << f.mantissa_bits;
+  const std::uint32_t mantissa = magnitude_code & (hidden - 1);
+  const int field = static_cast<int>(magnitude_code >> f.mantissa_bits);
+  if (field == 0 && f.zero) return {mantissa, 1 - f.bias - f.mantissa_bits};
+  return {hidden | mantissa, field - f.bias - f.mantissa_bits};
+}
+
+enum class CodeClass : std::uint8_t { finite, infinity, nan };
+
+static constexpr CodeClass classify(const ElementFormat& f, std::uint32_t code) {
+  const std::uint32_t magnitude = code & magnitude_mask(f);
+  if (f.specials == Specials::fnuz) return code == nan_code(f) ? CodeClass::nan : CodeClass::finite;
+  if (f.signedness == Signedness::twos_complement || magnitude <= max_code(f)) return CodeClass::finite;
+  return has_infinity(f) && magnitude == infinity_code(f) ? CodeClass::infinity : CodeClass::nan;
+}
+
+// floor(log2 of the largest finite value): what the scale rules call emax.
+static constexpr int max_exponent(const ElementFormat& f) {
+  Magnitude top = magnitude_of(f, max_code(f));
+  int exponent = top.exponent;
+  while (top.significand > 1) {
+    top.significand >>= 1;
+    ++exponent;
+  }
+  return exponent;
+}
+
+// Fraction bits of the binade that holds the largest value: M for floats, M - 1 for integers.
+static constexpr int top_fraction_bits(const ElementFormat& f) {
+  return max_exponent(f) - magnitude_of(f, max_code(f)).exponent;
+}
+
+static constexpr bool is_power_of_two_scale(const ElementFormat& f) {
+  return f.mantissa_bits == 0 && f.signedness == Signedness::unsigned_code && !f.zero;
+}
+
+// How a scale level combines with what lies inside it.
+enum class Combine : std::uint8_t { multiply };
+
+// Extent of a block in elements along the reduction axis or across lines; `whole` spans it all.
+inline constexpr int whole = 0;
+
+struct ScaleLevel {
+  ElementFormat format;
+  int along = whole;   // elements of the reduction axis under one scale
+  int across = 1;      // lines under one scale: 1, or `whole` for a scale of the tensor
+  Combine combine = Combine::multiply;
+
+  friend constexpr bool operator==(const ScaleLevel&, const ScaleLevel&) = default;
+};
+
+inline constexpr int max_levels = 3;
+
+// Everything that decoding needs. Levels run from the outermost to the innermost.
+struct BlockFormat {
+  ElementFormat element;
+  std::array<ScaleLevel, max_levels> levels{};
+  int level_count = 0;
+
+  friend constexpr bool operator==(const BlockFormat&, const BlockFormat&) = default;
+};
+
+}  // namespace sparq

@@ -1,0 +1,156 @@
+// The functions that every implementation has: csrc/reference (the definitions) and csrc/kernels (the same, fast,
+// once per instruction set). Arguments were checked by csrc/ops; nothing here allocates for the caller or throws.
+#pragma once
+
+#include <cstdint>
+
+#include "conversion.h"
+#include "datapath.h"
+#include "format.h"
+#include "layout.h"
+#include "sparsity.h"
+
+namespace sparq {
+
+// Counted over a range of tiles; docs/numerics.md section 13, and two reasons to refuse.
+struct Counts {
+  std::int64_t saturated = 0, underflowed = 0, nonfinite = 0, zero_blocks = 0, ties = 0;
+  std::int64_t inexact = 0;  // values that the result type does not hold
+  std::int64_t refused = 0;  // non-finite elements that neither element nor scale can express
+};
+
+enum class ScaleKind : std::uint8_t { none, power_of_two, floating };
+
+// How each tile gets its mask and its scales.
+enum class MaskSource : std::uint8_t { dense, given, magnitude };
+enum class ScaleSource : std::uint8_t { computed, given };
+
+// One innermost scale level at most. The raw records are here for the reference; the derived fields, which ops
+// fills from them, are all that the kernels read.
+struct QuantizeJob {
+  BlockFormat format;
+  Conversion conversion;
+  Sparsity sparsity;
+  Order order = Order::sparsify_first;
+  MaskSource mask_source = MaskSource::dense;
+  ScaleSource scale_source = ScaleSource::computed;
+  ScaleKind scale_kind = ScaleKind::none;
+  Geometry geometry;
+
+  const void* input = nullptr;
+  FloatType input_type = FloatType::fp32;
+  bool wide = false;  // compute in float64 bits instead of float32 bits
+  void* values = nullptr;  // decoded result, or null
+  FloatType values_type = FloatType::fp32;
+  void* codes = nullptr;  // one code per element in code_bytes, or null
+  int code_bytes = 1;
+  const std::uint8_t* mask_in = nullptr;  // 0 or 1 per element, laid out like the input
+  std::uint8_t* mask_out = nullptr;
+  void* scales = nullptr;  // uint8/16 codes or float32, one per block; read when given, else written if not null
+  int scale_bytes = 1;
+  bool count = false;  // fill the events of Counts, not only inexact and refused
+
+  // Derived from format.element and conversion.
+  int mantissa_bits = 0, min_exponent = 0, top_exponent = 0;
+  std::uint32_t top_significand = 0;  // largest finite magnitude = top_significand * 2^top_exponent
+  std::uint32_t max_code = 0, overflow_code = 0, infinity_code = 0, nan_code = 0;
+  std::uint32_t sign_bit = 0, code_mask = 0;
+  bool overflow_is_nan = false, overflow_is_infinity = false;
+  bool twos_complement = false, negative_zero = false, element_nan = false;
+  // Derived from the scale level and the rule: exponent = floor(log2 amax) - scale_shift, plus one if the 52-bit
+  // fraction of amax exceeds promote_above; clamped, and stored as exponent - scale_min.
+  int scale_shift = 0, scale_min = 0, scale_max = 0;
+  std::uint64_t promote_above = 0;
+  bool scale_nan = false;
+  std::uint32_t scale_nan_code = 0;
+  float scale_divisor = 1;  // float scales: amax / divisor
+};
+
+// The largest magnitude of each block (as float64; Inf and NaN become Inf), for blocks larger than a tile.
+struct AmaxJob {
+  const void* input = nullptr;
+  FloatType input_type = FloatType::fp32;
+  bool narrow = false;  // round to float32 first (float scales)
+  const std::uint8_t* mask_in = nullptr;
+  Geometry geometry;
+  double* partial = nullptr;  // tile_lines values per tile, one per line
+};
+
+// N:M selection by |x| or by a signed score.
+struct SelectJob {
+  const void* input = nullptr;
+  FloatType input_type = FloatType::fp32;
+  bool by_score = false;  // input is a score: larger is kept, sign counts
+  Sparsity sparsity;
+  Geometry geometry;
+  std::uint8_t* mask_out = nullptr;
+  bool count = false;
+};
+
+// Codes and scales to values.
+struct DecodeJob {
+  BlockFormat format;
+  ScaleKind scale_kind = ScaleKind::none;
+  Geometry geometry;
+  const void* codes = nullptr;
+  int code_bytes = 1;
+  const void* scales = nullptr;
+  int scale_bytes = 1;
+  void* values = nullptr;
+  FloatType values_type = FloatType::fp32;
+
+  // Derived.
+  int mantissa_bits = 0;
+  ElementFormat element;
+  int scale_min = 0;
+  bool scale_nan = false;
+  std::uint32_t scale_nan_code = 0;
+};
+
+// One side of a product: rows of K codes, each code scaled by its segment's scale.
+struct Operand {
+  const void* codes = nullptr;
+  int code_bytes = 1;
+  ElementFormat element;
+  ScaleKind scale_kind = ScaleKind::none;
+  const std::int32_t* exponents = nullptr;  // [rows, segments]; poisoned_exponent for a NaN scale
+  const float* factors = nullptr;           // [rows]: float scale of the row, NaN where poisoned
+  float tensor_factor = 1;
+  bool has_tensor_factor = false;
+};
+
+inline constexpr std::int32_t poisoned_exponent = INT32_MIN;
+
+// d[i, j] = sum over k of a[i, k] * b[j, k], by `path`; c and d are strided so that either side may be the wide one.
+struct MultiplyJob {
+  Datapath path;
+  Operand a, b;
+  std::int64_t m = 0, n = 0, k = 0;
+  const std::int64_t* segment_end = nullptr;  // ascending, the last is k
+  std::int64_t segments = 0;
+  const float* c = nullptr;  // null: starts at +0
+  float* d = nullptr;
+  std::int64_t d_row_stride = 0, d_column_stride = 1;  // of c too
+  // Derived: bits that hold any partial sum of a segment exactly, as an integer multiple of the smallest product.
+  int sum_bits = 0;
+};
+
+// Kernels work on blocks of rows of a against panels of rows of b.
+inline constexpr int panel_rows = 16;
+inline constexpr int block_rows = 32;
+
+// Bytes that one call of `multiply` may use for packed operands.
+static constexpr std::int64_t multiply_workspace(std::int64_t k, std::int64_t segments) {
+  return (panel_rows + block_rows) * (k + segments) * 8 + 64;
+}
+
+struct KernelTable {
+  const char* name;
+  void (*quantize)(const QuantizeJob&, std::int64_t first_tile, std::int64_t last_tile, Counts&) noexcept;
+  void (*amax)(const AmaxJob&, std::int64_t first_tile, std::int64_t last_tile) noexcept;
+  void (*select)(const SelectJob&, std::int64_t first_tile, std::int64_t last_tile, Counts&) noexcept;
+  void (*decode)(const DecodeJob&, std::int64_t first_tile, std::int64_t last_tile, Counts&) noexcept;
+  void (*multiply)(const MultiplyJob&, std::int64_t first_row, std::int64_t last_row, void* workspace) noexcept;
+};
+
+}  // namespace sparq

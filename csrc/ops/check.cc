@@ -1,0 +1,68 @@
+// What the records may say: every refusal of a combination, with its reason.
+#include "../describe.h"
+#include "encode.h"
+
+namespace sparq::ops {
+
+std::string check_element(const ElementFormat& f) {
+  const std::string it = describe(f);
+  if (f.exponent_bits < 0 || f.exponent_bits > 8) return "exponent_bits must be 0 to 8: " + it;
+  if (f.mantissa_bits < 0 || f.mantissa_bits > 23) return "mantissa_bits must be 0 to 23: " + it;
+  if (f.exponent_bits + f.mantissa_bits < 1) return "an element needs at least one magnitude bit: " + it;
+  if (f.bias < -256 || f.bias > 256) return "bias must be -256 to 256: " + it;
+  if (!f.zero) return "an element needs a zero; zero=False is for scales: " + it;
+  if (f.signedness == Signedness::twos_complement && (f.exponent_bits != 0 || f.specials != Specials::finite))
+    return "two's complement is for integers (exponent_bits=0, specials='finite'): " + it;
+  if (f.specials == Specials::ieee && f.exponent_bits < 2) return "specials='ieee' needs two exponent bits: " + it;
+  if (f.specials == Specials::ieee && f.mantissa_bits < 1) return "specials='ieee' needs a mantissa bit for NaN: " + it;
+  if (f.specials == Specials::fn && f.exponent_bits + f.mantissa_bits < 2) return "specials='fn' leaves no number: " + it;
+  if (f.specials == Specials::fnuz && f.signedness != Signedness::sign_magnitude)
+    return "specials='fnuz' puts NaN on the code of negative zero, so it needs sign and magnitude: " + it;
+  if (f.signedness == Signedness::unsigned_code) return "an element must be signed: " + it;
+  return {};
+}
+
+std::string check_format(const BlockFormat& format) {
+  if (std::string error = check_element(format.element); !error.empty()) return error;
+  if (format.level_count > 1) return "formats with more than one scale level are not supported";
+  for (int i = 0; i < format.level_count; ++i) {
+    const ScaleLevel& level = format.levels[static_cast<std::size_t>(i)];
+    const ElementFormat& scale = level.format;
+    const bool float32 = scale == ElementFormat{8, 23, 127, Specials::ieee};
+    const bool power = is_power_of_two_scale(scale) && scale.exponent_bits >= 1 && scale.exponent_bits <= 10 &&
+                       (scale.specials == Specials::finite || scale.specials == Specials::fn);
+    if (!float32 && !power)
+      return "a scale is float32, or an unsigned power of two of 1 to 10 exponent bits without zero: " + describe(scale);
+    if (power && (scale.bias < -512 || scale.bias > 512)) return "bias must be -512 to 512: " + describe(scale);
+    if (level.along < 0) return "a block needs at least one element: along=" + std::to_string(level.along);
+    if (level.across != 1 && level.across != whole)
+      return "blocks span one line (across=1) or the whole tensor (across=0), not across=" + std::to_string(level.across);
+    if (level.across == whole && level.along != whole)
+      return "a scale across all lines spans all of each line (along=0), not along=" + std::to_string(level.along);
+  }
+  return {};
+}
+
+std::string check_conversion(const BlockFormat& format, const Conversion& conversion) {
+  const ScaleKind kind = scale_kind(format);
+  const std::string rule(word_of(conversion.scale_rule));
+  if (kind == ScaleKind::floating && conversion.scale_rule != ScaleRule::amax)
+    return "scale_rule='" + rule + "' chooses a power of two, and this format's scale is a float: use 'amax'";
+  if (kind == ScaleKind::power_of_two && conversion.scale_rule == ScaleRule::amax)
+    return "scale_rule='amax' computes a float scale, and this format's scale is a power of two: use floor, ceil, rceil or even";
+  if (kind != ScaleKind::none && conversion.overflow == Overflow::special)
+    return "overflow='special' is for formats without a scale: a scaled block saturates (OCP MX v1.0, 6.3)";
+  if (conversion.overflow == Overflow::special && !has_nan(format.element))
+    return "overflow='special' needs an element with Inf or NaN: " + describe(format.element);
+  return {};
+}
+
+std::string check_sparsity(const Sparsity& s) {
+  if (s.group == 0 && s.kept == 0) return {};
+  if (s.group < 1 || s.group > max_group || s.kept < 1 || s.kept > s.group)
+    return "N:M sparsity needs 1 <= N <= M <= " + std::to_string(max_group) + ", got " + std::to_string(s.kept) + ":" +
+           std::to_string(s.group);
+  return {};
+}
+
+}  // namespace sparq::ops

@@ -1,0 +1,172 @@
+#include "multiply.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "../describe.h"
+#include "../dispatch.h"
+#include "encode.h"
+#include "parallel.h"
+
+namespace sparq::ops {
+namespace {
+
+// Multiply-adds that repay a thread.
+constexpr std::int64_t products_per_thread = std::int64_t{1} << 21;
+
+// Scales of both sides together stay within float64's normal exponents.
+constexpr int largest_scale_exponent = 400;
+
+// Bits of the largest element as an integer multiple of the smallest one.
+int integer_bits(const ElementFormat& f) {
+  if (f.signedness == Signedness::twos_complement) return code_bits(f);  // the lowest code has one bit more
+  const Magnitude top = magnitude_of(f, max_code(f));
+  const int quantum = min_exponent(f) - f.mantissa_bits;
+  return static_cast<int>(std::bit_width(top.significand)) + top.exponent - quantum;
+}
+
+// One side's scale exponents on the common segments.
+std::vector<std::int32_t> spread_exponents(const Side& side, std::int64_t rows, const std::vector<std::int64_t>& common) {
+  std::vector<std::int32_t> exponents(static_cast<std::size_t>(rows) * common.size());
+  const int bytes = code_bytes(side.scale);
+  std::vector<std::size_t> own(common.size());
+  for (std::size_t s = 0, o = 0; s < common.size(); ++s) {
+    while (side.segment_end[o] < common[s]) ++o;
+    own[s] = o;
+  }
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::size_t s = 0; s < common.size(); ++s) {
+      const std::size_t index = static_cast<std::size_t>(r) * side.segment_end.size() + own[s];
+      const std::uint32_t code = bytes == 1 ? static_cast<const std::uint8_t*>(side.block_scales)[index]
+                                            : static_cast<const std::uint16_t*>(side.block_scales)[index];
+      const bool poisoned = classify(side.scale, code) == CodeClass::nan;
+      exponents[static_cast<std::size_t>(r) * common.size() + s] =
+          poisoned ? poisoned_exponent : static_cast<std::int32_t>(code) + min_exponent(side.scale);
+    }
+  return exponents;
+}
+
+Operand operand_of(const Side& side, const std::vector<std::int32_t>& exponents) {
+  Operand operand;
+  operand.codes = side.codes;
+  operand.code_bytes = code_bytes(side.element);
+  operand.element = side.element;
+  operand.scale_kind = side.has_block_scales                                      ? ScaleKind::power_of_two
+                       : side.row_scales != nullptr || side.has_tensor_scale ? ScaleKind::floating
+                                                                              : ScaleKind::none;
+  operand.exponents = side.has_block_scales ? exponents.data() : nullptr;
+  operand.factors = side.row_scales;
+  operand.tensor_factor = side.tensor_scale;
+  operand.has_tensor_factor = side.has_tensor_scale;
+  return operand;
+}
+
+std::string check_side(const char* name, const Side& side, std::int64_t k) {
+  if (!side.has_block_scales) return {};
+  const std::string it = std::string(name) + ": ";
+  if (side.row_scales != nullptr || side.has_tensor_scale) return it + "block scales beside row or tensor scales are not supported";
+  if (!is_power_of_two_scale(side.scale)) return it + "block scales must be powers of two: " + describe(side.scale);
+  const int lowest = min_exponent(side.scale), highest = lowest + static_cast<int>(max_code(side.scale));
+  if (lowest < -largest_scale_exponent || highest > largest_scale_exponent)
+    return it + "scale exponents reach beyond +-" + std::to_string(largest_scale_exponent) + ": " + describe(side.scale);
+  if (side.segment_end.empty() || side.segment_end.back() != k || !std::is_sorted(side.segment_end.begin(), side.segment_end.end()))
+    return it + "block ends must ascend to K";
+  return {};
+}
+
+}  // namespace
+
+std::string check_datapath(const Datapath& path) {
+  if (path.reduce != Reduce::align) return {};
+  const std::string it = describe(path);
+  if (path.group < 1 || path.group > 4096) return "group must be 1 to 4096: " + it;
+  if (path.accumulator_fraction < 1 || path.accumulator_fraction > 23) return "accumulator_fraction must be 1 to 23: " + it;
+  if (path.fraction_bits < 1 || path.fraction_bits > 20) return "fraction_bits must be 1 to 20: " + it;
+  // Products lie in [0, 4), so |sum| < (4 group + 2) 2^fraction_bits has to fit the float32 significand.
+  if ((4 * std::int64_t{path.group} + 2) << path.fraction_bits > std::int64_t{1} << 24)
+    return "(4 * group + 2) * 2^fraction_bits must not exceed 2^24: " + it;
+  if (path.block_scales) return "an align datapath takes no block scales: " + it;
+  return {};
+}
+
+std::string check_operands(const Datapath& path, const ElementFormat& a, const ElementFormat& b, bool block_scales) {
+  if (block_scales && !path.block_scales) return "this datapath takes no block scales";
+  const auto accepted = path.operands.begin() + path.operand_count;
+  for (const ElementFormat* f : {&a, &b}) {
+    if (path.operand_count != 0 && std::find(path.operands.begin(), accepted, *f) == accepted)
+      return "this datapath does not take " + describe(*f);
+    if (std::string error = check_element(*f); !error.empty()) return error;
+    if (path.reduce == Reduce::align && (code_bits(*f) > 8 || f->signedness != Signedness::sign_magnitude))
+      return "an align datapath takes signed elements of at most 8 bits: " + describe(*f);
+  }
+  if (path.reduce == Reduce::align && a.mantissa_bits + b.mantissa_bits > path.fraction_bits)
+    return "an align datapath must keep at least the bits of a product: fraction_bits=" + std::to_string(path.fraction_bits);
+  return {};
+}
+
+std::string multiply(const MultiplyRequest& request) {
+  std::string error = check_datapath(request.path);
+  if (error.empty())
+    error = check_operands(request.path, request.a.element, request.b.element,
+                           request.a.has_block_scales || request.b.has_block_scales);
+  if (error.empty()) error = check_side("a", request.a, request.k);
+  if (error.empty()) error = check_side("b", request.b, request.k);
+  const bool end_scaled = request.a.has_tensor_scale || request.b.has_tensor_scale ||
+                          (request.path.reduce == Reduce::align &&
+                           (request.a.row_scales != nullptr || request.b.row_scales != nullptr));
+  if (error.empty() && request.c != nullptr && end_scaled)
+    error = "c needs operands whose scales are applied before it: not tensor scales, nor row scales on an align datapath";
+  const KernelTable* kernels = error.empty() ? active_table(error) : nullptr;
+  if (!error.empty()) return error;
+  if (request.m == 0 || request.n == 0) return {};
+
+  std::vector<std::int64_t> segments;
+  std::merge(request.a.segment_end.begin(), request.a.segment_end.end(), request.b.segment_end.begin(),
+             request.b.segment_end.end(), std::back_inserter(segments));
+  segments.erase(std::unique(segments.begin(), segments.end()), segments.end());
+  if (segments.empty() && request.k > 0) segments.push_back(request.k);
+  const auto a_exponents = request.a.has_block_scales ? spread_exponents(request.a, request.m, segments) : std::vector<std::int32_t>{};
+  const auto b_exponents = request.b.has_block_scales ? spread_exponents(request.b, request.n, segments) : std::vector<std::int32_t>{};
+
+  MultiplyJob job;
+  job.path = request.path;
+  job.a = operand_of(request.a, a_exponents);
+  job.b = operand_of(request.b, b_exponents);
+  job.m = request.m;
+  job.n = request.n;
+  job.k = request.k;
+  job.segment_end = segments.data();
+  job.segments = static_cast<std::int64_t>(segments.size());
+  job.c = request.c;
+  job.d = request.d;
+  job.d_row_stride = request.n;
+  job.d_column_stride = 1;
+  // Every rule is symmetric in a and b: the side that fills panels better goes second.
+  const auto padded = [](std::int64_t rows, std::int64_t columns) { return rows * ((columns + panel_rows - 1) / panel_rows); };
+  if (padded(job.n, job.m) < padded(job.m, job.n)) {
+    std::swap(job.a, job.b);
+    std::swap(job.m, job.n);
+    std::swap(job.d_row_stride, job.d_column_stride);
+  }
+  std::int64_t longest = 1;
+  for (std::size_t s = 0; s < segments.size(); ++s)
+    longest = std::max(longest, segments[s] - (s == 0 ? 0 : segments[s - 1]));
+  job.sum_bits = integer_bits(job.a.element) + integer_bits(job.b.element) +
+                 static_cast<int>(std::bit_width(static_cast<std::uint64_t>(longest - 1)));
+  // The exact datapath multiplies decoded values, and a float scale makes those arbitrary float32 numbers.
+  const bool floating = job.a.scale_kind == ScaleKind::floating || job.b.scale_kind == ScaleKind::floating;
+  if (job.path.reduce == Reduce::exact && floating) job.sum_bits = 1024;
+
+  const std::int64_t products = job.m * job.n * std::max<std::int64_t>(1, job.k);
+  const int threads = thread_count(products, products_per_thread, request.threads, job.m);
+  const std::int64_t workspace = multiply_workspace(job.k, job.segments);
+  std::vector<std::vector<double>> space(static_cast<std::size_t>(threads));
+  for (auto& s : space) s.resize(static_cast<std::size_t>(workspace / 8 + 1));
+  parallel_for(job.m, threads, [&](std::int64_t first, std::int64_t last, int thread) {
+    kernels->multiply(job, first, last, space[static_cast<std::size_t>(thread)].data());
+  });
+  return {};
+}
+
+}  // namespace sparq::ops

@@ -1,0 +1,40 @@
+// Matrix products on a described datapath. Functions return an empty string, or what is wrong.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "../kernel_table.h"
+
+namespace sparq::ops {
+
+// One side of a product as its owner holds it: rows of K codes; scales per own segment of K, per row, or one.
+struct Side {
+  const void* codes = nullptr;
+  ElementFormat element;
+  bool has_block_scales = false;
+  ElementFormat scale;                     // of the block scales
+  const void* block_scales = nullptr;      // codes [rows, segment_end.size()]
+  std::vector<std::int64_t> segment_end;   // ascending, the last is K; empty without block scales
+  const float* row_scales = nullptr;       // [rows]
+  bool has_tensor_scale = false;
+  float tensor_scale = 1;
+};
+
+struct MultiplyRequest {
+  Datapath path;
+  Side a, b;
+  std::int64_t m = 0, n = 0, k = 0;
+  const float* c = nullptr;  // [m, n] or null
+  float* d = nullptr;        // [m, n]
+  int threads = 0;
+};
+
+std::string check_datapath(const Datapath& path);
+
+// Whether a machine takes operands of these elements and scales, before there is any data.
+std::string check_operands(const Datapath& path, const ElementFormat& a, const ElementFormat& b, bool block_scales);
+
+std::string multiply(const MultiplyRequest& request);
+
+}  // namespace sparq::ops

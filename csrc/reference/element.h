@@ -1,0 +1,106 @@
+// Element codes by the list of their values: magnitude codes are in the order of their values, so code c is entry c.
+#pragma once
+
+#include "../conversion.h"
+#include "../format.h"
+#include "exact.h"
+
+namespace sparq::reference {
+
+// Also beyond the largest finite code, where the grid goes on as if exponents were unbounded.
+inline Dyadic value_of(const ElementFormat& f, std::uint32_t magnitude_code) {
+  const Magnitude m = magnitude_of(f, magnitude_code);
+  return {m.significand, m.exponent};
+}
+
+inline Unpacked decode_code(const ElementFormat& f, std::uint32_t code) {
+  Unpacked x;
+  x.nan = classify(f, code) == CodeClass::nan;
+  x.infinite = classify(f, code) == CodeClass::infinity;
+  x.negative = (code & sign_bit(f)) != 0;
+  std::uint32_t magnitude = code & magnitude_mask(f);
+  if (f.signedness == Signedness::twos_complement && x.negative) magnitude = sign_bit(f) - magnitude;
+  if (x.finite()) x.magnitude = value_of(f, magnitude);
+  return x;
+}
+
+struct Encoded {
+  std::uint32_t code = 0;
+  bool saturated = false, underflowed = false, refused = false;
+};
+
+// Sections 1, 2 and 5 of docs/numerics.md by search: the two codes around |x| / 2^scale, then the midpoint.
+inline Encoded encode_element(const ElementFormat& f, const Conversion& how, const Unpacked& x, int scale) {
+  Encoded result;
+  const std::uint32_t special = has_infinity(f) ? infinity_code(f) : has_nan(f) ? nan_code(f) : max_code(f);
+  const std::uint32_t overflow = how.overflow == Overflow::saturate ? max_code(f) : special;
+  std::uint32_t code = 0;
+  if (x.nan) {
+    result.refused = !has_nan(f);
+    result.code = has_nan(f) ? nan_code(f) : 0;
+    return result;
+  }
+  if (x.infinite) {
+    code = overflow;
+  } else {
+    const Dyadic v{x.magnitude.significand, x.magnitude.exponent - scale};
+    std::uint32_t below = 0, above = max_code(f) + 1;  // value(below) <= v, and v < value(above) unless it overflows
+    if (compare(v, value_of(f, above)) >= 0) {
+      below = above;
+    } else {
+      while (above - below > 1) {
+        const std::uint32_t middle = below + (above - below) / 2;
+        (compare(value_of(f, middle), v) <= 0 ? below : above) = middle;
+      }
+    }
+    code = below;
+    if (below <= max_code(f) && compare(value_of(f, below), v) != 0) {
+      const Dyadic lower = value_of(f, below), upper = value_of(f, below + 1);
+      // Twice the midpoint, against twice v.
+      const int shift = upper.exponent - lower.exponent;
+      const Dyadic sum{lower.significand + (upper.significand << shift), lower.exponent - 1};
+      const int side = compare(v, sum);
+      const bool odd = f.mantissa_bits == 0 ? below != 0 : (below & 1) != 0;
+      const bool up = how.rounding == Rounding::nearest_even   ? side > 0 || (side == 0 && odd)
+                      : how.rounding == Rounding::nearest_away ? side >= 0
+                                                               : false;
+      code = below + (up ? 1 : 0);
+    }
+    if (code > max_code(f)) {
+      result.saturated = true;
+      code = how.rounding == Rounding::toward_zero ? max_code(f) : overflow;
+    }
+  }
+  const bool is_nan = classify(f, code) == CodeClass::nan;
+  if (x.negative && !is_nan && (code != 0 || has_negative_zero(f)))
+    code = f.signedness == Signedness::twos_complement ? (2 * sign_bit(f) - code) & (2 * sign_bit(f) - 1)
+                                                       : code | sign_bit(f);
+  result.code = code;
+  return result;
+}
+
+// Section 3 by search over exponents: floor(log2 amax), then what the rule compares.
+inline int choose_exponent(const ElementFormat& f, ScaleRule rule, Dyadic amax) {
+  int log2 = -1200;
+  while (compare({1, log2 + 1}, amax) <= 0) ++log2;
+  const int floor_exponent = log2 - max_exponent(f);
+  bool promote = false;
+  switch (rule) {
+    case ScaleRule::floor:
+    case ScaleRule::amax: break;
+    case ScaleRule::ceil: promote = compare(amax, {1, log2}) > 0; break;
+    case ScaleRule::rceil: {
+      const Dyadic top = value_of(f, max_code(f));
+      promote = compare(amax, {top.significand, top.exponent + floor_exponent}) > 0;
+      break;
+    }
+    case ScaleRule::even: {
+      const int m = top_fraction_bits(f);
+      promote = compare(amax, {(std::uint64_t{1} << (m + 2)) - 1, log2 - m - 1}) >= 0;
+      break;
+    }
+  }
+  return floor_exponent + (promote ? 1 : 0);
+}
+
+}  // namespace sparq::reference

@@ -1,0 +1,153 @@
+// Exact numbers for the reference: dyadic magnitudes for comparing, and a fixed-point number wide enough for any sum.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "../layout.h"
+
+namespace sparq::reference {
+
+// significand * 2^exponent, not negative.
+struct Dyadic {
+  std::uint64_t significand = 0;
+  int exponent = 0;
+};
+
+// -1, 0 or 1. Both sides are brought to the same length and compared digit by digit.
+inline int compare(Dyadic a, Dyadic b) {
+  if (a.significand == 0 || b.significand == 0) return (a.significand != 0) - (b.significand != 0);
+  while (!(a.significand >> 63)) a = {a.significand << 1, a.exponent - 1};
+  while (!(b.significand >> 63)) b = {b.significand << 1, b.exponent - 1};
+  if (a.exponent != b.exponent) return a.exponent < b.exponent ? -1 : 1;
+  return a.significand == b.significand ? 0 : a.significand < b.significand ? -1 : 1;
+}
+
+// An IEEE type's bits, taken apart.
+struct Unpacked {
+  bool negative = false, nan = false, infinite = false;
+  Dyadic magnitude;
+
+  bool finite() const { return !nan && !infinite; }
+};
+
+struct IeeeType {
+  int exponent_bits, mantissa_bits;
+
+  int bias() const { return (1 << (exponent_bits - 1)) - 1; }
+  std::uint64_t infinity() const { return ((std::uint64_t{1} << exponent_bits) - 1) << mantissa_bits; }
+  std::uint64_t nan() const { return infinity() | std::uint64_t{1} << (mantissa_bits - 1); }
+};
+
+inline IeeeType ieee_type(FloatType type) {
+  switch (type) {
+    case FloatType::fp16: return {5, 10};
+    case FloatType::bf16: return {8, 7};
+    case FloatType::fp32: return {8, 23};
+    case FloatType::fp64: break;
+  }
+  return {11, 52};
+}
+
+inline Unpacked unpack(std::uint64_t bits, IeeeType type) {
+  Unpacked x;
+  const std::uint64_t mantissa = bits & ((std::uint64_t{1} << type.mantissa_bits) - 1);
+  const int field = static_cast<int>(bits >> type.mantissa_bits) & ((1 << type.exponent_bits) - 1);
+  x.negative = bits >> (type.exponent_bits + type.mantissa_bits) != 0;
+  if (field == (1 << type.exponent_bits) - 1) {
+    x.nan = mantissa != 0;
+    x.infinite = mantissa == 0;
+  } else if (field == 0) {
+    x.magnitude = {mantissa, 1 - type.bias() - type.mantissa_bits};
+  } else {
+    x.magnitude = {mantissa | std::uint64_t{1} << type.mantissa_bits, field - type.bias() - type.mantissa_bits};
+  }
+  return x;
+}
+
+// A signed fixed-point number: two's complement, bit i counts 2^(i - offset).
+class Fixed {
+ public:
+  void add(std::uint64_t significand, int exponent, bool negative) {
+    Fixed term;
+    for (int bit = 0; bit < 64; ++bit)
+      if (significand >> bit & 1) term.set(exponent + bit);
+    if (negative) term.negate();
+    std::uint64_t carry = 0;
+    for (std::size_t i = 0; i < words; ++i) {
+      carry += std::uint64_t{word_[i]} + term.word_[i];
+      word_[i] = static_cast<std::uint32_t>(carry);
+      carry >>= 32;
+    }
+  }
+
+  bool negative() const { return word_[words - 1] >> 31 != 0; }
+
+  void negate() {
+    std::uint64_t carry = 1;
+    for (std::uint32_t& w : word_) {
+      carry += static_cast<std::uint32_t>(~w);
+      w = static_cast<std::uint32_t>(carry);
+      carry >>= 32;
+    }
+  }
+
+  // Exponent of the leading bit of a positive number; INT32_MIN of zero.
+  int top() const {
+    for (int i = static_cast<int>(words) * 32 - 1; i >= 0; --i)
+      if (bit(i - offset)) return i - offset;
+    return INT32_MIN;
+  }
+
+  bool bit(int exponent) const {
+    const int i = exponent + offset;
+    return i >= 0 && (word_[static_cast<std::size_t>(i) / 32] >> (i % 32) & 1) != 0;
+  }
+
+  // Bits from `exponent` upwards as an integer, at most 64 of them.
+  std::uint64_t from(int exponent) const {
+    std::uint64_t value = 0;
+    for (int i = 63; i >= 0; --i) value = value << 1 | (bit(exponent + i) ? 1U : 0U);
+    return value;
+  }
+
+  bool any_below(int exponent) const {
+    for (int e = -offset; e < exponent; ++e)
+      if (bit(e)) return true;
+    return false;
+  }
+
+ private:
+  static constexpr int offset = 1760;
+  static constexpr std::size_t words = 110;
+  std::array<std::uint32_t, words> word_{};
+
+  void set(int exponent) {
+    const int i = exponent + offset;
+    word_[static_cast<std::size_t>(i) / 32] |= std::uint32_t{1} << (i % 32);
+  }
+};
+
+// Rounded once: to nearest even, or cut toward zero. An exact zero is +0; `exact` is cleared when bits are lost.
+inline std::uint64_t to_ieee(Fixed x, IeeeType type, bool toward_zero, bool& exact) {
+  const bool negative = x.negative();
+  if (negative) x.negate();
+  const int top = x.top();
+  if (top == INT32_MIN) return 0;
+  const int smallest = 1 - type.bias();
+  const int quantum = (top > smallest ? top : smallest) - type.mantissa_bits;
+  std::uint64_t units = top < quantum ? 0 : x.from(quantum);
+  const bool half = x.bit(quantum - 1), rest = x.any_below(quantum - 1);
+  if (half || rest) exact = false;
+  if (!toward_zero && half && (rest || (units & 1))) ++units;
+  std::uint64_t bits = units;  // a subnormal, unless the hidden bit is there
+  if (units >> type.mantissa_bits)
+    bits = (static_cast<std::uint64_t>(quantum + type.mantissa_bits + type.bias() - 1) << type.mantissa_bits) + units;
+  if (bits >= type.infinity()) {
+    bits = type.infinity();
+    exact = false;
+  }
+  return bits | (negative ? std::uint64_t{1} << (type.exponent_bits + type.mantissa_bits) : 0);
+}
+
+}  // namespace sparq::reference

@@ -1,0 +1,170 @@
+# Types of the extension module. tests/test_records.py checks the record classes here against the C++ field lists.
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy.typing as npt
+
+_Array = npt.NDArray[Any]
+
+class ElementFormat:
+    fields: ClassVar[Mapping[str, str]]
+    exponent_bits: int
+    mantissa_bits: int
+    bias: int
+    specials: str
+    signedness: str
+    zero: bool
+    code_bits: int
+    code_bytes: int
+    max_code: int
+    emin: int
+    emax: int
+    has_nan: bool
+    has_infinity: bool
+    nan_code: int | None
+    is_power_of_two_scale: bool
+    def __init__(
+        self,
+        *,
+        exponent_bits: int = ...,
+        mantissa_bits: int = ...,
+        bias: int = ...,
+        specials: str = ...,
+        signedness: str = ...,
+        zero: bool = ...,
+    ) -> None: ...
+    def is_nan(self, code: int) -> bool: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+class ScaleLevel:
+    fields: ClassVar[Mapping[str, str]]
+    format: ElementFormat
+    along: int
+    across: int
+    combine: str
+    def __init__(
+        self, *, format: ElementFormat = ..., along: int = ..., across: int = ..., combine: str = ...
+    ) -> None: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+class BlockFormat:
+    element: ElementFormat
+    levels: tuple[ScaleLevel, ...]
+    def __init__(self, element: ElementFormat, levels: Sequence[ScaleLevel] = ...) -> None: ...
+    def block_length(self, length: int) -> int: ...
+    def blocks_per_line(self, length: int) -> int: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+class Conversion:
+    fields: ClassVar[Mapping[str, str]]
+    rounding: str
+    overflow: str
+    scale_rule: str
+    def __init__(self, *, rounding: str = ..., overflow: str = ..., scale_rule: str = ...) -> None: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+class Sparsity:
+    fields: ClassVar[Mapping[str, str]]
+    kept: int
+    group: int
+    ties: str
+    def __init__(self, *, kept: int = ..., group: int = ..., ties: str = ...) -> None: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+class Datapath:
+    fields: ClassVar[Mapping[str, str]]
+    reduce: str
+    group: int
+    fraction_bits: int
+    accumulator_fraction: int
+    nan_bits: int
+    block_scales: bool
+    operands: tuple[ElementFormat, ...]
+    def __init__(
+        self,
+        *,
+        reduce: str = ...,
+        group: int = ...,
+        fraction_bits: int = ...,
+        accumulator_fraction: int = ...,
+        nan_bits: int = ...,
+        block_scales: bool = ...,
+    ) -> None: ...
+    def with_operands(self, operands: Sequence[ElementFormat]) -> Datapath: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+class Side:
+    def __init__(
+        self,
+        codes: _Array,
+        element: ElementFormat,
+        *,
+        scale: ElementFormat | None = ...,
+        block_scales: _Array | None = ...,
+        segment_end: Sequence[int] = ...,
+        row_scales: _Array | None = ...,
+        tensor_scale: float | None = ...,
+    ) -> None: ...
+
+elements: list[tuple[str, ElementFormat, str]]
+formats: list[tuple[str, str, BlockFormat, Conversion, str]]
+aliases: list[tuple[str, str]]
+datapaths: list[tuple[str, Datapath, str, str]]
+words: dict[str, tuple[str, ...]]
+numerics_version: int
+
+def available_isas() -> list[str]: ...
+def active_isa() -> str: ...
+def check_spec(format: BlockFormat, conversion: Conversion, sparsity: Sparsity | None) -> None: ...
+def check_datapath(path: Datapath) -> None: ...
+def check_operands(path: Datapath, a: ElementFormat, b: ElementFormat, block_scales: bool) -> None: ...
+def encode(
+    *,
+    x: _Array,
+    x_type: str,
+    shape: tuple[int, int, int],
+    format: BlockFormat,
+    conversion: Conversion,
+    sparsity: Sparsity | None,
+    order: str,
+    values: _Array | None,
+    values_type: str,
+    codes: _Array | None,
+    scales: _Array | None,
+    scales_given: bool,
+    mask_in: _Array | None,
+    mask_out: _Array | None,
+    count: bool,
+    threads: int,
+) -> dict[str, int]: ...
+def decode(
+    *,
+    codes: _Array,
+    scales: _Array | None,
+    shape: tuple[int, int, int],
+    format: BlockFormat,
+    values: _Array,
+    values_type: str,
+    threads: int,
+) -> dict[str, int]: ...
+def sparsify(
+    *,
+    x: _Array,
+    x_type: str,
+    shape: tuple[int, int, int],
+    sparsity: Sparsity,
+    by_score: bool,
+    mask_out: _Array,
+    count: bool,
+    threads: int,
+) -> dict[str, int]: ...
+def multiply(
+    *,
+    path: Datapath,
+    a: Side,
+    b: Side,
+    mnk: tuple[int, int, int],
+    c: _Array | None,
+    d: _Array,
+    threads: int,
+) -> None: ...

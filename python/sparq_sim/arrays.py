@@ -1,0 +1,147 @@
+"""NumPy arrays (and, through ``sparq_sim.torch``, torch tensors) in and out: dtypes, shapes, memory order, messages."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+#: Dtypes that can be quantized, by name. bfloat16 is NumPy's through the package ml_dtypes, or torch's.
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+def is_torch(x: object) -> bool:
+    """Whether `x` is a torch tensor, without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def dtype_name(dtype: object) -> str:
+    """Name of a NumPy or torch dtype, or of a string: ``torch.bfloat16`` is ``"bfloat16"``."""
+    if isinstance(dtype, str):
+        return dtype
+    text = str(dtype)
+    if text.startswith("torch."):
+        return text.removeprefix("torch.")
+    return np.dtype(dtype).name  # type: ignore[call-overload,no-any-return]
+
+
+def float_name(dtype: object, what: str) -> str:
+    """`dtype_name`, refusing what is not one of `FLOATS`."""
+    try:
+        name = dtype_name(dtype)
+    except TypeError:
+        name = repr(dtype)
+    if name not in FLOATS:
+        raise TypeError(f"{what}: dtype {name}; needed: {', '.join(FLOATS)}")
+    return name
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The NumPy dtype of a float name; bfloat16 needs ml_dtypes."""
+    if name != "bfloat16":
+        return np.dtype(name)
+    try:
+        import ml_dtypes
+    except ModuleNotFoundError:
+        raise TypeError("dtype bfloat16 in NumPy needs the package ml_dtypes") from None
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def bits_view(x: Array) -> Array:
+    """The array as the core reads it: 16-bit floats as their bits."""
+    return x.view(np.uint16) if x.dtype.itemsize == 2 and x.dtype != np.uint16 else x
+
+
+def to_numpy(x: object, what: str) -> Array:
+    """A NumPy view (bfloat16 torch tensors as ``uint16`` bits) of an array or tensor.
+
+    Raises:
+        TypeError: `x` is neither.
+    """
+    if is_torch(x):
+        from sparq_sim.torch import bridge
+
+        return bridge.to_numpy(x)  # type: ignore[arg-type]
+    if isinstance(x, np.ndarray):
+        return x
+    raise TypeError(f"{what}: needed a NumPy array or a torch tensor, got {type(x).__name__}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A float array in an order of axes in which it is contiguous."""
+
+    data: Array
+    """C-contiguous, at least one axis, 16-bit floats as bits."""
+    dtype: str
+    shape: tuple[int, ...]
+    """As the user sees it."""
+    order: tuple[int, ...]
+    """Axis i of `data` is axis order[i] of the user's array."""
+
+    def axis(self, axis: int, what: str = "axis") -> int:
+        """The user's axis as an axis of `data`."""
+        return self.order.index(normal_axis(axis, max(1, len(self.shape)), what))
+
+    def to_user(self, data: Array) -> Array:
+        """An array laid out like `data` (any extents) as the user sees it."""
+        back = np.argsort(self.order)
+        return data.transpose(back).reshape(self.shape) if self.shape == () else data.transpose(back)
+
+    def from_user(self, array: Array) -> Array:
+        """The user's array in the order of `data`, C-contiguous, copied if need be."""
+        array = array.reshape(1) if array.ndim == 0 else array
+        return np.ascontiguousarray(array.transpose(self.order))
+
+
+def normal_axis(axis: int, ndim: int, what: str = "axis") -> int:
+    """A non-negative axis; ValueError if there is no such axis."""
+    if not isinstance(axis, (int, np.integer)) or isinstance(axis, bool):
+        raise TypeError(f"{what}: needed an integer, got {axis!r}")
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"{what}={axis}: the array has {ndim} axes")
+    return int(axis) % ndim
+
+
+def source(x: object, what: str) -> Source:
+    """Any float array or tensor as a `Source`: no copy when its axes can be put in an order in which it is contiguous
+    (transposed views), else one copy."""
+    name = float_name(x.dtype, what) if hasattr(x, "dtype") else ""
+    array = to_numpy(x, what)
+    shape = array.shape
+    data = bits_view(array)
+    if data.ndim == 0:
+        data = data.reshape(1)
+    order = tuple(range(data.ndim))
+    if not data.flags.c_contiguous:
+        by_stride = tuple(sorted(order, key=lambda i: -data.strides[i]))
+        if data.transpose(by_stride).flags.c_contiguous:
+            data, order = data.transpose(by_stride), by_stride
+        else:
+            data = np.ascontiguousarray(data)
+    if not data.dtype.isnative or not data.flags.aligned:
+        data = np.require(data.astype(data.dtype.newbyteorder("=")), requirements=["A", "C"])
+    return Source(data, name, shape, order)
+
+
+def extents(shape: Sequence[int], axis: int) -> tuple[int, int, int]:
+    """(outer, length, inner) of a C-contiguous shape around `axis`."""
+    outer = int(np.prod(shape[:axis], dtype=np.int64))
+    inner = int(np.prod(shape[axis + 1 :], dtype=np.int64))
+    return outer, int(shape[axis]), inner
+
+
+def thread_argument(threads: int | None) -> int:
+    """0 (let the core decide) for None, else a positive count."""
+    if threads is None:
+        return 0
+    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or threads < 1:
+        raise ValueError(f"threads={threads!r}: needed a positive integer or None")
+    return int(threads)

@@ -1,0 +1,348 @@
+"""Formats as records: the catalog, a user's own, and the `Spec` that says everything about an encoding."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sparq_sim import _core
+from sparq_sim._core import BlockFormat, Conversion, Datapath, ElementFormat, ScaleLevel, Sparsity
+
+#: Version of the JSON that `Spec.to_json` writes; others are refused.
+SPEC_VERSION = 1
+
+_WHOLE = 0  # block extent: all of the axis
+_WORDS: Mapping[str, tuple[str, ...]] = _core.words
+_CONVERSION_CHOICES = tuple(Conversion.fields)
+_CHOICES = ("block", "ties", *_CONVERSION_CHOICES)
+
+
+@dataclass(frozen=True)
+class Element:
+    """A named element or scale code of the catalog."""
+
+    name: str
+    record: ElementFormat
+    source: str
+
+
+@dataclass(frozen=True)
+class Format:
+    """A block format with the conversion it uses unless told otherwise.
+
+    Make your own; it runs through the same kernels as the catalog's:
+
+    >>> import numpy as np, sparq_sim as sq
+    >>> scale = sq.ElementFormat(exponent_bits=5, bias=15, signedness="unsigned", specials="fn", zero=False)
+    >>> e3m0 = sq.Format("e3m0_b8", sq.ElementFormat(exponent_bits=3, bias=3), [sq.ScaleLevel(format=scale, along=8)])
+    >>> sq.emulate(np.float32([0.3, -1.0, 6.0, 0.01]), e3m0)
+    array([ 0.25      , -1.        ,  8.        ,  0.        ], dtype=float32)
+
+    Raises:
+        ValueError: the records say something that no kernel can do, with the reason.
+    """
+
+    name: str
+    element: ElementFormat
+    levels: Sequence[ScaleLevel] = ()
+    conversion: Conversion = field(default_factory=Conversion)
+    source: str = "user"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(self.levels))
+        _core.check_spec(self.block_format, self.conversion, None)
+
+    @property
+    def block_format(self) -> BlockFormat:
+        """What decoding needs."""
+        return BlockFormat(self.element, self.levels)
+
+    @property
+    def block(self) -> int | str | None:
+        """Elements under one scale: a count, ``"row"``, ``"tensor"``, or None without scales."""
+        if not self.levels:
+            return None
+        level = self.levels[-1]
+        if level.along != _WHOLE:
+            return level.along
+        return "row" if level.across == 1 else "tensor"
+
+    @property
+    def scale_kind(self) -> str:
+        """``"none"``, ``"power_of_two"`` or ``"float"``."""
+        if not self.levels:
+            return "none"
+        return "power_of_two" if self.levels[-1].format.is_power_of_two_scale else "float"
+
+    def bits_per_element(self, length: int | None = None) -> float:
+        """Bits of codes and scales per element of a line of `length` elements (default: without ragged blocks; scales
+        per row or tensor then count nothing)."""
+        bits = float(self.element.code_bits)
+        for level in self.levels:
+            if level.along != _WHOLE and length is None:
+                bits += level.format.code_bits / level.along
+            elif length:
+                bits += level.format.code_bits * self.block_format.blocks_per_line(length) / length
+        return bits
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Everything about an encoding: format, conversion, sparsity, order and axis. Hashable and printable; as JSON it
+    carries a version and the numerics version."""
+
+    format: Format
+    sparsity: Sparsity | None = None
+    order: str = "sparsify_first"
+    axis: int = -1
+
+    @property
+    def conversion(self) -> Conversion:
+        """How bits are chosen."""
+        return self.format.conversion
+
+    def __str__(self) -> str:
+        parts = [self.format.name]
+        if self.format.block is not None:
+            parts.append(f"block={self.format.block}")
+        chosen = self.conversion.to_dict()
+        if self.format.scale_kind == "none":
+            chosen.pop("scale_rule")
+        parts += [f"{name}={word}" for name, word in chosen.items()]
+        if self.sparsity is not None:
+            parts += [f"sparsity={self.sparsity.kept}:{self.sparsity.group}", f"ties={self.sparsity.ties}"]
+            parts.append(f"order={self.order}")
+        parts.append(f"axis={self.axis}")
+        return " ".join(parts)
+
+    def to_json(self) -> str:
+        """One line of JSON with sorted keys.
+
+        >>> import sparq_sim as sq
+        >>> sq.Spec.from_json(sq.spec("mxfp4", sparsity="2:4").to_json()) == sq.spec("mxfp4", sparsity="2:4")
+        True
+        """
+        record = {
+            "version": SPEC_VERSION,
+            "numerics": _core.numerics_version,
+            "name": self.format.name,
+            "source": self.format.source,
+            "format": self.format.block_format.to_dict(),
+            "conversion": self.conversion.to_dict(),
+            "sparsity": None if self.sparsity is None else self.sparsity.to_dict(),
+            "order": self.order,
+            "axis": self.axis,
+        }
+        return json.dumps(record, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Spec:
+        """The spec of `to_json`.
+
+        Raises:
+            ValueError: not such JSON, or of an unknown version.
+        """
+        try:
+            record = json.loads(text)
+            version = record["version"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise ValueError(f"not a spec: {text[:80]!r}") from None
+        if version != SPEC_VERSION:
+            raise ValueError(f"spec version {version!r}; this library reads version {SPEC_VERSION}")
+        try:
+            levels = [
+                ScaleLevel(**{**level, "format": ElementFormat(**level["format"])})
+                for level in record["format"]["levels"]
+            ]
+            format_ = Format(
+                record["name"],
+                ElementFormat(**record["format"]["element"]),
+                levels,
+                Conversion(**record["conversion"]),
+                record["source"],
+            )
+            sparsity = None if record["sparsity"] is None else Sparsity(**record["sparsity"])
+            return cls(format_, sparsity, _order(record["order"]), int(record["axis"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a spec: {error}") from None
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits that change whenever the spec or the numerics version does."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A named datapath of the catalog with its evidence: ``definition`` or ``hardware``."""
+
+    name: str
+    record: Datapath
+    source: str
+    evidence: str
+
+
+def elements() -> dict[str, Element]:
+    """The element and scale codes of the catalog, by name."""
+    return {name: Element(name, record, source) for name, record, source in _core.elements}
+
+
+def formats() -> dict[str, Format]:
+    """The block formats of the catalog, by name.
+
+    >>> import sparq_sim as sq
+    >>> sq.formats()["mxfp4"].bits_per_element()
+    4.25
+    """
+    return {
+        name: Format(name, block_format.element, block_format.levels, conversion, source)
+        for name, _, block_format, conversion, source in _core.formats
+    }
+
+
+def conversions() -> dict[str, tuple[str, ...]]:
+    """The choices of an encoder and their allowed words."""
+    return {name: _WORDS[name] for name in (*_CONVERSION_CHOICES, "ties", "order")}
+
+
+def datapaths() -> dict[str, Machine]:
+    """The machines of the catalog, by name."""
+    return {name: Machine(name, record, source, evidence) for name, record, source, evidence in _core.datapaths}
+
+
+def _unknown(what: str, given: object, known: Sequence[str]) -> ValueError:
+    return ValueError(f"unknown {what} {given!r}; known: {', '.join(known)}")
+
+
+def find_format(name: str) -> Format:
+    """A format by its name or short name; ValueError lists the known names."""
+    known = formats()
+    short = dict(_core.aliases)
+    if short.get(name, name) not in known:
+        raise _unknown("format", name, [*known, *short])
+    return known[short.get(name, name)]
+
+
+def find_element(name: str) -> ElementFormat:
+    """An element record by its name; ValueError lists the known names."""
+    known = elements()
+    if name not in known:
+        raise _unknown("element format", name, list(known))
+    return known[name].record
+
+
+def find_datapath(name: str) -> Machine:
+    """A machine by its name; ValueError lists the known names."""
+    known = datapaths()
+    if name not in known:
+        raise _unknown("datapath", name, list(known))
+    return known[name]
+
+
+def _order(word: str) -> str:
+    if word not in _WORDS["order"]:
+        raise _unknown("order", word, _WORDS["order"])
+    return word
+
+
+def parse_sparsity(pattern: str | Sparsity | None, ties: str | None = None) -> Sparsity | None:
+    """``"2:4"`` (or a record, or None) as a record with a tie rule.
+
+    Raises:
+        ValueError: not of the form N:M with 1 <= N <= M <= 32, or an unknown tie rule.
+    """
+    if pattern is None:
+        if ties is not None:
+            raise ValueError(f"ties={ties!r} without a sparsity pattern means nothing")
+        return None
+    if isinstance(pattern, str):
+        match = re.fullmatch(r"(\d+):(\d+)", pattern)
+        if match is None:
+            raise ValueError(f"sparsity={pattern!r}: needed a pattern N:M such as '2:4'")
+        record = Sparsity(kept=int(match[1]), group=int(match[2]))
+    elif isinstance(pattern, Sparsity):
+        record = pattern
+    else:
+        raise TypeError(f"sparsity: needed a pattern such as '2:4', got {type(pattern).__name__}")
+    if ties is not None:
+        record = Sparsity(kept=record.kept, group=record.group, ties=ties)
+    _core.check_spec(find_format("bf16").block_format, find_format("bf16").conversion, record)
+    if record.group == 0:
+        raise ValueError("sparsity=0:0: needed 1 <= N <= M <= 32")
+    return record
+
+
+def _with_block(base: Format, block: int | str) -> Format:
+    if not base.levels:
+        raise ValueError(f"block={block!r}: {base.name} has no scales")
+    extents = {"row": (_WHOLE, 1), "tensor": (_WHOLE, _WHOLE)}
+    if isinstance(block, str):
+        if block not in extents:
+            raise ValueError(f"block={block!r}: needed a positive integer, 'row' or 'tensor'")
+        along, across = extents[block]
+    elif isinstance(block, bool) or not isinstance(block, int) or block < 1 or block >= 2**31:
+        raise ValueError(f"block={block!r}: needed a positive integer, 'row' or 'tensor'")
+    else:
+        along, across = block, 1
+    inner = base.levels[-1]
+    level = ScaleLevel(format=inner.format, along=along, across=across, combine=inner.combine)
+    return replace(base, levels=(*base.levels[:-1], level))
+
+
+def spec(
+    format: str | Format | Spec,
+    *,
+    axis: int | None = None,
+    sparsity: str | Sparsity | None = None,
+    order: str | None = None,
+    **choices: Any,
+) -> Spec:
+    """A `Spec` from a name, a `Format` or another spec, with choices.
+
+    Args:
+        format: a name of `formats()`, a short name (``"mxfp8"``, ``"mxfp6"``), a record, or a spec to change.
+        axis: the reduction axis, along which blocks and N:M groups run; default -1.
+        sparsity: ``"N:M"`` or None.
+        order: ``"sparsify_first"`` (default) or ``"quantize_first"``.
+        choices: ``block`` (elements, ``"row"`` or ``"tensor"``), ``rounding``, ``overflow``, ``scale_rule``,
+            ``ties``; the words are in `conversions()`, their meaning in docs/numerics.md.
+
+    Raises:
+        ValueError: an unknown name or word, or a combination that means nothing, with the reason.
+        TypeError: an unknown choice.
+
+    >>> import sparq_sim as sq
+    >>> print(sq.spec("mxfp4", block=16, scale_rule="rceil", sparsity="2:4"))
+    mxfp4 block=16 rounding=nearest_even overflow=saturate scale_rule=rceil sparsity=2:4 ties=lowest_index order=sparsify_first axis=-1
+    """
+    if isinstance(format, Spec):
+        base = format
+    elif isinstance(format, Format):
+        base = Spec(format)
+    elif isinstance(format, str):
+        base = Spec(find_format(format))
+    else:
+        raise TypeError(f"format: needed a name, a Format or a Spec, got {type(format).__name__}")
+    for name in choices:
+        if name not in _CHOICES:
+            raise TypeError(f"unknown choice {name!r}; choices: {', '.join(_CHOICES)}")
+    record = base.format
+    if choices.get("block") is not None:
+        record = _with_block(record, choices["block"])
+    chosen = {name: choices[name] for name in _CONVERSION_CHOICES if choices.get(name) is not None}
+    if chosen:
+        record = replace(record, conversion=Conversion(**{**record.conversion.to_dict(), **chosen}))
+    pattern = sparsity if sparsity is not None else base.sparsity
+    parsed = parse_sparsity(pattern, choices.get("ties"))
+    if order is not None and parsed is None and order != "sparsify_first":
+        raise ValueError(f"order={order!r} without a sparsity pattern means nothing")
+    return Spec(
+        record,
+        parsed,
+        base.order if order is None else _order(order),
+        base.axis if axis is None else axis,
+    )

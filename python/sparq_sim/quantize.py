@@ -1,0 +1,474 @@
+"""emulate, encode and sparsify: what a tensor becomes, and in which bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from sparq_sim import _core
+from sparq_sim.arrays import (
+    Array,
+    Source,
+    bits_view,
+    dtype_name,
+    extents,
+    float_name,
+    is_torch,
+    numpy_dtype,
+    source,
+    thread_argument,
+    to_numpy,
+)
+from sparq_sim.formats import Format, Spec, parse_sparsity, spec
+from sparq_sim.tensor import BlockTensor
+
+T = TypeVar("T")
+
+
+@dataclass
+class Events:
+    """Counts of what happened, added up over the calls that were given this object (docs/numerics.md section 13).
+
+    >>> import numpy as np, sparq_sim as sq
+    >>> events = sq.Events()
+    >>> _ = sq.emulate(np.float32([7.5, 0.1, 0, 0]), "mxfp4", events=events)
+    >>> events.saturated, events.underflowed
+    (1, 1)
+    """
+
+    saturated: int = 0
+    underflowed: int = 0
+    nonfinite: int = 0
+    zero_blocks: int = 0
+    ties: int = 0
+
+    def add(self, counts: dict[str, int]) -> None:
+        """Adds the counts of one call."""
+        for name in vars(self):
+            setattr(self, name, getattr(self, name) + counts[name])
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every encoding starts with: the input in memory order, checked, with its mask and given scales."""
+
+    x: Source
+    spec: Spec
+    axis: int
+    shape: tuple[int, int, int]
+    mask: Array | None
+    scales: Array | None  # given ones
+
+    @property
+    def format(self) -> Format:
+        return self.spec.format
+
+    def scale_shape(self) -> tuple[int, ...]:
+        """Of the scales, in memory order."""
+        return _scale_shape(self.format, self.x.data.shape, self.axis)
+
+    def run(self, *, count: bool, threads: int | None, **outputs: Any) -> dict[str, int]:
+        """Calls the core. `outputs`: values, values_type, codes, scales, mask_out."""
+        wanted: dict[str, Any] = {"values": None, "values_type": "float32", "codes": None, "scales": None, "mask_out": None}
+        wanted |= outputs
+        if self.scales is not None:
+            wanted["scales"] = self.scales
+        counts = _core.encode(
+            x=self.x.data,
+            x_type=self.x.dtype,
+            shape=self.shape,
+            format=self.format.block_format,
+            conversion=self.spec.conversion,
+            sparsity=self.spec.sparsity,
+            order=self.spec.order,
+            scales_given=self.scales is not None,
+            mask_in=self.mask,
+            count=count,
+            threads=thread_argument(threads),
+            **wanted,
+        )
+        if counts["refused"]:
+            self._refuse()
+        return counts
+
+    def _refuse(self) -> None:
+        if self.scales is not None:
+            raise ValueError("x has NaN or Inf where scales= gives a scale that is a number; given scales are never changed")
+        if self.format.scale_kind == "float":
+            raise ValueError(f"{self.format.name}: amax divided by the largest element value is beyond float32")
+        raise ValueError(
+            f"x has NaN or Inf, and {self.format.name} has no code for it: neither its elements nor its scales have a NaN"
+        )
+
+
+def _scale_shape(format: Format, shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    if format.block == "tensor":
+        return (1,) * len(shape)
+    blocks = format.block_format.blocks_per_line(shape[axis]) if shape[axis] else 0
+    return (*shape[:axis], blocks, *shape[axis + 1 :])
+
+
+def _prepare(
+    x: object,
+    format: str | Format | Spec,
+    *,
+    axis: int | None,
+    sparsity: Any,
+    order: str | None,
+    mask: object,
+    scales: object,
+    tensor_scale: object,
+    choices: dict[str, Any],
+) -> _Job:
+    made = spec(format, axis=axis, sparsity=sparsity, order=order, **choices)
+    data = source(x, "x")
+    place = data.axis(made.axis)
+    if mask is not None and made.sparsity is not None:
+        raise ValueError("mask= replaces the choice of an N:M pattern: give one of mask= and sparsity=")
+    if mask is None:
+        mask_bytes = None
+    else:
+        if order is not None:
+            made = Spec(made.format, None, order, made.axis)
+        mask_bytes = data.from_user(_mask_array(mask, data.shape))
+    if tensor_scale is not None:
+        if made.format.block != "tensor":
+            raise ValueError(f"tensor_scale=: {made.format.name} has no scale of the tensor (block={made.format.block})")
+        if scales is not None:
+            raise ValueError("scales= and tensor_scale= name the same scale: give one")
+        scales = np.full((1,) * max(1, len(data.shape)), tensor_scale, dtype=np.float64)
+    job = _Job(data, made, place, extents(data.data.shape, place), mask_bytes, None)
+    if scales is None:
+        return job
+    given = _given_scales(scales, made.format, data, _scale_shape(made.format, data.data.shape, place))
+    return _Job(data, made, place, job.shape, mask_bytes, given)
+
+
+def _mask_array(mask: object, shape: tuple[int, ...]) -> Array:
+    array = to_numpy(mask, "mask")
+    if array.dtype not in (np.bool_, np.uint8):
+        raise TypeError(f"mask: dtype {array.dtype}; needed bool, or uint8 of 0 and 1")
+    if array.shape != shape:
+        raise ValueError(f"mask: shape {array.shape}; needed the shape of x, {shape}")
+    bytes_ = array.view(np.uint8)
+    if array.dtype == np.uint8 and array.size and int(array.max()) > 1:
+        raise ValueError(f"mask: holds {int(array.max())}; needed 0 and 1")
+    return bytes_
+
+
+def _given_scales(scales: object, format: Format, data: Source, shape: tuple[int, ...]) -> Array:
+    if not format.levels:
+        raise ValueError(f"scales=: {format.name} has no scales")
+    if isinstance(scales, (list, tuple)):
+        if len(scales) != 1:
+            raise ValueError(f"scales=: {len(scales)} levels given, {format.name} has 1")
+        scales = scales[0]
+    array = np.asarray(scales, dtype=np.float64) if isinstance(scales, (int, float)) else to_numpy(scales, "scales")
+    user_shape = tuple(data.to_user(np.empty(shape, np.uint8)).shape) if data.shape != () else ()
+    if array.shape != user_shape and not (array.size == 1 == int(np.prod(shape))):
+        raise ValueError(f"scales: shape {array.shape}; needed {user_shape}")
+    array = data.from_user(array.reshape(user_shape)).reshape(shape)
+    scale = format.levels[-1].format
+    if format.scale_kind == "float":
+        if array.dtype.kind != "f":
+            raise TypeError(f"scales: dtype {array.dtype}; {format.name} takes float values")
+        values = np.ascontiguousarray(array, dtype=np.float32)
+        if bool(np.any((values != array) & ~np.isnan(array))):
+            raise ValueError("scales: values that float32 does not hold")
+        if bool(np.any(values <= 0)) or bool(np.any(np.isinf(values))):
+            raise ValueError("scales: needed positive finite numbers (or NaN, which poisons its block)")
+        return values
+    dtype = np.dtype(f"uint{8 * scale.code_bytes}")
+    if array.dtype.kind in "ui":
+        top = scale.max_code + (1 if scale.has_nan else 0)
+        if array.size and (int(array.min()) < 0 or int(array.max()) > top):
+            raise ValueError(f"scales: codes must be 0 to {top}")
+        return np.ascontiguousarray(array, dtype=dtype)
+    if array.dtype.kind != "f":
+        raise TypeError(f"scales: dtype {array.dtype}; needed codes (integers) or values (floats)")
+    fraction, exponent = np.frexp(array.astype(np.float64))
+    codes = exponent.astype(np.int64) - 1 - scale.emin
+    bad = ~np.isnan(array) & ((fraction != 0.5) | (codes < 0) | (codes > scale.max_code))
+    if bool(bad.any()) or (bool(np.isnan(array).any()) and not scale.has_nan):
+        raise ValueError(f"scales: values that the scale format of {format.name} does not hold (powers of two within its range)")
+    nan = 0 if scale.nan_code is None else scale.nan_code
+    return np.ascontiguousarray(np.where(np.isnan(array), nan, codes), dtype=dtype)
+
+
+def _inexact_policy(inexact: str | None, format: Format, result: str) -> str:
+    if inexact is None:
+        return "round" if format.scale_kind == "float" or result in ("float16", "bfloat16") else "error"
+    if inexact not in ("error", "round"):
+        raise ValueError(f"inexact={inexact!r}: choose one of error, round")
+    return inexact
+
+
+def _raise_inexact(format: Format, result: str, count: int) -> None:
+    raise ValueError(
+        f"{count} value(s) of {format.name} are not representable in {result}; "
+        f"ask for dtype='float64', or for inexact='round' (to nearest even)"
+    )
+
+
+def _may_fail(job: _Job, result: str, policy: str) -> bool:
+    """Whether a run that writes over its own input could end in an error. Computed scales keep float32 and float64
+    results exact unless a magnitude comes near the top of its type."""
+    if policy == "error" and (job.scales is not None or result in ("float16", "bfloat16")):
+        return True
+    scale = job.format.levels[-1].format if job.format.levels else None
+    speaks_nan = scale.has_nan if scale is not None else job.format.element.has_nan
+    if job.x.data.size == 0 or (speaks_nan and policy == "round" and job.scales is None):
+        return False
+    values = job.x.data.view(np.dtype(result)) if result in ("float32", "float64") else job.x.data.astype(np.float32)
+    limit = 2.0**120 if result == "float32" else 2.0**1016
+    with np.errstate(invalid="ignore"):
+        return not bool(-limit < values.min() and values.max() < limit)
+
+
+def emulate(
+    x: T,
+    format: str | Format | Spec,
+    *,
+    axis: int | None = None,
+    sparsity: str | None = None,
+    order: str | None = None,
+    mask: object = None,
+    scales: object = None,
+    tensor_scale: float | None = None,
+    inexact: str | None = None,
+    dtype: object = None,
+    out: T | None = None,
+    events: Events | None = None,
+    threads: int | None = None,
+    **choices: Any,
+) -> T:
+    """The values that `x` has after encoding and decoding: what the hardware sees.
+
+    Args:
+        x: NumPy array or torch tensor (any device; others than the CPU are copied) of float16, bfloat16, float32 or
+            float64, of any shape and strides.
+        format: a name of `formats()`, a `Format`, or a `Spec`.
+        axis: reduction axis, along which blocks and N:M groups run; default -1.
+        sparsity: ``"N:M"``: keeps the N largest magnitudes of every M.
+        order: ``"sparsify_first"`` (default) or ``"quantize_first"``.
+        mask: bool (or uint8) array shaped like x; True is kept. Replaces the choice of `sparsity`.
+        scales: given scales, codes (integers) or values (floats), shaped like x with the axis replaced by the number
+            of blocks; a list holds one per level.
+        tensor_scale: the given scale of the tensor, for formats that have one.
+        inexact: ``"error"`` or ``"round"``, when the result dtype does not hold a decoded value (docs/numerics.md
+            section 7).
+        dtype: dtype of the result; default that of x.
+        out: array or tensor to write to, like the result; may be x itself. If an error is raised, x is unchanged and
+            the contents of a separate `out` are unspecified.
+        events: an `Events` to add counts to.
+        threads: threads to use; default by size. Results never depend on it.
+        choices: see `spec`.
+
+    Returns:
+        An array or tensor of the kind, device and shape of x.
+
+    Raises:
+        ValueError: unknown names, shapes that do not fit, non-finite input that the format cannot express, results
+            that are not exact under ``inexact="error"``.
+        TypeError: dtypes that are not floats, unknown choices.
+
+    Source of the rules: docs/numerics.md; OCP MX v1.0, 6.3.
+
+    >>> import numpy as np, sparq_sim as sq
+    >>> sq.emulate(np.float32([7.5, 1, -0.25, 0]), "mxfp4")
+    array([ 6.,  1., -0.,  0.], dtype=float32)
+    """
+    job = _prepare(
+        x, format, axis=axis, sparsity=sparsity, order=order, mask=mask, scales=scales, tensor_scale=tensor_scale,
+        choices=choices,
+    )  # fmt: skip
+    result = job.x.dtype if dtype is None and out is None else float_name(dtype if dtype is not None else out.dtype, "dtype")  # type: ignore[union-attr, attr-defined]
+    policy = _inexact_policy(inexact, job.format, result)
+    target = _out_array(out, x, result, job.x) if out is not None else None
+    direct = target is not None and target.flags.c_contiguous and target.flags.aligned
+    if direct and target is not None and np.may_share_memory(target, job.x.data):
+        same = target.ctypes.data == job.x.data.ctypes.data and target.dtype == job.x.data.dtype
+        direct = same and not _may_fail(job, result, policy)
+    if direct and target is not None:
+        values = target
+    else:
+        bits = result in ("float16", "bfloat16")
+        values = np.empty(job.x.data.shape, dtype=np.uint16 if bits else np.dtype(result))
+    counts = job.run(values=values, values_type=result, count=events is not None, threads=threads)
+    if policy == "error" and counts["inexact"]:
+        _raise_inexact(job.format, result, counts["inexact"])
+    if events is not None:
+        events.add(counts)
+    if out is not None:
+        if not direct and target is not None:
+            target[...] = values
+        _copy_to_device(out, target)
+        return out
+    return _like(job.x.to_user(values), result, x)
+
+
+def _out_array(out: object, x: object, result: str, data: Source) -> Array:
+    """`out` in the memory order of the input, as bits."""
+    if is_torch(out) != is_torch(x):
+        raise TypeError(f"out: {type(out).__name__}; needed the kind of x, {type(x).__name__}")
+    array = to_numpy(out, "out")
+    if array.shape != data.shape:
+        raise ValueError(f"out: shape {array.shape}; needed {data.shape}")
+    if dtype_name(out.dtype) != result:  # type: ignore[attr-defined]
+        raise TypeError(f"out: dtype {dtype_name(out.dtype)}; needed {result}")  # type: ignore[attr-defined]
+    if not array.flags.writeable:
+        raise ValueError("out: the array is read-only")
+    bits = bits_view(array) if array.ndim else bits_view(array.reshape(1))
+    return bits.transpose(data.order)
+
+
+def _copy_to_device(out: object, target: Array | None) -> None:
+    """Results for a tensor that is not on the CPU were written to a copy of it."""
+    if is_torch(out) and out.device.type != "cpu" and target is not None:  # type: ignore[attr-defined]
+        from sparq_sim.torch import bridge
+
+        out.copy_(bridge.from_numpy(target, dtype_name(out.dtype), out))  # type: ignore[attr-defined]
+
+
+def _like(values: Array, result: str, x: Any) -> Any:
+    if is_torch(x):
+        from sparq_sim.torch import bridge
+
+        return bridge.from_numpy(values, result, x)
+    return values.view(numpy_dtype(result)) if values.dtype == np.uint16 else values
+
+
+def encode(
+    x: object,
+    format: str | Format | Spec,
+    *,
+    axis: int | None = None,
+    sparsity: str | None = None,
+    order: str | None = None,
+    mask: object = None,
+    scales: object = None,
+    tensor_scale: float | None = None,
+    events: Events | None = None,
+    threads: int | None = None,
+    **choices: Any,
+) -> BlockTensor:
+    """The codes and scales of `x`: what the hardware stores.
+
+    Arguments and errors are those of `emulate`; ``encode(x, f).decode()`` equals ``emulate(x, f)`` bit for bit.
+
+    Returns:
+        A `BlockTensor`: one code per element, one scale per block, and the kept positions of a sparse tensor.
+
+    >>> import numpy as np, sparq_sim as sq
+    >>> t = sq.encode(np.float32([7.5, 1, -0.25, 0]), "mxfp4")
+    >>> t.codes, t.scales
+    (array([7, 2, 8, 0], dtype=uint8), array([127], dtype=uint8))
+    """
+    job = _prepare(
+        x, format, axis=axis, sparsity=sparsity, order=order, mask=mask, scales=scales, tensor_scale=tensor_scale,
+        choices=choices,
+    )  # fmt: skip
+    element = job.format.element
+    codes = np.empty(job.x.data.shape, dtype=f"uint{8 * element.code_bytes}")
+    made_scales: Array | None = None
+    if job.scales is not None:
+        made_scales = job.scales
+    elif job.format.levels:
+        kind = job.format.scale_kind
+        dtype = np.float32 if kind == "float" else np.dtype(f"uint{8 * job.format.levels[-1].format.code_bytes}")
+        made_scales = np.ones(job.scale_shape(), dtype=dtype)
+    made_mask = job.mask
+    if job.spec.sparsity is not None:
+        made_mask = np.empty(job.x.data.shape, dtype=np.uint8)
+    counts = job.run(
+        codes=codes,
+        scales=made_scales,
+        mask_out=made_mask if job.spec.sparsity is not None else None,
+        count=events is not None,
+        threads=threads,
+    )
+    if events is not None:
+        events.add(counts)
+    keep = None if made_mask is None else np.ascontiguousarray(job.x.to_user(made_mask)).view(np.bool_)
+    return BlockTensor(
+        codes=np.ascontiguousarray(job.x.to_user(codes)),
+        scales=None if made_scales is None else _user_scales(job, made_scales),
+        mask=keep,
+        spec=job.spec,
+        dtype=job.x.dtype,
+        library="torch" if is_torch(x) else "numpy",
+    )
+
+
+def _user_scales(job: _Job, scales: Array) -> Array:
+    return np.ascontiguousarray(job.x.to_user(scales))
+
+
+def sparsify(
+    x: T,
+    sparsity: str,
+    *,
+    axis: int = -1,
+    score: object = None,
+    ties: str | None = None,
+    events: Events | None = None,
+    threads: int | None = None,
+) -> tuple[T, Any]:
+    """N:M sparsity: every M consecutive elements along `axis` keep the N of largest magnitude (docs/numerics.md
+    section 8).
+
+    Args:
+        x: as in `emulate`.
+        sparsity: ``"N:M"``, 1 <= N <= M <= 32.
+        axis: along which groups run.
+        score: array shaped like x of a float dtype that replaces |x|: larger is kept, sign counts, NaN ranks highest.
+        ties: ``"lowest_index"`` (default) or ``"highest_index"``.
+        events: an `Events` to add ``ties`` to.
+        threads: as in `emulate`.
+
+    Returns:
+        The pruned values (+0 where pruned) and the mask (bool, True where kept), both like x.
+
+    Raises:
+        ValueError, TypeError: as in `emulate`.
+
+    >>> import numpy as np, sparq_sim as sq
+    >>> values, mask = sq.sparsify(np.float32([1, -3, 2, 2]), "2:4")
+    >>> values
+    array([ 0., -3.,  2.,  0.], dtype=float32)
+    """
+    pattern = parse_sparsity(sparsity, ties)
+    assert pattern is not None
+    data = source(x, "x")
+    place = data.axis(axis)
+    ranked = data
+    if score is not None:
+        float_name(getattr(score, "dtype", type(score).__name__), "score")
+        array = bits_view(to_numpy(score, "score"))
+        if array.shape != data.shape:
+            raise ValueError(f"score: shape {array.shape}; needed the shape of x, {data.shape}")
+        ranked = Source(data.from_user(array), dtype_name(score.dtype), data.shape, data.order)  # type: ignore[attr-defined]
+    keep = np.empty(data.data.shape, dtype=np.uint8)
+    counts = _core.sparsify(
+        x=ranked.data,
+        x_type=ranked.dtype,
+        shape=extents(data.data.shape, place),
+        sparsity=pattern,
+        by_score=score is not None,
+        mask_out=keep,
+        count=events is not None,
+        threads=thread_argument(threads),
+    )
+    if events is not None:
+        events.add(counts)
+    # Bits are multiplied by 0 or 1, so that kept NaNs stay what they are and pruned elements are +0.
+    bits = data.data.view(np.dtype(f"uint{8 * data.data.dtype.itemsize}"))
+    pruned = (bits * keep).view(data.data.dtype)
+    mask = data.to_user(keep.view(np.bool_))
+    if is_torch(x):
+        from sparq_sim.torch import bridge
+
+        mask = bridge.from_numpy(mask, "bool", x)  # type: ignore[arg-type]
+    return _like(data.to_user(pruned), data.dtype, x), mask

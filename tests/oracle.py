@@ -1,0 +1,997 @@
+"""The numerics of docs/numerics.md, once more, in exact fractions.
+
+This is the oracle: it is written from that page alone, imports nothing of the library, and prefers the
+plainest code to any speed. Numbers are `fractions.Fraction` and Python integers; no decision is taken in
+floating point. Whatever the page calls an error raises `RefusedError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+from typing import TypeVar
+
+T = TypeVar("T")
+
+NEAREST_EVEN, NEAREST_AWAY, TOWARD_ZERO = "nearest_even", "nearest_away", "toward_zero"
+ROUNDINGS = (NEAREST_EVEN, NEAREST_AWAY, TOWARD_ZERO)
+OVERFLOWS = ("saturate", "special")
+SCALE_RULES = ("floor", "ceil", "rceil", "even")
+TIES = ("lowest_index", "highest_index")
+ORDERS = ("sparsify_first", "quantize_first")
+
+
+class RefusedError(ValueError):
+    """Something that docs/numerics.md calls an error, or that it gives no meaning."""
+
+
+def _check_word(name: str, word: str, allowed: Sequence[str]) -> None:
+    """Refuse a choice that the page does not name."""
+    if word not in allowed:
+        raise RefusedError(f"{name}={word!r}: one of {', '.join(allowed)} is needed")
+
+
+# Numbers
+
+
+@dataclass(frozen=True)
+class Number:
+    """What a code decodes to (section 1): a finite number, signed even when zero, an infinity, or NaN."""
+
+    kind: str  # "finite", "infinite" or "nan"
+    magnitude: Fraction = Fraction(0)
+    negative: bool = False
+
+    @property
+    def is_finite(self) -> bool:
+        """Neither NaN nor an infinity."""
+        return self.kind == "finite"
+
+    @property
+    def is_zero(self) -> bool:
+        """Zero of either sign."""
+        return self.is_finite and self.magnitude == 0
+
+    @property
+    def fraction(self) -> Fraction:
+        """The signed value of a finite number; the sign of zero is lost."""
+        if not self.is_finite:
+            raise RefusedError(f"{self} has no finite value")
+        return -self.magnitude if self.negative else self.magnitude
+
+
+NAN = Number("nan")
+POSITIVE_INFINITY = Number("infinite")
+NEGATIVE_INFINITY = Number("infinite", negative=True)
+POSITIVE_ZERO = Number("finite")
+NEGATIVE_ZERO = Number("finite", negative=True)
+ONE = Number("finite", Fraction(1))
+
+
+def finite(value: Fraction | int) -> Number:
+    """The Number of a finite value; zero becomes +0."""
+    return Number("finite", abs(Fraction(value)), value < 0)
+
+
+def power_of_two(exponent: int) -> Fraction:
+    """2^exponent, exactly, for either sign of the exponent."""
+    return Fraction(1 << exponent) if exponent >= 0 else Fraction(1, 1 << -exponent)
+
+
+def floor_log2(magnitude: Fraction) -> int:
+    """floor(log2 magnitude) of a positive fraction, from bit lengths (section 3: never from a logarithm)."""
+    if magnitude <= 0:
+        raise RefusedError("only a positive number has a logarithm")
+    # n/d lies strictly between 2^(guess - 1) and 2^(guess + 1), so one comparison decides.
+    guess = magnitude.numerator.bit_length() - magnitude.denominator.bit_length()
+    return guess if magnitude >= power_of_two(guess) else guess - 1
+
+
+def multiply(a: Number, b: Number) -> Number:
+    """The exact product with the IEEE rules for NaN, Inf and signs of zero (section 10)."""
+    negative = a.negative != b.negative
+    if "nan" in (a.kind, b.kind):
+        return NAN
+    if "infinite" in (a.kind, b.kind):
+        # An Inf that meets a zero has no value (IEEE 754-2019, 7.2).
+        return NAN if a.is_zero or b.is_zero else Number("infinite", negative=negative)
+    return Number("finite", a.magnitude * b.magnitude, negative)
+
+
+def add(*terms: Number) -> Number:
+    """The exact sum of any number of terms; an exact zero is +0 whatever the signs (section 10)."""
+    if any(term.kind == "nan" for term in terms):
+        return NAN
+    infinite_signs = {term.negative for term in terms if term.kind == "infinite"}
+    if infinite_signs:
+        # Opposite infinities cancel to NaN, one kind of infinity wins over every finite term.
+        return NAN if len(infinite_signs) == 2 else Number("infinite", negative=infinite_signs.pop())
+    return finite(sum((term.fraction for term in terms), Fraction(0)))
+
+
+# Section 1: element codes
+
+
+@dataclass(frozen=True)
+class Element:
+    """An element format of section 1; with `zero=False` field 0 is a normal binade, as in E8M0."""
+
+    exponent_bits: int
+    mantissa_bits: int
+    bias: int
+    specials: str = "finite"  # "ieee", "fn", "fnuz" or "finite"
+    signedness: str = "signed"  # "signed" (sign-magnitude), "twos_complement" or "unsigned"
+    zero: bool = True
+
+    @property
+    def magnitude_bits(self) -> int:
+        """Bits below the sign."""
+        return self.exponent_bits + self.mantissa_bits
+
+    @property
+    def width(self) -> int:
+        """All bits of a code."""
+        return self.magnitude_bits + (self.signedness != "unsigned")
+
+    @property
+    def sign_bit(self) -> int:
+        """The sign as a mask; 0 where there is none."""
+        return 0 if self.signedness == "unsigned" else 1 << self.magnitude_bits
+
+    @property
+    def emin(self) -> int:
+        """Smallest normal exponent (section 1); without subnormals field 0 is the smallest normal binade."""
+        return 1 - self.bias if self.zero else -self.bias
+
+    @property
+    def nan_code(self) -> int | None:
+        """The canonical NaN of section 1, None where no code is NaN."""
+        if self.specials == "fn":
+            return (1 << self.magnitude_bits) - 1
+        if self.specials == "fnuz":
+            return self.sign_bit
+        if self.specials == "ieee" and self.mantissa_bits > 0:
+            # All exponent bits and the top mantissa bit: a quiet NaN.
+            return ((1 << (self.exponent_bits + 1)) - 1) << (self.mantissa_bits - 1)
+        return None
+
+    @property
+    def infinity_code(self) -> int | None:
+        """The code of +Inf, None where there is none (only `ieee` has one)."""
+        return ((1 << self.exponent_bits) - 1) << self.mantissa_bits if self.specials == "ieee" else None
+
+    @property
+    def largest_code(self) -> int:
+        """The code of the largest finite value, read off the table of specials in section 1."""
+        if self.specials == "ieee":
+            return (((1 << self.exponent_bits) - 1) << self.mantissa_bits) - 1
+        if self.specials == "fn":
+            return (1 << self.magnitude_bits) - 2
+        return (1 << self.magnitude_bits) - 1
+
+    @property
+    def largest(self) -> Fraction:
+        """Largest finite value, Vmax of section 3."""
+        return magnitude_of(self, self.largest_code)
+
+    @property
+    def emax(self) -> int:
+        """Largest exponent (section 1)."""
+        return floor_log2(self.largest)
+
+    @property
+    def has_negative_zero(self) -> bool:
+        """Section 2, signed zero: two's complement, `fnuz` and unsigned codes have none."""
+        return self.signedness == "signed" and self.specials != "fnuz"
+
+
+def magnitude_of(element: Element, code: int) -> Fraction:
+    """The value of the bits below the sign as a number, whatever `specials` says of them (section 1)."""
+    m_bits = element.mantissa_bits
+    field, mantissa = code >> m_bits, code & ((1 << m_bits) - 1)
+    if field > 0 or not element.zero:
+        return ((1 << m_bits) + mantissa) * power_of_two(field - element.bias - m_bits)
+    return mantissa * power_of_two(1 - element.bias - m_bits)
+
+
+def decode(element: Element, code: int) -> Number:
+    """The value of a code (section 1)."""
+    if not 0 <= code < 1 << element.width:
+        raise RefusedError(f"code {code:#x} does not fit {element.width} bits")
+    if element.signedness == "twos_complement":
+        # The lowest code has a magnitude that no other code has; it decodes all the same.
+        signed = code - (1 << element.width) if code & element.sign_bit else code
+        return finite(signed * power_of_two(1 - element.bias - element.mantissa_bits))
+    negative, below = bool(code & element.sign_bit), code & ((1 << element.magnitude_bits) - 1)
+    if element.specials == "fnuz" and code == element.sign_bit:
+        return NAN
+    if element.specials == "fn" and below == (1 << element.magnitude_bits) - 1:
+        return NAN
+    if element.specials == "ieee" and below >> element.mantissa_bits == (1 << element.exponent_bits) - 1:
+        return NAN if below & ((1 << element.mantissa_bits) - 1) else Number("infinite", negative=negative)
+    return Number("finite", magnitude_of(element, below), negative)
+
+
+ELEMENTS: dict[str, Element] = {
+    "e4m3": Element(4, 3, 7, "fn"),
+    "e5m2": Element(5, 2, 15, "ieee"),
+    "e4m3fnuz": Element(4, 3, 8, "fnuz"),
+    "e5m2fnuz": Element(5, 2, 16, "fnuz"),
+    "e3m2": Element(3, 2, 3),
+    "e2m3": Element(2, 3, 1),
+    "e2m1": Element(2, 1, 1),
+    "fp16": Element(5, 10, 15, "ieee"),
+    "bf16": Element(8, 7, 127, "ieee"),
+    "fp32": Element(8, 23, 127, "ieee"),
+    "fp64": Element(11, 52, 1023, "ieee"),
+    # k / 64, and k: the bias puts the unit of the mantissa at 2^(1 - B - M).
+    "mxint8_element": Element(0, 7, 0, "finite", "twos_complement"),
+    "int8": Element(0, 7, -6, "finite", "twos_complement"),
+    # k * 2^-(m - 1) with m magnitude bits: one integer bit (section 3, HBFP).
+    "hbfp8_element": Element(0, 7, 0),
+    "hbfp6_element": Element(0, 5, 0),
+    "hbfp4_element": Element(0, 3, 0),
+    "e8m0": Element(8, 0, 127, "fn", "unsigned", zero=False),
+}
+E8M0 = ELEMENTS["e8m0"]
+FP32 = ELEMENTS["fp32"]
+CARRIERS = ("fp16", "bf16", "fp32", "fp64")
+
+
+def _carrier(name: str) -> Element:
+    """The float type of inputs and results; only the four of section 7 are types of a tensor."""
+    _check_word("type", name, CARRIERS)
+    return ELEMENTS[name]
+
+
+# Section 2: rounding
+
+
+def round_integer(k: Fraction, rounding: str) -> int:
+    """k >= 0 to an integer by the table of section 2."""
+    _check_word("rounding", rounding, ROUNDINGS)
+    whole = k.numerator // k.denominator
+    rest = k - whole
+    if rounding == TOWARD_ZERO:
+        return whole
+    if rest == Fraction(1, 2):
+        # Away from zero is up because k is a magnitude; even is up from an odd integer only.
+        return whole + (1 if rounding == NEAREST_AWAY else whole % 2)
+    return whole + (1 if rest > Fraction(1, 2) else 0)
+
+
+def rounded_magnitude(element: Element, magnitude: Fraction, rounding: str) -> Fraction:
+    """The funnel of section 2 before any overflow: the exponent range is unbounded upwards."""
+    if magnitude == 0:
+        return Fraction(0)
+    quantum = power_of_two(max(floor_log2(magnitude), element.emin) - element.mantissa_bits)
+    return round_integer(magnitude / quantum, rounding) * quantum
+
+
+def overflows(element: Element, value: Number, rounding: str) -> bool:
+    """Whether the rounded value of a finite number exceeds the largest finite one (sections 2 and 13)."""
+    return value.is_finite and rounded_magnitude(element, value.magnitude, rounding) > element.largest
+
+
+def _code_of_magnitude(element: Element, magnitude: Fraction) -> int:
+    """The code below the sign of a value that the format holds exactly (section 1, read backwards)."""
+    m_bits = element.mantissa_bits
+    exponent = element.emin if magnitude == 0 else max(floor_log2(magnitude), element.emin)
+    significand = magnitude / power_of_two(exponent - m_bits)
+    if element.exponent_bits == 0 or significand < 1 << m_bits:
+        if not element.zero:
+            raise RefusedError("the value rounds below the smallest one of a format that has no zero")
+        # Field 0: an integer or a subnormal is its own significand, in units of 2^(1 - B - M).
+        code = magnitude / power_of_two(1 - element.bias - m_bits)
+    else:
+        code = ((exponent + element.bias) << m_bits) + significand - (1 << m_bits)
+    if code.denominator != 1:
+        raise AssertionError(f"{magnitude} is not a value of {element}")
+    return code.numerator
+
+
+def _with_sign(element: Element, code: int, negative: bool) -> int:
+    """Put the sign on a magnitude code (section 1, and section 2 for the sign of zero)."""
+    if not negative or (code == 0 and not element.has_negative_zero):
+        return code
+    if element.signedness == "unsigned":
+        raise RefusedError("an unsigned format holds no negative number")
+    if element.signedness == "twos_complement":
+        return (1 << element.width) - code
+    return code | element.sign_bit
+
+
+def _special_code(element: Element, negative: bool) -> int:
+    """What `overflow="special"` gives: Inf where the format has one, else NaN, else nothing can be said."""
+    if element.infinity_code is not None:
+        return _with_sign(element, element.infinity_code, negative)
+    if element.nan_code is None:
+        raise RefusedError("overflow='special' needs a format with Inf or NaN")
+    return element.nan_code
+
+
+def round_to_code(
+    element: Element, value: Number, rounding: str = NEAREST_EVEN, overflow: str = "saturate"
+) -> int:
+    """One value to one code: section 2 for finite values, section 5 (no scale) for NaN and Inf."""
+    _check_word("overflow", overflow, OVERFLOWS)
+    if value.kind == "nan":
+        if element.nan_code is None:
+            raise RefusedError("NaN in a format without a NaN code")
+        return element.nan_code
+    if value.kind == "infinite":
+        if element.infinity_code is not None or overflow == "special":
+            return _special_code(element, value.negative)
+        return _with_sign(element, element.largest_code, value.negative)
+    rounded = rounded_magnitude(element, value.magnitude, rounding)
+    if rounded > element.largest:
+        # Toward zero a finite value stays finite (IEEE 754-2019, 7.4), even where the mode is `special`.
+        if overflow == "special" and rounding != TOWARD_ZERO:
+            return _special_code(element, value.negative)
+        rounded = element.largest
+    return _with_sign(element, _code_of_magnitude(element, rounded), value.negative)
+
+
+@lru_cache(maxsize=32)
+def magnitude_list(element: Element) -> tuple[Fraction, ...]:
+    """Every finite magnitude in order of its code, and then one that is too large (for up to 16 bits).
+
+    The extra entry is what the next code would mean if it were a number: the value at which overflow begins.
+    """
+    codes = range(element.largest_code + 1)
+    # One more exponent bit reads the code after the largest as a number instead of as a special or a carry.
+    wider = replace(element, exponent_bits=element.exponent_bits + 1, specials="finite")
+    beyond = magnitude_of(wider if element.exponent_bits else element, element.largest_code + 1)
+    if element.exponent_bits == 0:
+        beyond = (element.largest_code + 1) * magnitude_of(element, 1)
+    return (*(magnitude_of(element, code) for code in codes), beyond)
+
+
+def round_by_neighbours(element: Element, value: Number, rounding: str, overflow: str) -> int:
+    """Section 2 by another method, for finite values: pick one of two neighbours in the list of values."""
+    values = magnitude_list(element)
+    if value.magnitude >= values[-1]:
+        code = len(values) - 1
+    else:
+        low, high = 0, len(values) - 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if values[middle] <= value.magnitude else (low, middle)
+        below, above = value.magnitude - values[low], values[high] - value.magnitude
+        if rounding == TOWARD_ZERO or below < above:
+            code = low
+        elif above < below or rounding == NEAREST_AWAY:
+            code = high
+        elif element.mantissa_bits == 0:
+            # Every power of two has the odd significand 1, so only zero is even.
+            code = low if values[low] == 0 else high
+        else:
+            code = low if low % 2 == 0 else high
+    if code == len(values) - 1:
+        if overflow == "special" and rounding != TOWARD_ZERO:
+            return _special_code(element, value.negative)
+        code = element.largest_code
+    return _with_sign(element, code, value.negative)
+
+
+def round_to_float(value: Number | Fraction, type_name: str = "fp32", rounding: str = NEAREST_EVEN) -> int:
+    """IEEE 754 rounding to the bits of a float type, with subnormals and overflow: RN32 and its kin."""
+    number = finite(value) if isinstance(value, Fraction) else value
+    return round_to_code(ELEMENTS[type_name], number, rounding, "special")
+
+
+def _in_type(element: Element, value: Number) -> Number:
+    """One IEEE rounding, nearest even, to a float type, as a number (section 4)."""
+    return decode(element, round_to_code(element, value, NEAREST_EVEN, "special"))
+
+
+def rn32(value: Number) -> Number:
+    """RN32(v) as a number."""
+    return _in_type(FP32, value)
+
+
+# Sections 3 and 4: block formats and their scales
+
+
+@dataclass(frozen=True)
+class BlockFormat:
+    """An element with at most one scale per block; `block` is a count, "row", "tensor", None without a scale.
+
+    A scale format without zero and mantissa is a power of two (section 3); every other one is a float that is
+    also the type of each arithmetic step, `compute` (section 4).
+    """
+
+    element: Element
+    scale: Element | None = None
+    block: int | str | None = None
+    overflow: str = "saturate"
+    scale_rule: str = "floor"
+
+    @property
+    def has_float_scale(self) -> bool:
+        """Section 4 applies rather than section 3."""
+        return self.scale is not None and not is_power_of_two_scale(self.scale)
+
+
+def is_power_of_two_scale(scale: Element) -> bool:
+    """Whether a scale format holds powers of two and nothing else (section 3)."""
+    return scale.mantissa_bits == 0 and not scale.zero and scale.signedness == "unsigned"
+
+
+BLOCK_FORMATS: dict[str, BlockFormat] = {
+    "mxfp8_e4m3": BlockFormat(ELEMENTS["e4m3"], E8M0, 32),
+    "mxfp8_e5m2": BlockFormat(ELEMENTS["e5m2"], E8M0, 32),
+    "mxfp6_e2m3": BlockFormat(ELEMENTS["e2m3"], E8M0, 32),
+    "mxfp6_e3m2": BlockFormat(ELEMENTS["e3m2"], E8M0, 32),
+    "mxfp4": BlockFormat(ELEMENTS["e2m1"], E8M0, 32),
+    "mxint8": BlockFormat(ELEMENTS["mxint8_element"], E8M0, 32),
+    "hbfp4": BlockFormat(ELEMENTS["hbfp4_element"], E8M0, 64),
+    "hbfp6": BlockFormat(ELEMENTS["hbfp6_element"], E8M0, 64),
+    "hbfp8": BlockFormat(ELEMENTS["hbfp8_element"], E8M0, 64),
+    "int8": BlockFormat(ELEMENTS["int8"], FP32, "row"),
+    "fp8_e4m3": BlockFormat(ELEMENTS["e4m3"], FP32, "tensor"),
+    "fp8_e5m2": BlockFormat(ELEMENTS["e5m2"], FP32, "tensor"),
+    "bf16": BlockFormat(ELEMENTS["bf16"], overflow="special"),
+    "fp16": BlockFormat(ELEMENTS["fp16"], overflow="special"),
+}
+
+
+def scale_exponent(element: Element, amax: Fraction, scale_rule: str) -> int:
+    """X of a block whose largest magnitude is amax > 0, before it is clamped (section 3)."""
+    _check_word("scale_rule", scale_rule, SCALE_RULES)
+    exponent = floor_log2(amax)
+    t = amax / power_of_two(exponent)
+    # The largest binade of an integer has one fraction bit fewer: its top magnitude bit is the leading one.
+    fraction_bits = element.mantissa_bits - (1 if element.exponent_bits == 0 else 0)
+    promoted = {
+        "floor": False,
+        "ceil": t > 1,
+        "rceil": t > element.largest / power_of_two(element.emax),
+        "even": t >= 2 - power_of_two(-fraction_bits - 1),
+    }[scale_rule]
+    return exponent - element.emax + (1 if promoted else 0)
+
+
+def power_of_two_scale_code(scale: Element, exponent: int) -> int:
+    """The code of 2^exponent, clamped to what the scale format holds (section 3)."""
+    return min(max(exponent + scale.bias, 0), scale.largest_code)
+
+
+def _computed_scale(fmt: BlockFormat, scale: Element, scale_rule: str, amax: Fraction) -> int:
+    """The scale code of a block of finite elements (sections 3 and 4)."""
+    if is_power_of_two_scale(scale):
+        # An all-zero block takes the smallest scale, which is always code 0.
+        return power_of_two_scale_code(scale, scale_exponent(fmt.element, amax, scale_rule)) if amax else 0
+    if amax == 0:
+        return round_to_code(scale, ONE, NEAREST_EVEN, "special")
+    code = round_to_code(scale, finite(amax / fmt.element.largest), NEAREST_EVEN, "special")
+    if not decode(scale, code).is_finite:
+        raise RefusedError("the scale exceeds what its format holds")
+    # A quotient that rounds to zero is replaced by the smallest positive number, whose code is 1.
+    return max(code, 1)
+
+
+def _checked_scale(scale: Element, code: int) -> int:
+    """A given scale: kept as it is (section 5), except that a NaN is written canonically (section 1)."""
+    value = decode(scale, code)
+    if value.kind == "nan":
+        assert scale.nan_code is not None
+        return scale.nan_code
+    if not value.is_finite or value.is_zero or value.negative:
+        raise RefusedError(f"scale {code:#x} is neither a positive number nor NaN")
+    return code
+
+
+def decode_scaled(fmt: BlockFormat, scale_code: int | None, code: int) -> Number:
+    """The decoded value of one element: section 3 (exact), section 4 (rounded to the type of the scale)."""
+    value = decode(fmt.element, code)
+    if fmt.scale is None or scale_code is None:
+        return value
+    product = multiply(value, decode(fmt.scale, scale_code))
+    if not fmt.has_float_scale:
+        return product
+    return _in_type(fmt.scale, product)
+
+
+# Section 8: sparsity
+
+
+def absolute(value: Number) -> Number:
+    """|x|, the rank of magnitude pruning (section 8)."""
+    return replace(value, negative=False)
+
+
+def rank(value: Number) -> tuple[int, Fraction]:
+    """The order of section 8: -Inf, finite values with -0 equal to +0, Inf, and every NaN on top."""
+    if value.kind == "nan":
+        return (3, Fraction(0))
+    if value.kind == "infinite":
+        return (0 if value.negative else 2, Fraction(0))
+    return (1, value.fraction)
+
+
+def sparsify(
+    line: Sequence[Number], n: int, m: int, ties: str = "lowest_index", score: Sequence[Number] | None = None
+) -> list[bool]:
+    """Which elements of a line N:M pruning keeps (section 8)."""
+    _check_word("ties", ties, TIES)
+    if not 0 < n <= m:
+        raise RefusedError(f"{n}:{m} keeps no elements, or more than there are")
+    ranks = _ranks(line, score)
+    mask = [False] * len(line)
+    for start in range(0, len(line), m):
+        group = range(start, min(start + m, len(line)))
+        # The index decides last: among equals the preferred one must sort first.
+        by_preference = sorted(group, reverse=ties == "highest_index")
+        by_rank = sorted(by_preference, key=lambda i: ranks[i], reverse=True)
+        # sorted is stable also with reverse=True, so equals are still in order of preference.
+        for kept in by_rank[: min(n, len(group))]:
+            mask[kept] = True
+    return mask
+
+
+def _ranks(line: Sequence[Number], score: Sequence[Number] | None) -> list[tuple[int, Fraction]]:
+    """Ranks by |x|, or by a score that replaces it (section 8)."""
+    if score is not None and len(score) != len(line):
+        raise RefusedError(f"{len(score)} scores for {len(line)} elements")
+    return [rank(value) for value in (score if score is not None else [absolute(x) for x in line])]
+
+
+def tied_groups(ranks: Sequence[tuple[int, Fraction]], mask: Sequence[bool], m: int) -> int:
+    """Groups in which a kept and a pruned element have equal rank (section 13)."""
+    count = 0
+    for start in range(0, len(ranks), m):
+        group = range(start, min(start + m, len(ranks)))
+        kept = {ranks[i] for i in group if mask[i]}
+        count += any(ranks[i] in kept for i in group if not mask[i])
+    return count
+
+
+def apply_mask(bits: Sequence[int], type_name: str, mask: Sequence[bool]) -> list[int]:
+    """The values of `sparsify`: +0 where pruned, and a NaN that is kept is canonical (sections 1 and 8)."""
+    element = _carrier(type_name)
+    return [
+        round_to_float(decode(element, b), type_name) if keep else 0
+        for b, keep in zip(bits, mask, strict=True)
+    ]
+
+
+# Sections 4 to 8: quantization
+
+
+@dataclass(frozen=True)
+class Events:
+    """The counts of section 13."""
+
+    saturated: int = 0
+    underflowed: int = 0
+    nonfinite: int = 0
+    zero_blocks: int = 0
+    ties: int = 0
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """Codes and value bits line by line; scales likewise, or [[scale]] for a tensor scale (section 6)."""
+
+    scales: list[list[int]]
+    codes: list[list[int]]
+    values: list[list[int]]
+    mask: list[list[bool]]
+    events: Events
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """The same for a single line."""
+
+    scales: list[int]
+    codes: list[int]
+    values: list[int]
+    mask: list[bool]
+    events: Events
+
+
+def _pruned(line: Sequence[T], kept: Sequence[bool], zero: T) -> list[T]:
+    """A line with its pruned elements replaced by zero (section 8)."""
+    return [item if keep else zero for item, keep in zip(line, kept, strict=True)]
+
+
+def _blocks(lengths: Sequence[int], block: int | str | None) -> list[list[list[tuple[int, int]]]]:
+    """The (line, index) pairs of each block, blocks grouped as their scales are (section 6)."""
+    if block == "tensor":
+        return [[[(line, i) for line, length in enumerate(lengths) for i in range(length)]]]
+    grouped = []
+    for line, length in enumerate(lengths):
+        # Without a scale a line is taken whole, like `row`; nothing then depends on the extent.
+        extent = block if isinstance(block, int) else max(length, 1)
+        starts = range(0, length, extent)
+        grouped.append([[(line, i) for i in range(s, min(s + extent, length))] for s in starts])
+    return grouped
+
+
+def _scaled_element(fmt: BlockFormat, scale_code: int | None, x: Number) -> Number:
+    """What section 2 rounds: x itself, x * 2^-X exactly (section 3), or RN(x / s) (section 4)."""
+    if fmt.scale is None or scale_code is None:
+        return x
+    quotient = Number("finite", x.magnitude / decode(fmt.scale, scale_code).magnitude, x.negative)
+    if not fmt.has_float_scale:
+        return quotient
+    return _in_type(fmt.scale, quotient)
+
+
+def _rounded_element(fmt: BlockFormat, v: Number, rounding: str, overflow: str) -> int:
+    """Section 2 for one scaled element; below a scale an Inf can only be a quotient that overflowed."""
+    if fmt.scale is not None and v.kind == "infinite" and overflow == "saturate":
+        return _with_sign(fmt.element, fmt.element.largest_code, v.negative)
+    return round_to_code(fmt.element, v, rounding, overflow)
+
+
+def _cast(value: Number, result: Element, inexact: str) -> int:
+    """Section 7: the decoded value in the type of the result."""
+    code = round_to_code(result, value, NEAREST_EVEN, "special")
+    if inexact == "error" and value.kind != "nan" and decode(result, code) != value:
+        raise RefusedError(
+            f"{value} is not exact in the result's dtype; choose another dtype= or inexact='round'"
+        )
+    return code
+
+
+def quantize_tensor(
+    lines: Sequence[Sequence[int]],
+    carrier: str,
+    fmt: BlockFormat,
+    *,
+    block: int | str | None = None,
+    scale_rule: str | None = None,
+    rounding: str = NEAREST_EVEN,
+    overflow: str | None = None,
+    sparsity: tuple[int, int] | None = None,
+    ties: str = "lowest_index",
+    order: str = "sparsify_first",
+    score: Sequence[Sequence[Number]] | None = None,
+    mask: Sequence[Sequence[bool]] | None = None,
+    scales: Sequence[Sequence[int]] | None = None,
+    inexact: str | None = None,
+    result: str | None = None,
+) -> QuantizedTensor:
+    """Quantize lines of bit patterns of type `carrier` (sections 2 to 8), with the events of section 13."""
+    _check_word("order", order, ORDERS)
+    element = fmt.element
+    block = fmt.block if block is None else block
+    overflow = fmt.overflow if overflow is None else overflow
+    scale_rule = fmt.scale_rule if scale_rule is None else scale_rule
+    result_type = _carrier(carrier if result is None else result)
+    if inexact is None:
+        # Section 7: refusing is the default only where exactness is the normal case.
+        inexact = "round" if fmt.has_float_scale or result_type.width == 16 else "error"
+    _check_word("inexact", inexact, ("error", "round"))
+    if fmt.scale is None and (block is not None or scales is not None):
+        raise RefusedError("a format without a scale has no blocks and takes no scales")
+    if fmt.scale is not None and (block is None or (isinstance(block, int) and block < 1)):
+        raise RefusedError("a scale needs a block")
+
+    x = [[decode(_carrier(carrier), bits) for bits in line] for line in lines]
+    kept = [[True] * len(line) for line in x]
+    tie_count = 0
+
+    def choose(ranked: list[list[Number]]) -> None:
+        """Fill `kept` by the mask, the score or the magnitudes of `ranked` (section 8)."""
+        nonlocal kept, tie_count
+        if mask is not None:
+            kept = [list(row) for row in mask]
+        elif sparsity is not None:
+            rows = [(line, None if score is None else score[i]) for i, line in enumerate(ranked)]
+            kept = [sparsify(line, *sparsity, ties, line_score) for line, line_score in rows]
+            ranks = [_ranks(line, line_score) for line, line_score in rows]
+            tie_count = sum(tied_groups(r, k, sparsity[1]) for r, k in zip(ranks, kept, strict=True))
+
+    if order == "sparsify_first":
+        choose(x)
+        # From here on a pruned element is a +0 like any other: it moves no scale and raises no event.
+        x = [_pruned(line, row, POSITIVE_ZERO) for line, row in zip(x, kept, strict=True)]
+    was_zero = [[v.is_zero for v in line] for line in x]
+    if fmt.has_float_scale:
+        # Section 4, step 1: a value beyond the range of `compute` becomes an Inf and is one from here on.
+        assert fmt.scale is not None
+        x = [[_in_type(fmt.scale, v) for v in line] for line in x]
+
+    block_groups = _blocks([len(line) for line in x], block)
+    if scales is not None and [len(row) for row in scales] != [len(group) for group in block_groups]:
+        raise RefusedError("the given scales do not match the blocks")
+    codes = [[0] * len(line) for line in x]
+    scale_of: dict[tuple[int, int], int | None] = {}
+    out_scales: list[list[int]] = []
+    poisoned_blocks: list[bool] = []
+    saturated = underflowed = nonfinite = 0
+
+    for group_index, group in enumerate(block_groups):
+        out_scales.append([])
+        for block_index, places in enumerate(group):
+            elements = [x[line][i] for line, i in places]
+            bad = sum(not v.is_finite for v in elements)
+            nonfinite += bad
+            scale_code: int | None = None
+            poisoned = False
+            if fmt.scale is not None:
+                if scales is not None:
+                    scale_code = _checked_scale(fmt.scale, scales[group_index][block_index])
+                elif bad:
+                    scale_code = fmt.scale.nan_code
+                    if scale_code is None:
+                        raise RefusedError("NaN or Inf below a scale format without a NaN code")
+                else:
+                    amax = max((v.magnitude for v in elements), default=Fraction(0))
+                    scale_code = _computed_scale(fmt, fmt.scale, scale_rule, amax)
+                poisoned = decode(fmt.scale, scale_code).kind == "nan"
+                if bad and not poisoned:
+                    raise RefusedError("NaN or Inf below a given scale that is a number")
+                out_scales[-1].append(scale_code)
+            poisoned_blocks.append(poisoned)
+            for (line, i), value in zip(places, elements, strict=True):
+                scale_of[line, i] = scale_code
+                if poisoned:
+                    continue  # the codes of a poisoned block are 0 (section 5)
+                v = _scaled_element(fmt, scale_code, value)
+                code = _rounded_element(fmt, v, rounding, overflow)
+                codes[line][i] = code
+                # A finite element whose quotient overflows to Inf exceeds the largest value a fortiori.
+                saturated += value.is_finite and (v.kind == "infinite" or overflows(element, v, rounding))
+                underflowed += not was_zero[line][i] and decode(element, code).is_zero
+
+    def decoded() -> list[list[Number]]:
+        """Every decoded value, before it is cast."""
+        return [
+            [decode_scaled(fmt, scale_of[i, j], c) for j, c in enumerate(line)]
+            for i, line in enumerate(codes)
+        ]
+
+    if order == "quantize_first":
+        choose(decoded())
+        codes = [_pruned(line, row, 0) for line, row in zip(codes, kept, strict=True)]
+
+    zero_blocks = 0
+    if fmt.scale is not None:
+        all_places = [places for group in block_groups for places in group]
+        for places, poisoned in zip(all_places, poisoned_blocks, strict=True):
+            zero_blocks += not poisoned and all(x[line][i].is_zero for line, i in places if kept[line][i])
+    return QuantizedTensor(
+        scales=out_scales if fmt.scale is not None else [],
+        codes=codes,
+        values=[[_cast(v, result_type, inexact) for v in line] for line in decoded()],
+        mask=kept,
+        events=Events(saturated, underflowed, nonfinite, zero_blocks, tie_count),
+    )
+
+
+def quantize(
+    x: Sequence[int],
+    carrier: str,
+    fmt: BlockFormat,
+    *,
+    block: int | str | None = None,
+    scale_rule: str | None = None,
+    rounding: str = NEAREST_EVEN,
+    overflow: str | None = None,
+    sparsity: tuple[int, int] | None = None,
+    ties: str = "lowest_index",
+    order: str = "sparsify_first",
+    score: Sequence[Number] | None = None,
+    mask: Sequence[bool] | None = None,
+    scales: Sequence[int] | None = None,
+    inexact: str | None = None,
+    result: str | None = None,
+) -> Quantized:
+    """`quantize_tensor` for one line."""
+    tensor = quantize_tensor(
+        [x],
+        carrier,
+        fmt,
+        block=block,
+        scale_rule=scale_rule,
+        rounding=rounding,
+        overflow=overflow,
+        sparsity=sparsity,
+        ties=ties,
+        order=order,
+        score=None if score is None else [score],
+        mask=None if mask is None else [mask],
+        scales=None if scales is None else [scales],
+        inexact=inexact,
+        result=result,
+    )
+    scale_row = tensor.scales[0] if tensor.scales else []
+    return Quantized(scale_row, tensor.codes[0], tensor.values[0], tensor.mask[0], tensor.events)
+
+
+# Section 10: matrix multiplication, one dot product at a time
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One line of a matrix: codes, and the scales that go with them.
+
+    `scales` are codes of `scale_element`, one per `block` elements; without `block`, one for the whole line.
+    E8M0 and its kin make them powers of two, FP32 makes them float scales. `tensor_scale` is float32.
+    """
+
+    element: Element
+    codes: Sequence[int]
+    scales: Sequence[int] | None = None
+    block: int | None = None
+    scale_element: Element = E8M0
+    tensor_scale: int | None = None
+
+    @property
+    def values(self) -> list[Number]:
+        """Element values, without any scale."""
+        return [decode(self.element, code) for code in self.codes]
+
+    @property
+    def extent(self) -> int:
+        """Elements below one scale."""
+        return self.block if self.block is not None and self.scales is not None else max(len(self.codes), 1)
+
+    @property
+    def has_float_scales(self) -> bool:
+        """Whether `scales` are floats rather than powers of two."""
+        return self.scales is not None and not is_power_of_two_scale(self.scale_element)
+
+    def scale_at(self, k: int) -> Number | None:
+        """The scale above element k, None without scales."""
+        return None if self.scales is None else decode(self.scale_element, self.scales[k // self.extent])
+
+    def decoded(self) -> list[Number]:
+        """Decoded values: powers of two exact, float and tensor scales rounded once each (section 4)."""
+        values = []
+        for k, value in enumerate(self.values):
+            scale = self.scale_at(k)
+            if scale is not None:
+                value = multiply(value, scale)
+                value = rn32(value) if self.has_float_scales else value
+            if self.tensor_scale is not None:
+                value = rn32(multiply(value, decode(FP32, self.tensor_scale)))
+            values.append(value)
+        return values
+
+
+def segments(a: Operand, b: Operand) -> list[range]:
+    """Runs of K between the block boundaries of either operand (section 10)."""
+    length = len(a.codes)
+    starts = sorted({*range(0, length, a.extent), *range(0, length, b.extent)})
+    return [range(start, end) for start, end in zip(starts, [*starts[1:], length], strict=True)]
+
+
+def dot_exact(a: Operand, b: Operand, c: Number) -> Number:
+    """`exact`: one rounding (section 10)."""
+    return rn32(add(c, *(multiply(x, y) for x, y in zip(a.decoded(), b.decoded(), strict=True))))
+
+
+def dot_fma32(a: Operand, b: Operand, c: Number) -> Number:
+    """`fma32`: one fused multiply-add per k, in ascending order (section 10)."""
+    acc = c
+    for x, y in zip(a.decoded(), b.decoded(), strict=True):
+        acc = rn32(add(multiply(rn32(x), rn32(y)), acc))
+    return acc
+
+
+def dot_block_fp32(a: Operand, b: Operand, c: Number) -> Number:
+    """`block_fp32`: exact segments, scaled into a float32 accumulator (section 10)."""
+    acc = c
+    a_values, b_values = a.values, b.values
+    for segment in segments(a, b):
+        total = add(*(multiply(a_values[k], b_values[k]) for k in segment))
+        float_scales: list[Number] = []
+        for operand in (a, b):
+            scale = operand.scale_at(segment.start)
+            if scale is None:
+                continue
+            if operand.has_float_scales:
+                float_scales.append(scale)
+            else:
+                total = multiply(total, scale)  # exact: only the exponent moves
+        if float_scales:
+            # An absent float scale counts as 1, and RN32(s * 1) = s.
+            s = rn32(multiply(float_scales[0], float_scales[1] if len(float_scales) == 2 else ONE))
+            acc = rn32(add(multiply(rn32(total), s), acc))
+        else:
+            acc = rn32(add(acc, total))
+    return _times_scales(acc, a.tensor_scale, b.tensor_scale)
+
+
+def _times_scales(acc: Number, a_scale: int | None, b_scale: int | None) -> Number:
+    """RN32(acc * RN32(sA * sB)); an absent scale is 1, with none there is no multiplication (section 10)."""
+    if a_scale is None and b_scale is None:
+        return acc
+    both = [ONE if scale is None else decode(FP32, scale) for scale in (a_scale, b_scale)]
+    return rn32(multiply(acc, rn32(multiply(*both))))
+
+
+def cut(value: Fraction, exponent: int) -> Fraction:
+    """Toward zero, in magnitude, to a multiple of 2^exponent (section 10, hopper_fp8)."""
+    quantum = power_of_two(exponent)
+    magnitude = round_integer(abs(value) / quantum, TOWARD_ZERO) * quantum
+    return -magnitude if value < 0 else magnitude
+
+
+def clamped_exponent(value: Number, emin: int) -> int:
+    """The exponent of a non-zero number, where that of a subnormal is emin (section 10, hopper_fp8)."""
+    return max(floor_log2(value.magnitude), emin)
+
+
+HOPPER_GROUP, HOPPER_FRACTION_BITS = 32, 13
+
+
+def hopper_step(products: Sequence[tuple[Number, int]], acc: Number) -> Number:
+    """One group of `hopper_fp8`: products with their exponents ea + eb, then the accumulator (section 10)."""
+    total = add(acc, *(product for product, _ in products))
+    if not total.is_finite:
+        return total
+    terms = [(product.fraction, exponent) for product, exponent in products if not product.is_zero]
+    if not acc.is_zero:
+        terms.append((acc.fraction, clamped_exponent(acc, FP32.emin)))
+    if not terms:
+        return POSITIVE_ZERO
+    # All terms are cut at the same place, set by the largest exponent and not by the largest value.
+    last_bit = max(exponent for _, exponent in terms) - HOPPER_FRACTION_BITS
+    total = finite(sum((cut(value, last_bit) for value, _ in terms), Fraction(0)))
+    if total.is_zero:
+        return POSITIVE_ZERO
+    kept = cut(total.fraction, clamped_exponent(total, FP32.emin) - HOPPER_FRACTION_BITS)
+    if abs(kept) >= power_of_two(128):
+        return Number("infinite", negative=kept < 0)
+    return finite(kept)
+
+
+def dot_hopper_fp8(a: Operand, b: Operand, c: Number) -> Number:
+    """`hopper_fp8`: aligned, cut and added in groups of 32 (section 10)."""
+    fp8 = (ELEMENTS["e4m3"], ELEMENTS["e5m2"])
+    if a.element not in fp8 or b.element not in fp8:
+        raise RefusedError("hopper_fp8 multiplies e4m3 and e5m2")
+    end_scales: list[int | None] = []
+    for operand in (a, b):
+        row = operand.scales
+        one_float = row is None or (operand.has_float_scales and len(row) == 1)
+        if not one_float or (row is not None and operand.tensor_scale is not None):
+            raise RefusedError("hopper_fp8 takes one float scale per row or tensor")
+        end_scales.append(row[0] if row is not None else operand.tensor_scale)
+    acc = c
+    pairs = []
+    for x, y in zip(a.values, b.values, strict=True):
+        product = multiply(x, y)
+        usable = product.is_finite and not product.is_zero
+        exponent = clamped_exponent(x, a.element.emin) + clamped_exponent(y, b.element.emin) if usable else 0
+        pairs.append((product, exponent))
+    for start in range(0, len(pairs), HOPPER_GROUP):
+        # The zeros that pad the last group take no part, so a shorter group is the same.
+        acc = hopper_step(pairs[start : start + HOPPER_GROUP], acc)
+    return _times_scales(acc, *end_scales)
+
+
+DATAPATHS = {
+    "exact": dot_exact,
+    "block_fp32": dot_block_fp32,
+    "fma32": dot_fma32,
+    "hopper_fp8": dot_hopper_fp8,
+}
+# The bits that a machine writes for NaN (section 10); the others write the canonical one of section 1.
+CANONICAL_NAN = {"hopper_fp8": 0x7FFFFFFF}
+
+
+def dot(datapath: str, a: Operand, b: Operand, c: int | None = None) -> int:
+    """The float32 bits of one dot product plus c on a named datapath (section 10)."""
+    _check_word("datapath", datapath, tuple(DATAPATHS))
+    if len(a.codes) != len(b.codes):
+        raise RefusedError(f"{len(a.codes)} elements against {len(b.codes)}")
+    scaled_at_end = a.tensor_scale is not None or b.tensor_scale is not None
+    if datapath == "hopper_fp8":
+        scaled_at_end = scaled_at_end or a.scales is not None or b.scales is not None
+    if c is not None and scaled_at_end:
+        raise RefusedError("c has no unit where a scale multiplies the accumulator at the end")
+    start = POSITIVE_ZERO if c is None else decode(FP32, c)
+    result = DATAPATHS[datapath](a, b, start)
+    if result.kind == "nan" and datapath in CANONICAL_NAN:
+        return CANONICAL_NAN[datapath]
+    return round_to_float(result)
