@@ -2,6 +2,7 @@
 
 from sparq_sim._core import Conversion, Datapath, ElementFormat, ScaleLevel, Sparsity, available_isas
 from sparq_sim.formats import Format, Spec, conversions, datapaths, elements, formats, spec
+from sparq_sim.matmul import matmul
 from sparq_sim.quantize import Events, emulate, encode, sparsify
 from sparq_sim.tensor import BlockTensor
 
@@ -24,6 +25,7 @@ __all__ = [
     "emulate",
     "encode",
     "formats",
+    "matmul",
     "sparsify",
     "spec",
 ]

@@ -1,0 +1,256 @@
+"""matmul: what a described multiplier array computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sparq_sim import _core
+from sparq_sim._core import Datapath, ElementFormat
+from sparq_sim.arrays import Array, dtype_name, is_torch, thread_argument, to_numpy
+from sparq_sim.formats import Machine, find_datapath, find_element
+from sparq_sim.tensor import BlockTensor
+
+#: Low-precision dtypes (NumPy, ml_dtypes, torch) and the element that each of their codes is.
+_DTYPE_ELEMENTS = {
+    "float8_e4m3fn": "e4m3",
+    "float8_e5m2": "e5m2",
+    "float8_e4m3fnuz": "e4m3fnuz",
+    "float8_e5m2fnuz": "e5m2fnuz",
+    "float6_e2m3fn": "e2m3",
+    "float6_e3m2fn": "e3m2",
+    "float4_e2m1fn": "e2m1",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "float32": "fp32",
+    "int8": "int8",
+}
+
+#: Names that ``a_format=`` and ``b_format=`` take.
+CODE_FORMATS = ("e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz", "e3m2", "e2m3", "e2m1", "fp16", "bf16", "fp32", "int8")
+
+_SHAPES = "a is [M, K] and b is [N, K], both with K last (b like the weight of a linear layer, [out, in])"
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One side of a product: rows of K codes with their scales, as the core takes them."""
+
+    codes: Array
+    """[rows, K], C-contiguous."""
+    element: ElementFormat
+    scale: ElementFormat | None = None
+    block_scales: Array | None = None
+    """[rows, len(segment_end)] codes of `scale`."""
+    segment_end: tuple[int, ...] = ()
+    """Where the blocks end along K, ascending, the last is K; empty without block scales."""
+    row_scales: Array | None = None
+    """[rows] float32."""
+    tensor_scale: float | None = None
+
+    @property
+    def rows(self) -> int:
+        return int(self.codes.shape[0])
+
+    @property
+    def k(self) -> int:
+        return int(self.codes.shape[1])
+
+    def side(self) -> _core.Side:
+        """As the extension takes it."""
+        return _core.Side(
+            self.codes,
+            self.element,
+            scale=self.scale,
+            block_scales=self.block_scales,
+            segment_end=list(self.segment_end),
+            row_scales=self.row_scales,
+            tensor_scale=self.tensor_scale,
+        )
+
+
+def block_ends(length: int, block: int, lines: int = 1) -> tuple[int, ...]:
+    """Ends of the blocks of `lines` lines of `length` elements that follow one another along K; blocks start anew at
+    each line."""
+    return tuple(
+        line * length + min(start + block, length) for line in range(lines) for start in range(0, length, block)
+    )
+
+
+def operand_from_tensor(tensor: BlockTensor, what: str) -> Operand:
+    """A 2-D BlockTensor with its blocks along the last axis."""
+    if len(tensor.shape) != 2:
+        raise ValueError(f"{what}: shape {tensor.shape}; {_SHAPES}")
+    if tensor.axis != 1:
+        raise ValueError(f"{what}: blocks run along axis {tensor.axis}, and K is axis 1; {_SHAPES}")
+    element, format_ = tensor.format.element, tensor.format
+    if not format_.levels:
+        return Operand(tensor.codes, element)
+    assert tensor.scales is not None
+    level = format_.levels[-1]
+    if format_.scale_kind == "float":
+        if format_.block == "tensor":
+            return Operand(tensor.codes, element, tensor_scale=float(tensor.scales.reshape(())))
+        if format_.block != "row" and tensor.scales.shape[1] > 1:
+            raise ValueError(f"{what}: float scales per block ({format_.name}, block={format_.block}) are not supported by matmul")
+        return Operand(tensor.codes, element, row_scales=np.ascontiguousarray(tensor.scales.reshape(-1)))
+    scales, k = tensor.scales, tensor.shape[1]
+    if format_.block == "tensor":
+        scales = np.ascontiguousarray(np.broadcast_to(scales, (tensor.shape[0], 1)))
+    ends = block_ends(k, format_.block_format.block_length(k))
+    return Operand(tensor.codes, element, scale=level.format, block_scales=scales, segment_end=ends)
+
+
+def _operand(x: object, format: str | ElementFormat | None, scales: object, tensor_scale: float | None, what: str) -> Operand:
+    if isinstance(x, BlockTensor):
+        if format is not None or scales is not None or tensor_scale is not None:
+            raise ValueError(f"{what} is a BlockTensor, which brings its own format and scales")
+        return operand_from_tensor(x, what)
+    if not (is_torch(x) or isinstance(x, np.ndarray)):
+        raise TypeError(f"{what}: needed a BlockTensor, a NumPy array or a torch tensor, got {type(x).__name__}")
+    name = dtype_name(x.dtype)  # type: ignore[attr-defined]
+    array = to_numpy(x, what)
+    if array.ndim != 2:
+        raise ValueError(f"{what}: shape {array.shape}; {_SHAPES}")
+    if format is not None:
+        if isinstance(format, str) and format not in CODE_FORMATS:
+            raise ValueError(f"{what}_format={format!r}; known: {', '.join(CODE_FORMATS)}")
+        element = find_element(format) if isinstance(format, str) else format
+        codes = _raw_codes(array, name, element, what)
+    elif name in _DTYPE_ELEMENTS:
+        element = find_element(_DTYPE_ELEMENTS[name])
+        codes = np.ascontiguousarray(array).view(np.dtype(f"uint{8 * element.code_bytes}"))
+    else:
+        raise TypeError(
+            f"{what}: dtype {name}; needed a BlockTensor, a dtype among {', '.join(_DTYPE_ELEMENTS)}, "
+            f"or unsigned integer codes with {what}_format="
+        )
+    operand = Operand(codes, element, tensor_scale=None if tensor_scale is None else _scale_value(tensor_scale, what))
+    return operand if scales is None else _with_scales(operand, scales, what)
+
+
+def _raw_codes(array: Array, name: str, element: ElementFormat, what: str) -> Array:
+    if array.dtype.kind != "u" or name not in ("uint8", "uint16", "uint32"):
+        raise TypeError(f"{what}: dtype {name}; raw codes are unsigned integers, one per element")
+    if array.size and int(array.max()) >> element.code_bits:
+        raise ValueError(f"{what}: code {int(array.max()):#x} has more than {element.code_bits} bits")
+    return np.ascontiguousarray(array, dtype=np.dtype(f"uint{8 * element.code_bytes}"))
+
+
+def _scale_value(value: float, what: str) -> float:
+    if not np.float32(value) > 0 or np.isinf(np.float32(value)) or float(np.float32(value)) != float(value):
+        raise ValueError(f"{what}_tensor_scale={value!r}: needed a positive finite float32 number")
+    return float(value)
+
+
+def _with_scales(operand: Operand, scales: object, what: str) -> Operand:
+    """Raw scales: float32 [rows] or [rows, 1], or E8M0 codes (uint8) [rows, K / block]."""
+    array = to_numpy(scales, f"{what}_scales")
+    rows, k = operand.codes.shape
+    if array.dtype.kind == "f":
+        if array.shape not in ((rows,), (rows, 1)):
+            raise ValueError(f"{what}_scales: shape {array.shape}; float scales are one per row, ({rows},)")
+        values = np.ascontiguousarray(array.reshape(-1), dtype=np.float32)
+        return Operand(operand.codes, operand.element, row_scales=values, tensor_scale=operand.tensor_scale)
+    if array.dtype != np.uint8:
+        raise TypeError(f"{what}_scales: dtype {array.dtype}; needed uint8 (E8M0 codes per block) or float32 (per row)")
+    if operand.tensor_scale is not None:
+        raise ValueError(f"{what}: block scales beside a tensor scale are not supported")
+    blocks = array.shape[1] if array.ndim == 2 else 0
+    if array.ndim != 2 or array.shape[0] != rows or blocks < 1 or k % blocks:
+        raise ValueError(f"{what}_scales: shape {array.shape}; needed ({rows}, K / block) where the block divides K = {k}")
+    return Operand(
+        operand.codes,
+        operand.element,
+        scale=find_element("e8m0"),
+        block_scales=np.ascontiguousarray(array),
+        segment_end=block_ends(k, k // blocks),
+    )
+
+
+def resolve_datapath(datapath: str | Machine | Datapath) -> Datapath:
+    """The record of a name, a catalog entry, or a record of the user's; ValueError if it means nothing."""
+    if isinstance(datapath, str):
+        datapath = find_datapath(datapath)
+    record = datapath.record if isinstance(datapath, Machine) else datapath
+    if not isinstance(record, Datapath):
+        raise TypeError(f"datapath: needed a name or a Datapath, got {type(record).__name__}")
+    _core.check_datapath(record)
+    return record
+
+
+def multiply(a: Operand, b: Operand, path: Datapath, c: Array | None = None, threads: int | None = None) -> Array:
+    """[M, N] float32 of two checked operands with equal K."""
+    d = np.empty((a.rows, b.rows), dtype=np.float32)
+    _core.multiply(
+        path=path, a=a.side(), b=b.side(), mnk=(a.rows, b.rows, a.k), c=c, d=d, threads=thread_argument(threads)
+    )
+    return d
+
+
+def matmul(
+    a: object,
+    b: object,
+    *,
+    datapath: str | Machine | Datapath = "exact",
+    c: object = None,
+    a_format: str | ElementFormat | None = None,
+    b_format: str | ElementFormat | None = None,
+    a_scales: object = None,
+    b_scales: object = None,
+    a_tensor_scale: float | None = None,
+    b_tensor_scale: float | None = None,
+    threads: int | None = None,
+) -> Any:
+    """``a @ b.T (+ c)`` as a described machine computes it. a is [M, K] and b is **[N, K]**: both have K last, b like
+    the weight of a linear layer.
+
+    Args:
+        a, b: a `BlockTensor` with blocks along axis 1; or an array or tensor whose dtype is the format (torch or
+            ml_dtypes float8, float6, float4; float16, bfloat16, float32; int8); or raw codes: unsigned integers, one
+            per element, with ``a_format=``.
+        datapath: a name of `datapaths()`, or a `Datapath`.
+        c: float32 [M, N], what the accumulator starts with.
+        a_format, b_format: element of raw codes: e4m3 e5m2 e4m3fnuz e5m2fnuz e3m2 e2m3 e2m1 fp16 bf16 fp32 int8.
+        a_scales, b_scales: raw scales: E8M0 codes (uint8) [rows, K / block], or float32 [rows].
+        a_tensor_scale, b_tensor_scale: a float32 scale of the whole operand.
+        threads: threads to use; default by size. Results never depend on it.
+
+    Returns:
+        [M, N] float32: a torch tensor if a is one, else a NumPy array. NaN is the machine's canonical one.
+
+    Raises:
+        ValueError: shapes that do not fit, K that does not match, unknown names, operands that the datapath does not
+            take.
+        TypeError: operands of a kind that is no format.
+
+    Source of the rules: docs/numerics.md section 10.
+
+    >>> import numpy as np, sparq_sim as sq
+    >>> a = sq.encode(np.float32([[1, 2, 3, 4]]), "mxfp8")
+    >>> sq.matmul(a, a, datapath="block_fp32")
+    array([[30.]], dtype=float32)
+    """
+    path = resolve_datapath(datapath)
+    left = _operand(a, a_format, a_scales, a_tensor_scale, "a")
+    right = _operand(b, b_format, b_scales, b_tensor_scale, "b")
+    if left.k != right.k:
+        raise ValueError(f"K does not match: a is [{left.rows}, {left.k}], b is [{right.rows}, {right.k}]; {_SHAPES}")
+    start = None
+    if c is not None:
+        start = to_numpy(c, "c")
+        if start.dtype != np.float32:
+            raise TypeError(f"c: dtype {start.dtype}; needed float32")
+        if start.shape != (left.rows, right.rows):
+            raise ValueError(f"c: shape {start.shape}; needed [M, N] = ({left.rows}, {right.rows})")
+        start = np.ascontiguousarray(start)
+    result = multiply(left, right, path, start, threads)
+    if is_torch(a) or (isinstance(a, BlockTensor) and a.library == "torch"):
+        import torch
+
+        from sparq_sim.torch import bridge
+
+        return bridge.from_numpy(result, "float32", a if isinstance(a, torch.Tensor) else torch.empty(0))
+    return result
