@@ -114,7 +114,7 @@ struct Operand {
   ElementFormat element;
   ScaleKind scale_kind = ScaleKind::none;
   const std::int32_t* exponents = nullptr;  // [rows, segments]; poisoned_exponent for a NaN scale
-  const float* factors = nullptr;           // [rows]: float scale of the row, NaN where poisoned
+  const float* factors = nullptr;           // [rows, segments]: float scales, NaN where poisoned
   float tensor_factor = 1;
   bool has_tensor_factor = false;
 };
@@ -141,7 +141,7 @@ inline constexpr int block_rows = 32;
 
 // Bytes that one call of `multiply` may use for packed operands.
 static constexpr std::int64_t multiply_workspace(std::int64_t k, std::int64_t segments) {
-  return (panel_rows + block_rows) * (k + segments) * 8 + 64;
+  return (panel_rows + block_rows) * (k + 2 * segments) * 8 + 64;
 }
 
 struct KernelTable {

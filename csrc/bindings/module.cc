@@ -130,7 +130,7 @@ struct SideArrays {
   std::optional<ElementFormat> scale;
   Array block_scales;
   std::vector<std::int64_t> segment_end;
-  Array row_scales;
+  Array float_scales;
   std::optional<float> tensor_scale;
 
   ops::Side side() const {
@@ -141,7 +141,7 @@ struct SideArrays {
     if (scale) s.scale = *scale;
     s.block_scales = read_pointer(block_scales);
     s.segment_end = segment_end;
-    s.row_scales = static_cast<const float*>(read_pointer(row_scales));
+    s.float_scales = static_cast<const float*>(read_pointer(float_scales));
     s.has_tensor_scale = tensor_scale.has_value();
     s.tensor_scale = tensor_scale.value_or(1.0F);
     return s;
@@ -196,14 +196,14 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   bind_catalog(m);
   py::class_<SideArrays>(m, "Side")
       .def(py::init([](py::array codes, const sparq::ElementFormat& element, std::optional<sparq::ElementFormat> scale,
-                       Array block_scales, std::vector<std::int64_t> segment_end, Array row_scales,
+                       Array block_scales, std::vector<std::int64_t> segment_end, Array float_scales,
                        std::optional<float> tensor_scale) {
              return SideArrays{std::move(codes), element, scale, std::move(block_scales), std::move(segment_end),
-                               std::move(row_scales), tensor_scale};
+                               std::move(float_scales), tensor_scale};
            }),
            py::arg("codes"), py::arg("element"), py::kw_only(), py::arg("scale") = py::none(),
            py::arg("block_scales") = py::none(), py::arg("segment_end") = std::vector<std::int64_t>{},
-           py::arg("row_scales") = py::none(), py::arg("tensor_scale") = py::none());
+           py::arg("float_scales") = py::none(), py::arg("tensor_scale") = py::none());
   m.def("available_isas", &sparq::available_isas);
   m.def("active_isa", &active_isa);
   m.def("check_spec", &check_spec);

@@ -19,8 +19,8 @@ inline void store_result(const MultiplyJob& job, std::int64_t row, std::int64_t 
   const bool scaled = !decoded && (rows_scaled || job.a.has_tensor_factor || job.b.has_tensor_factor);
   for (std::int64_t l = 0; l < count; ++l) {
     if (scaled) {
-      const float a = job.a.tensor_factor * (rows_scaled ? row_factor(job.a, row) : 1.0F);
-      const float b = job.b.tensor_factor * (rows_scaled ? row_factor(job.b, column + l) : 1.0F);
+      const float a = job.a.tensor_factor * (rows_scaled ? segment_factor(job, job.a, row, 0) : 1.0F);
+      const float b = job.b.tensor_factor * (rows_scaled ? segment_factor(job, job.b, column + l, 0) : 1.0F);
       acc[l] = acc[l] * (a * b);
     }
     float* to = job.d + row * job.d_row_stride + (column + l) * job.d_column_stride;
@@ -39,23 +39,20 @@ inline void multiply_values(const MultiplyJob& job, std::int64_t first, std::int
   const Packer<Value> pack_a{job, job.a, a_table, decoded}, pack_b{job, job.b, b_table, decoded};
   auto* a_powers = static_cast<double*>(workspace);
   double* b_powers = a_powers + block_rows * job.segments;
-  auto* a_rows = reinterpret_cast<Value*>(b_powers + lanes * job.segments);
+  auto* a_factors = reinterpret_cast<float*>(b_powers + lanes * job.segments);
+  float* b_factors = a_factors + block_rows * job.segments;
+  auto* a_rows = reinterpret_cast<Value*>(b_powers + (2 * lanes + block_rows) * job.segments);
   Value* panel = a_rows + block_rows * job.k;
   WideSum sums[lanes];
   for (std::int64_t block = first; block < last; block += block_rows) {
     const std::int64_t rows = smaller<std::int64_t>(block_rows, last - block);
     for (std::int64_t r = 0; r < rows; ++r)
-      pack_a(block + r, 1, 1, 1, 0, a_rows + r * job.k, a_powers + r * job.segments);
+      pack_a(block + r, 1, 1, 1, 0, a_rows + r * job.k, a_powers + r * job.segments, a_factors + r * job.segments);
     for (std::int64_t column = 0; column < job.n; column += lanes) {
       const std::int64_t count = smaller<std::int64_t>(lanes, job.n - column);
-      pack_b(column, count, lanes, lanes, 1, panel, b_powers);
-      if (decoded) {
-        for (std::int64_t s = 0; s < lanes * job.segments; ++s) b_powers[s] = 1;
-      }
-      float factors[lanes];
+      pack_b(column, count, lanes, lanes, 1, panel, b_powers, b_factors);
       bool panel_special[lanes];
       for (std::int64_t l = 0; l < lanes; ++l) {
-        factors[l] = l < count ? row_factor(job.b, column + l) : 1.0F;
         bool special = false;
         for (std::int64_t k = 0; wide && k < job.k; ++k)
           special |= !is_finite(static_cast<double>(panel[k * lanes + l]));
@@ -64,15 +61,12 @@ inline void multiply_values(const MultiplyJob& job, std::int64_t first, std::int
       }
       for (std::int64_t r = 0; r < rows; ++r) {
         const Value* row = a_rows + r * job.k;
-        double* powers = a_powers + r * job.segments;
+        const double* powers = a_powers + r * job.segments;
         bool special[lanes], row_special = false;
-        for (std::int64_t s = 0; s < job.segments; ++s) {
-          if (decoded) powers[s] = 1;
-          row_special |= !is_finite(powers[s]);
-        }
+        for (std::int64_t s = 0; s < job.segments; ++s) row_special |= !is_finite(powers[s]);
         for (std::int64_t k = 0; wide && k < job.k; ++k) row_special |= !is_finite(static_cast<double>(row[k]));
         for (int l = 0; l < lanes; ++l) special[l] = row_special || panel_special[l];
-        const RowPanel<Value> in{row, panel, powers, b_powers, row_factor(job.a, block + r), factors, special};
+        const RowPanel<Value> in{row, panel, powers, b_powers, a_factors + r * job.segments, b_factors, special};
         float acc[lanes];
         load_start(job, block + r, column, count, acc);
         if constexpr (sizeof(Value) == 8) {

@@ -10,7 +10,9 @@ namespace {
 
 constexpr int lanes = panel_rows;
 
-inline float row_factor(const Operand& o, std::int64_t row) { return o.factors != nullptr ? o.factors[row] : 1.0F; }
+inline float segment_factor(const MultiplyJob& job, const Operand& o, std::int64_t row, std::int64_t segment) {
+  return o.factors != nullptr ? o.factors[row * job.segments + segment] : 1.0F;
+}
 
 inline std::int64_t segment_begin(const MultiplyJob& job, std::int64_t s) { return s == 0 ? 0 : job.segment_end[s - 1]; }
 
@@ -21,7 +23,7 @@ inline double segment_power(const MultiplyJob& job, const Operand& o, std::int64
 }
 
 // Packs `count` rows of an operand: to[k * stride_k + r * stride_r], zeros in the missing rows up to `slots`.
-// Powers of two of the segments go to `powers` by the same strides.
+// Scales of the segments go to `powers` and `factors` by the same strides.
 template <class Value>
 struct Packer {
   const MultiplyJob& job;
@@ -30,19 +32,23 @@ struct Packer {
   bool decoded;
 
   void operator()(std::int64_t first_row, std::int64_t count, std::int64_t slots, std::int64_t stride_k,
-                  std::int64_t stride_r, Value* to, double* powers) const {
+                  std::int64_t stride_r, Value* to, double* powers, float* factors) const {
     for (std::int64_t r = 0; r < slots; ++r) {
       for (std::int64_t s = 0; s < job.segments; ++s) {
         const std::int64_t begin = segment_begin(job, s), end = job.segment_end[s];
         if (r >= count) {
           for (std::int64_t k = begin; k < end; ++k) to[k * stride_k + r * stride_r] = 0;
           powers[s * stride_k + r * stride_r] = 1;
+          factors[s * stride_k + r * stride_r] = 1;
           continue;
         }
         const std::int64_t row = first_row + r;
         const double power = segment_power(job, operand, row, s);
-        powers[s * stride_k + r * stride_r] = power;
-        const float factor = row_factor(operand, row) * operand.tensor_factor;
+        const float own_factor = segment_factor(job, operand, row, s);
+        // Decoding applies every scale, and then none is left to apply.
+        powers[s * stride_k + r * stride_r] = decoded ? 1 : power;
+        factors[s * stride_k + r * stride_r] = decoded ? 1 : own_factor;
+        const float factor = own_factor * operand.tensor_factor;
         for (std::int64_t k = begin; k < end; ++k) {
           const double element = table(load_code(operand.codes, operand.code_bytes, row * job.k + k));
           double value = element;
@@ -105,8 +111,8 @@ struct RowPanel {
   const Value* panel;
   const double* row_powers;    // [segments]
   const double* panel_powers;  // [segments][lanes]
-  float row_factor;
-  const float* panel_factors;  // [lanes]
+  const float* row_factors;    // [segments]
+  const float* panel_factors;  // [segments][lanes]
   const bool* special;         // [lanes]: a non-finite operand or scale takes part
 };
 
@@ -129,7 +135,9 @@ inline void reduce_blocks(const MultiplyJob& job, const RowPanel<Value>& in, flo
     sum_segment<Value>(in.row, in.panel, segment_begin(job, s), job.segment_end[s], sums);
     for (int l = 0; l < lanes; ++l) {
       double p = static_cast<double>(sums[l]) * (in.row_powers[s] * in.panel_powers[s * lanes + l]);
-      if (floating) p = static_cast<double>(static_cast<float>(p)) * static_cast<double>(in.row_factor * in.panel_factors[l]);
+      if (floating)
+        p = static_cast<double>(static_cast<float>(p)) *
+            static_cast<double>(in.row_factors[s] * in.panel_factors[s * lanes + l]);
       acc[l] = add_once(acc[l], p);
     }
   }
@@ -150,7 +158,8 @@ inline void reduce_blocks_wide(const MultiplyJob& job, const RowPanel<double>& i
                        in.row_powers[s] * in.panel_powers[s * lanes + l], sum);
       const float rounded = sum.round();
       if (floating)
-        acc[l] = add_once(acc[l], static_cast<double>(rounded) * static_cast<double>(in.row_factor * in.panel_factors[l]));
+        acc[l] = add_once(acc[l], static_cast<double>(rounded) *
+                                      static_cast<double>(in.row_factors[s] * in.panel_factors[s * lanes + l]));
       else
         acc[l] = rounded;
     }

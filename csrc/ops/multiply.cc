@@ -26,53 +26,80 @@ int integer_bits(const ElementFormat& f) {
   return static_cast<int>(std::bit_width(top.significand)) + top.exponent - quantum;
 }
 
-// One side's scale exponents on the common segments.
-std::vector<std::int32_t> spread_exponents(const Side& side, std::int64_t rows, const std::vector<std::int64_t>& common) {
-  std::vector<std::int32_t> exponents(static_cast<std::size_t>(rows) * common.size());
-  const int bytes = code_bytes(side.scale);
+// For each common segment the own one that holds it.
+std::vector<std::size_t> own_segments(const Side& side, const std::vector<std::int64_t>& common) {
   std::vector<std::size_t> own(common.size());
   for (std::size_t s = 0, o = 0; s < common.size(); ++s) {
     while (side.segment_end[o] < common[s]) ++o;
     own[s] = o;
   }
-  for (std::int64_t r = 0; r < rows; ++r)
-    for (std::size_t s = 0; s < common.size(); ++s) {
-      const std::size_t index = static_cast<std::size_t>(r) * side.segment_end.size() + own[s];
-      const std::uint32_t code = bytes == 1 ? static_cast<const std::uint8_t*>(side.block_scales)[index]
-                                            : static_cast<const std::uint16_t*>(side.block_scales)[index];
-      const bool poisoned = classify(side.scale, code) == CodeClass::nan;
-      exponents[static_cast<std::size_t>(r) * common.size() + s] =
-          poisoned ? poisoned_exponent : static_cast<std::int32_t>(code) + min_exponent(side.scale);
-    }
-  return exponents;
+  return own;
 }
 
-Operand operand_of(const Side& side, const std::vector<std::int32_t>& exponents) {
+// One side's scales on the common segments, read by `scale(index)`.
+template <class Scale, class Read>
+std::vector<Scale> spread(const Side& side, std::int64_t rows, const std::vector<std::int64_t>& common, const Read& read) {
+  const std::vector<std::size_t> own = own_segments(side, common);
+  std::vector<Scale> out;
+  out.reserve(static_cast<std::size_t>(rows) * common.size());
+  for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r)
+    for (const std::size_t s : own) out.push_back(read(r * side.segment_end.size() + s));
+  return out;
+}
+
+// An operand for the kernels, with what it points to.
+struct Spread {
+  std::vector<std::int32_t> exponents;
+  std::vector<float> factors;
+
+  Spread(const Side& side, std::int64_t rows, const std::vector<std::int64_t>& common) {
+    if (side.float_scales != nullptr)
+      factors = spread<float>(side, rows, common, [&](std::size_t i) { return side.float_scales[i]; });
+    if (!side.has_block_scales) return;
+    const int bytes = code_bytes(side.scale);
+    exponents = spread<std::int32_t>(side, rows, common, [&](std::size_t i) {
+      const std::uint32_t code = bytes == 1 ? static_cast<const std::uint8_t*>(side.block_scales)[i]
+                                            : static_cast<const std::uint16_t*>(side.block_scales)[i];
+      const bool poisoned = classify(side.scale, code) == CodeClass::nan;
+      return poisoned ? poisoned_exponent : static_cast<std::int32_t>(code) + min_exponent(side.scale);
+    });
+  }
+};
+
+Operand operand_of(const Side& side, const Spread& scales) {
   Operand operand;
   operand.codes = side.codes;
   operand.code_bytes = code_bytes(side.element);
   operand.element = side.element;
   operand.scale_kind = side.has_block_scales                                      ? ScaleKind::power_of_two
-                       : side.row_scales != nullptr || side.has_tensor_scale ? ScaleKind::floating
-                                                                              : ScaleKind::none;
-  operand.exponents = side.has_block_scales ? exponents.data() : nullptr;
-  operand.factors = side.row_scales;
+                       : side.float_scales != nullptr || side.has_tensor_scale ? ScaleKind::floating
+                                                                                : ScaleKind::none;
+  operand.exponents = side.has_block_scales ? scales.exponents.data() : nullptr;
+  operand.factors = side.float_scales != nullptr ? scales.factors.data() : nullptr;
   operand.tensor_factor = side.tensor_scale;
   operand.has_tensor_factor = side.has_tensor_scale;
   return operand;
 }
 
 std::string check_side(const char* name, const Side& side, std::int64_t k) {
-  if (!side.has_block_scales) return {};
+  if (!side.has_block_scales && side.float_scales == nullptr) return {};
   const std::string it = std::string(name) + ": ";
-  if (side.row_scales != nullptr || side.has_tensor_scale) return it + "block scales beside row or tensor scales are not supported";
+  if (side.has_block_scales && (side.float_scales != nullptr || side.has_tensor_scale))
+    return it + "block scales beside float or tensor scales are not supported";
+  if (side.segment_end.empty() || side.segment_end.back() != k ||
+      !std::is_sorted(side.segment_end.begin(), side.segment_end.end()))
+    return it + "block ends must ascend to K";
+  if (!side.has_block_scales) return {};
   if (!is_power_of_two_scale(side.scale)) return it + "block scales must be powers of two: " + describe(side.scale);
   const int lowest = min_exponent(side.scale), highest = lowest + static_cast<int>(max_code(side.scale));
   if (lowest < -largest_scale_exponent || highest > largest_scale_exponent)
     return it + "scale exponents reach beyond +-" + std::to_string(largest_scale_exponent) + ": " + describe(side.scale);
-  if (side.segment_end.empty() || side.segment_end.back() != k || !std::is_sorted(side.segment_end.begin(), side.segment_end.end()))
-    return it + "block ends must ascend to K";
   return {};
+}
+
+// Scales that change along K, or that the accumulator must know of because they are powers of two per block.
+bool varies_along_k(const Side& side) {
+  return side.has_block_scales || (side.float_scales != nullptr && side.segment_end.size() > 1);
 }
 
 }  // namespace
@@ -91,7 +118,7 @@ std::string check_datapath(const Datapath& path) {
 }
 
 std::string check_operands(const Datapath& path, const ElementFormat& a, const ElementFormat& b, bool block_scales) {
-  if (block_scales && !path.block_scales) return "this datapath takes no block scales";
+  if (block_scales && !path.block_scales) return "this datapath takes no scales that vary along K";
   const auto accepted = path.operands.begin() + path.operand_count;
   for (const ElementFormat* f : {&a, &b}) {
     if (path.operand_count != 0 && std::find(path.operands.begin(), accepted, *f) == accepted)
@@ -109,12 +136,12 @@ std::string multiply(const MultiplyRequest& request) {
   std::string error = check_datapath(request.path);
   if (error.empty())
     error = check_operands(request.path, request.a.element, request.b.element,
-                           request.a.has_block_scales || request.b.has_block_scales);
+                           varies_along_k(request.a) || varies_along_k(request.b));
   if (error.empty()) error = check_side("a", request.a, request.k);
   if (error.empty()) error = check_side("b", request.b, request.k);
   const bool end_scaled = request.a.has_tensor_scale || request.b.has_tensor_scale ||
                           (request.path.reduce == Reduce::align &&
-                           (request.a.row_scales != nullptr || request.b.row_scales != nullptr));
+                           (request.a.float_scales != nullptr || request.b.float_scales != nullptr));
   if (error.empty() && request.c != nullptr && end_scaled)
     error = "c needs operands whose scales are applied before it: not tensor scales, nor row scales on an align datapath";
   const KernelTable* kernels = error.empty() ? active_table(error) : nullptr;
@@ -126,13 +153,12 @@ std::string multiply(const MultiplyRequest& request) {
              request.b.segment_end.end(), std::back_inserter(segments));
   segments.erase(std::unique(segments.begin(), segments.end()), segments.end());
   if (segments.empty() && request.k > 0) segments.push_back(request.k);
-  const auto a_exponents = request.a.has_block_scales ? spread_exponents(request.a, request.m, segments) : std::vector<std::int32_t>{};
-  const auto b_exponents = request.b.has_block_scales ? spread_exponents(request.b, request.n, segments) : std::vector<std::int32_t>{};
+  const Spread a_scales(request.a, request.m, segments), b_scales(request.b, request.n, segments);
 
   MultiplyJob job;
   job.path = request.path;
-  job.a = operand_of(request.a, a_exponents);
-  job.b = operand_of(request.b, b_exponents);
+  job.a = operand_of(request.a, a_scales);
+  job.b = operand_of(request.b, b_scales);
   job.m = request.m;
   job.n = request.n;
   job.k = request.k;

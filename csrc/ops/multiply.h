@@ -12,11 +12,11 @@ namespace sparq::ops {
 struct Side {
   const void* codes = nullptr;
   ElementFormat element;
+  std::vector<std::int64_t> segment_end;  // own segments of K, ascending, the last is K; empty without such scales
   bool has_block_scales = false;
-  ElementFormat scale;                     // of the block scales
+  ElementFormat scale;                     // of the block scales, powers of two
   const void* block_scales = nullptr;      // codes [rows, segment_end.size()]
-  std::vector<std::int64_t> segment_end;   // ascending, the last is K; empty without block scales
-  const float* row_scales = nullptr;       // [rows]
+  const float* float_scales = nullptr;     // [rows, segment_end.size()]
   bool has_tensor_scale = false;
   float tensor_scale = 1;
 };

@@ -69,7 +69,9 @@ struct RowView {
   int exponent(std::int64_t segment) const {
     return operand.exponents == nullptr || poisoned(segment) ? 0 : operand.exponents[row * job.segments + segment];
   }
-  float factor() const { return operand.factors == nullptr ? 1.0F : operand.factors[row]; }
+  float factor(std::int64_t segment) const {
+    return operand.factors == nullptr ? 1.0F : operand.factors[row * job.segments + segment];
+  }
 
   // Every scale applied, in float32.
   Unpacked decoded(std::int64_t k, std::int64_t segment) const {
@@ -82,7 +84,7 @@ struct RowView {
       value.add(x.magnitude.significand, x.magnitude.exponent, x.negative);
       float f = bits_to_float(to_ieee(value, ieee_type(FloatType::fp32), false, exact));
       if (x.infinite) f = x.negative ? -HUGE_VALF : HUGE_VALF;
-      return unpack_float(f * (factor() * operand.tensor_factor));
+      return unpack_float(f * (factor(segment) * operand.tensor_factor));
     }
     x.magnitude.exponent += exponent(segment);
     if (x.infinite || x.magnitude.significand == 0) return x;
@@ -112,8 +114,8 @@ inline float dot_exact(const MultiplyJob& job, const RowView& a, const RowView& 
 
 inline float dot_blocks(const MultiplyJob& job, const RowView& a, const RowView& b, float acc) {
   const bool floating = a.operand.factors != nullptr || b.operand.factors != nullptr;
-  const float factor = a.factor() * b.factor();
   for (std::int64_t s = 0, k = 0; s < job.segments; ++s) {
+    const float factor = a.factor(s) * b.factor(s);
     Fixed sum;
     Special special;
     special.nan = a.poisoned(s) || b.poisoned(s) || std::isnan(factor);
@@ -240,8 +242,8 @@ inline void dot(const MultiplyJob& job, std::int64_t row, std::int64_t column) {
   const bool at_end = job.path.reduce == Reduce::align;
   const bool row_scales = at_end && (job.a.factors != nullptr || job.b.factors != nullptr);
   if (!decoded && (row_scales || job.a.has_tensor_factor || job.b.has_tensor_factor)) {
-    const float sa = job.a.tensor_factor * (at_end ? a.factor() : 1.0F);
-    const float sb = job.b.tensor_factor * (at_end ? b.factor() : 1.0F);
+    const float sa = job.a.tensor_factor * (at_end ? a.factor(0) : 1.0F);
+    const float sb = job.b.tensor_factor * (at_end ? b.factor(0) : 1.0F);
     result = result * (sa * sb);
   }
   job.d[at] = std::isnan(result) ? bits_to_float(job.path.nan_bits) : result;

@@ -102,7 +102,7 @@ class Side:
         scale: ElementFormat | None = ...,
         block_scales: _Array | None = ...,
         segment_end: Sequence[int] = ...,
-        row_scales: _Array | None = ...,
+        float_scales: _Array | None = ...,
         tensor_scale: float | None = ...,
     ) -> None: ...
 

@@ -95,6 +95,11 @@ class Source:
         back = np.argsort(self.order)
         return data.transpose(back).reshape(self.shape) if self.shape == () else data.transpose(back)
 
+    def to_user_copy(self, data: Array) -> Array:
+        """`to_user`, C-contiguous and not shared with `data` unless it already is that."""
+        user = self.to_user(data)
+        return user if user.flags.c_contiguous else np.ascontiguousarray(user)
+
     def from_user(self, array: Array) -> Array:
         """The user's array in the order of `data`, C-contiguous, copied if need be."""
         array = array.reshape(1) if array.ndim == 0 else array
@@ -116,6 +121,8 @@ def source(x: object, what: str) -> Source:
     name = float_name(x.dtype, what) if hasattr(x, "dtype") else ""
     array = to_numpy(x, what)
     shape = array.shape
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     data = bits_view(array)
     if data.ndim == 0:
         data = data.reshape(1)
@@ -126,8 +133,7 @@ def source(x: object, what: str) -> Source:
             data, order = data.transpose(by_stride), by_stride
         else:
             data = np.ascontiguousarray(data)
-    if not data.dtype.isnative or not data.flags.aligned:
-        data = np.require(data.astype(data.dtype.newbyteorder("=")), requirements=["A", "C"])
+    data = np.require(data, requirements=["A"])
     return Source(data, name, shape, order)
 
 

@@ -166,7 +166,7 @@ class Spec:
                 record["source"],
             )
             sparsity = None if record["sparsity"] is None else Sparsity(**record["sparsity"])
-            return cls(format_, sparsity, _order(record["order"]), int(record["axis"]))
+            return cls(format_, sparsity, checked_order(record["order"]), int(record["axis"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a spec: {error}") from None
 
@@ -243,7 +243,8 @@ def find_datapath(name: str) -> Machine:
     return known[name]
 
 
-def _order(word: str) -> str:
+def checked_order(word: str) -> str:
+    """An order word; ValueError lists the known ones."""
     if word not in _WORDS["order"]:
         raise _unknown("order", word, _WORDS["order"])
     return word
@@ -260,7 +261,7 @@ def parse_sparsity(pattern: str | Sparsity | None, ties: str | None = None) -> S
             raise ValueError(f"ties={ties!r} without a sparsity pattern means nothing")
         return None
     if isinstance(pattern, str):
-        match = re.fullmatch(r"(\d+):(\d+)", pattern)
+        match = re.fullmatch(r"([0-9]{1,4}):([0-9]{1,4})", pattern)
         if match is None:
             raise ValueError(f"sparsity={pattern!r}: needed a pattern N:M such as '2:4'")
         record = Sparsity(kept=int(match[1]), group=int(match[2]))
@@ -343,6 +344,6 @@ def spec(
     return Spec(
         record,
         parsed,
-        base.order if order is None else _order(order),
+        base.order if order is None else checked_order(order),
         base.axis if axis is None else axis,
     )

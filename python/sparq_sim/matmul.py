@@ -45,9 +45,9 @@ class Operand:
     block_scales: Array | None = None
     """[rows, len(segment_end)] codes of `scale`."""
     segment_end: tuple[int, ...] = ()
-    """Where the blocks end along K, ascending, the last is K; empty without block scales."""
-    row_scales: Array | None = None
-    """[rows] float32."""
+    """Where the scales' segments end along K, ascending, the last is K; empty without such scales."""
+    float_scales: Array | None = None
+    """[rows, len(segment_end)] float32."""
     tensor_scale: float | None = None
 
     @property
@@ -66,7 +66,7 @@ class Operand:
             scale=self.scale,
             block_scales=self.block_scales,
             segment_end=list(self.segment_end),
-            row_scales=self.row_scales,
+            float_scales=self.float_scales,
             tensor_scale=self.tensor_scale,
         )
 
@@ -89,17 +89,14 @@ def operand_from_tensor(tensor: BlockTensor, what: str) -> Operand:
     if not format_.levels:
         return Operand(tensor.codes, element)
     assert tensor.scales is not None
-    level = format_.levels[-1]
-    if format_.scale_kind == "float":
-        if format_.block == "tensor":
-            return Operand(tensor.codes, element, tensor_scale=float(tensor.scales.reshape(())))
-        if format_.block != "row" and tensor.scales.shape[1] > 1:
-            raise ValueError(f"{what}: float scales per block ({format_.name}, block={format_.block}) are not supported by matmul")
-        return Operand(tensor.codes, element, row_scales=np.ascontiguousarray(tensor.scales.reshape(-1)))
-    scales, k = tensor.scales, tensor.shape[1]
+    level, scales, k = format_.levels[-1], tensor.scales, tensor.shape[1]
+    ends = block_ends(k, format_.block_format.block_length(k))
+    if format_.scale_kind == "float" and format_.block == "tensor":
+        return Operand(tensor.codes, element, tensor_scale=float(scales.reshape(())))
     if format_.block == "tensor":
         scales = np.ascontiguousarray(np.broadcast_to(scales, (tensor.shape[0], 1)))
-    ends = block_ends(k, format_.block_format.block_length(k))
+    if format_.scale_kind == "float":
+        return Operand(tensor.codes, element, float_scales=scales, segment_end=ends)
     return Operand(tensor.codes, element, scale=level.format, block_scales=scales, segment_end=ends)
 
 
@@ -152,8 +149,14 @@ def _with_scales(operand: Operand, scales: object, what: str) -> Operand:
     if array.dtype.kind == "f":
         if array.shape not in ((rows,), (rows, 1)):
             raise ValueError(f"{what}_scales: shape {array.shape}; float scales are one per row, ({rows},)")
-        values = np.ascontiguousarray(array.reshape(-1), dtype=np.float32)
-        return Operand(operand.codes, operand.element, row_scales=values, tensor_scale=operand.tensor_scale)
+        values = np.ascontiguousarray(array.reshape(rows, 1), dtype=np.float32)
+        return Operand(
+            operand.codes,
+            operand.element,
+            segment_end=(k,),
+            float_scales=values,
+            tensor_scale=operand.tensor_scale,
+        )
     if array.dtype != np.uint8:
         raise TypeError(f"{what}_scales: dtype {array.dtype}; needed uint8 (E8M0 codes per block) or float32 (per row)")
     if operand.tensor_scale is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,7 +21,7 @@ from sparq_sim.arrays import (
     thread_argument,
     to_numpy,
 )
-from sparq_sim.formats import Format, Spec, parse_sparsity, spec
+from sparq_sim.formats import Format, Spec, checked_order, parse_sparsity, spec
 from sparq_sim.tensor import BlockTensor
 
 T = TypeVar("T")
@@ -122,17 +122,14 @@ def _prepare(
     tensor_scale: object,
     choices: dict[str, Any],
 ) -> _Job:
-    made = spec(format, axis=axis, sparsity=sparsity, order=order, **choices)
+    made = spec(format, axis=axis, sparsity=sparsity, order=None if mask is not None else order, **choices)
+    if mask is not None and order is not None:
+        made = replace(made, order=checked_order(order))
     data = source(x, "x")
     place = data.axis(made.axis)
     if mask is not None and made.sparsity is not None:
         raise ValueError("mask= replaces the choice of an N:M pattern: give one of mask= and sparsity=")
-    if mask is None:
-        mask_bytes = None
-    else:
-        if order is not None:
-            made = Spec(made.format, None, order, made.axis)
-        mask_bytes = data.from_user(_mask_array(mask, data.shape))
+    mask_bytes = None if mask is None else data.from_user(_mask_array(mask, data.shape))
     if tensor_scale is not None:
         if made.format.block != "tensor":
             raise ValueError(f"tensor_scale=: {made.format.name} has no scale of the tensor (block={made.format.block})")
@@ -165,6 +162,9 @@ def _given_scales(scales: object, format: Format, data: Source, shape: tuple[int
         if len(scales) != 1:
             raise ValueError(f"scales=: {len(scales)} levels given, {format.name} has 1")
         scales = scales[0]
+    name = dtype_name(getattr(scales, "dtype", "float64"))
+    if name.startswith(("bfloat", "float8")):
+        raise TypeError(f"scales: dtype {name}; needed integer codes, or values of float32 or float64")
     array = np.asarray(scales, dtype=np.float64) if isinstance(scales, (int, float)) else to_numpy(scales, "scales")
     user_shape = tuple(data.to_user(np.empty(shape, np.uint8)).shape) if data.shape != () else ()
     if array.shape != user_shape and not (array.size == 1 == int(np.prod(shape))):
@@ -219,6 +219,8 @@ def _may_fail(job: _Job, result: str, policy: str) -> bool:
         return True
     scale = job.format.levels[-1].format if job.format.levels else None
     speaks_nan = scale.has_nan if scale is not None else job.format.element.has_nan
+    if job.format.scale_kind == "float" and job.format.element.emax < 0:
+        return True  # amax divided by a largest value below 1 can overflow
     if job.x.data.size == 0 or (speaks_nan and policy == "round" and job.scales is None):
         return False
     values = job.x.data.view(np.dtype(result)) if result in ("float32", "float64") else job.x.data.astype(np.float32)
@@ -284,11 +286,14 @@ def emulate(
         x, format, axis=axis, sparsity=sparsity, order=order, mask=mask, scales=scales, tensor_scale=tensor_scale,
         choices=choices,
     )  # fmt: skip
-    result = job.x.dtype if dtype is None and out is None else float_name(dtype if dtype is not None else out.dtype, "dtype")  # type: ignore[union-attr, attr-defined]
+    if out is not None:
+        to_numpy(out, "out")  # only for its error
+        dtype = out.dtype if dtype is None else dtype  # type: ignore[attr-defined]
+    result = job.x.dtype if dtype is None else float_name(dtype, "dtype")
     policy = _inexact_policy(inexact, job.format, result)
     target = _out_array(out, x, result, job.x) if out is not None else None
     direct = target is not None and target.flags.c_contiguous and target.flags.aligned
-    if direct and target is not None and np.may_share_memory(target, job.x.data):
+    if direct and target is not None and np.may_share_memory(target, to_numpy(x, "x")):
         same = target.ctypes.data == job.x.data.ctypes.data and target.dtype == job.x.data.dtype
         direct = same and not _may_fail(job, result, policy)
     if direct and target is not None:
@@ -311,9 +316,11 @@ def emulate(
 
 def _out_array(out: object, x: object, result: str, data: Source) -> Array:
     """`out` in the memory order of the input, as bits."""
+    array = to_numpy(out, "out")
     if is_torch(out) != is_torch(x):
         raise TypeError(f"out: {type(out).__name__}; needed the kind of x, {type(x).__name__}")
-    array = to_numpy(out, "out")
+    if not array.dtype.isnative:
+        raise TypeError(f"out: dtype {array.dtype.str}; needed the machine's byte order")
     if array.shape != data.shape:
         raise ValueError(f"out: shape {array.shape}; needed {data.shape}")
     if dtype_name(out.dtype) != result:  # type: ignore[attr-defined]
@@ -374,12 +381,12 @@ def encode(
     codes = np.empty(job.x.data.shape, dtype=f"uint{8 * element.code_bytes}")
     made_scales: Array | None = None
     if job.scales is not None:
-        made_scales = job.scales
+        made_scales = job.scales.copy()
     elif job.format.levels:
         kind = job.format.scale_kind
         dtype = np.float32 if kind == "float" else np.dtype(f"uint{8 * job.format.levels[-1].format.code_bytes}")
         made_scales = np.ones(job.scale_shape(), dtype=dtype)
-    made_mask = job.mask
+    made_mask = None if job.mask is None else job.mask.copy()
     if job.spec.sparsity is not None:
         made_mask = np.empty(job.x.data.shape, dtype=np.uint8)
     counts = job.run(
@@ -391,10 +398,10 @@ def encode(
     )
     if events is not None:
         events.add(counts)
-    keep = None if made_mask is None else np.ascontiguousarray(job.x.to_user(made_mask)).view(np.bool_)
+    keep = None if made_mask is None else job.x.to_user_copy(made_mask).view(np.bool_)
     return BlockTensor(
-        codes=np.ascontiguousarray(job.x.to_user(codes)),
-        scales=None if made_scales is None else _user_scales(job, made_scales),
+        codes=job.x.to_user_copy(codes),
+        scales=None if made_scales is None else job.x.to_user_copy(made_scales),
         mask=keep,
         spec=job.spec,
         dtype=job.x.dtype,
@@ -402,8 +409,23 @@ def encode(
     )
 
 
-def _user_scales(job: _Job, scales: Array) -> Array:
-    return np.ascontiguousarray(job.x.to_user(scales))
+#: Bits of Inf and of the canonical NaN.
+_INF_NAN = {
+    "float16": (0x7C00, 0x7E00),
+    "bfloat16": (0x7F80, 0x7FC0),
+    "float32": (0x7F800000, 0x7FC00000),
+    "float64": (0x7FF0000000000000, 0x7FF8000000000000),
+}
+
+
+def _prune(data: Source, keep: Array) -> Array:
+    """+0 where pruned, the canonical NaN for kept NaNs."""
+    dtype = np.dtype(f"uint{8 * data.data.dtype.itemsize}")
+    bits = data.data.view(dtype) * keep
+    infinity, nan = (dtype.type(pattern) for pattern in _INF_NAN[data.dtype])
+    magnitude = bits & dtype.type((1 << (8 * dtype.itemsize - 1)) - 1)
+    np.copyto(bits, nan, where=magnitude > infinity)
+    return bits.view(data.data.dtype)
 
 
 def sparsify(
@@ -463,9 +485,7 @@ def sparsify(
     )
     if events is not None:
         events.add(counts)
-    # Bits are multiplied by 0 or 1, so that kept NaNs stay what they are and pruned elements are +0.
-    bits = data.data.view(np.dtype(f"uint{8 * data.data.dtype.itemsize}"))
-    pruned = (bits * keep).view(data.data.dtype)
+    pruned = _prune(data, keep)
     mask = data.to_user(keep.view(np.bool_))
     if is_torch(x):
         from sparq_sim.torch import bridge
