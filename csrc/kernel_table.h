@@ -131,6 +131,8 @@ struct MultiplyJob {
   const float* c = nullptr;  // null: starts at +0
   float* d = nullptr;
   std::int64_t d_row_stride = 0, d_column_stride = 1;  // of c too
+  const float* bias = nullptr;  // added last, one float32 addition; null: none
+  std::int64_t bias_row_stride = 0, bias_column_stride = 1;
   // Derived: bits that hold any partial sum of a segment exactly, as an integer multiple of the smallest product.
   int sum_bits = 0;
 };

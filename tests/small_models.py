@@ -1,9 +1,9 @@
 """Two small trained models with data to judge them by, both in `tests/data`: no download, no scikit-learn.
 
 `examples/train_small_models.py` made the files. Sources: the digits are from the test part of "Optical
-Recognition of Handwritten Digits" (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository) as scikit-learn
-ships it, BSD-3-Clause; the text is the topic "objects" of Python 3.11's `pydoc_data.topics` (Python Software
-Foundation licence 2).
+Recognition of Handwritten Digits" (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository), as
+scikit-learn ships it (BSD-3-Clause); the text is the topic "objects" of Python 3.11's `pydoc_data.topics`
+(Python Software Foundation licence 2).
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def digits_cnn() -> tuple[DigitsCnn, Tensor, Tensor]:
     model = DigitsCnn()
     model.load_state_dict(load_file(DATA / "digits_cnn.safetensors"))
     test = load_file(DATA / "digits_test.safetensors")
-    return model.eval().requires_grad_(False), test["images"].float() / 16, test["labels"].long()
+    images = test["images"].float()[:, None] / 16
+    return model.eval().requires_grad_(False), images, test["labels"].long()
 
 
 def char_gpt() -> tuple[CharGpt, Tensor, Tensor]:

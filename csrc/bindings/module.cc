@@ -149,7 +149,7 @@ struct SideArrays {
 };
 
 void multiply(const Datapath& path, const SideArrays& a, const SideArrays& b, const Extents& mnk, const Array& c,
-              py::array d, int threads) {
+              const Array& bias, py::array d, int threads) {
   ops::MultiplyRequest r;
   r.path = path;
   r.a = a.side();
@@ -158,6 +158,7 @@ void multiply(const Datapath& path, const SideArrays& a, const SideArrays& b, co
   r.n = mnk[1];
   r.k = mnk[2];
   r.c = static_cast<const float*>(read_pointer(c));
+  r.bias = static_cast<const float*>(read_pointer(bias));
   r.d = static_cast<float*>(d.mutable_data());
   r.threads = threads;
   std::string error;
@@ -218,5 +219,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("sparsify", &sparsify, py::kw_only(), py::arg("x"), py::arg("x_type"), py::arg("shape"), py::arg("sparsity"),
         py::arg("by_score"), py::arg("mask_out"), py::arg("count"), py::arg("threads"));
   m.def("multiply", &multiply, py::kw_only(), py::arg("path"), py::arg("a"), py::arg("b"), py::arg("mnk"),
-        py::arg("c"), py::arg("d"), py::arg("threads"));
+        py::arg("c"), py::arg("bias"), py::arg("d"), py::arg("threads"));
 }

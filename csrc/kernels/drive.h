@@ -23,6 +23,8 @@ inline void store_result(const MultiplyJob& job, std::int64_t row, std::int64_t 
       const float b = job.b.tensor_factor * (rows_scaled ? segment_factor(job, job.b, column + l, 0) : 1.0F);
       acc[l] = acc[l] * (a * b);
     }
+    if (job.bias != nullptr)
+      acc[l] = acc[l] + job.bias[row * job.bias_row_stride + (column + l) * job.bias_column_stride];
     float* to = job.d + row * job.d_row_stride + (column + l) * job.d_column_stride;
     *to = acc[l] == acc[l] ? acc[l] : as_value<Carrier32>(job.path.nan_bits);
   }

@@ -83,7 +83,7 @@ inline std::int64_t narrow_row(const typename C::Bits* __restrict from, std::int
                                    ? as_bits<C>(static_cast<typename C::Value>(static_cast<std::int32_t>(code)) *
                                                 as_value<C>(static_cast<Bits>(target.min_field - mantissa_bits) << C::mantissa))
                                    : (code << shift) + (static_cast<Bits>(C::bias - bias) << C::mantissa);
-    lost += magnitude < infinity_bits<C> && widened != magnitude;
+    lost += magnitude < infinity_bits<C> && (widened != magnitude || code >= infinity);
   }
   return static_cast<std::int64_t>(lost);
 }

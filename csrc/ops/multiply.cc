@@ -166,6 +166,7 @@ std::string multiply(const MultiplyRequest& request) {
   job.segments = static_cast<std::int64_t>(segments.size());
   job.c = request.c;
   job.d = request.d;
+  job.bias = request.bias;
   job.d_row_stride = request.n;
   job.d_column_stride = 1;
   // Every rule is symmetric in a and b: the side that fills panels better goes second.
@@ -174,6 +175,7 @@ std::string multiply(const MultiplyRequest& request) {
     std::swap(job.a, job.b);
     std::swap(job.m, job.n);
     std::swap(job.d_row_stride, job.d_column_stride);
+    std::swap(job.bias_row_stride, job.bias_column_stride);
   }
   std::int64_t longest = 1;
   for (std::size_t s = 0; s < segments.size(); ++s)

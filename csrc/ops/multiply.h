@@ -26,6 +26,7 @@ struct MultiplyRequest {
   Side a, b;
   std::int64_t m = 0, n = 0, k = 0;
   const float* c = nullptr;  // [m, n] or null
+  const float* bias = nullptr;  // [n] or null
   float* d = nullptr;        // [m, n]
   int threads = 0;
 };

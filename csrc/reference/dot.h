@@ -246,6 +246,7 @@ inline void dot(const MultiplyJob& job, std::int64_t row, std::int64_t column) {
     const float sb = job.b.tensor_factor * (at_end ? b.factor(0) : 1.0F);
     result = result * (sa * sb);
   }
+  if (job.bias != nullptr) result += job.bias[row * job.bias_row_stride + column * job.bias_column_stride];
   job.d[at] = std::isnan(result) ? bits_to_float(job.path.nan_bits) : result;
 }
 

@@ -211,7 +211,7 @@ BlockResult encode_line(const QuantizeJob& job, const Line& line, const std::vec
       if (job.scale_kind == ScaleKind::floating) v = from_float(to_float(v) / scale.factor);
       Encoded e = encode_element(job.format.element, job.conversion, v, scale.exponent);
       if (v.infinite && x[i].finite()) e.saturated = true;  // x / s left float32: Inf saturates too
-      e.underflowed = (e.code & magnitude_mask(job.format.element)) == 0 && x[i].finite() && x[i].magnitude.significand != 0;
+      e.underflowed = (e.code & magnitude_mask(job.format.element)) == 0 && classify(job.format.element, e.code) != CodeClass::nan && x[i].finite() && x[i].magnitude.significand != 0;
       result.codes[i] = e.code;
       counts.saturated += e.saturated;
       counts.underflowed += e.underflowed;

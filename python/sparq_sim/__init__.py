@@ -1,31 +1,41 @@
 """Bit-exact simulation of block floating point, Microscaling, N:M sparsity and the datapaths behind them."""
 
 from sparq_sim._core import Conversion, Datapath, ElementFormat, ScaleLevel, Sparsity, available_isas
+from sparq_sim.accelerator import Accelerator
+from sparq_sim.check import check, simulate
 from sparq_sim.formats import Format, Spec, conversions, datapaths, elements, formats, spec
+from sparq_sim.layers import linear
 from sparq_sim.matmul import matmul
 from sparq_sim.quantize import Events, emulate, encode, sparsify
+from sparq_sim.report import LayerReport, Report
 from sparq_sim.tensor import BlockTensor
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Accelerator",
     "BlockTensor",
     "Conversion",
     "Datapath",
     "ElementFormat",
     "Events",
     "Format",
+    "LayerReport",
+    "Report",
     "ScaleLevel",
     "Sparsity",
     "Spec",
     "available_isas",
+    "check",
     "conversions",
     "datapaths",
     "elements",
     "emulate",
     "encode",
     "formats",
+    "linear",
     "matmul",
+    "simulate",
     "sparsify",
     "spec",
 ]

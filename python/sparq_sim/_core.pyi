@@ -165,6 +165,7 @@ def multiply(
     b: Side,
     mnk: tuple[int, int, int],
     c: _Array | None,
+    bias: _Array | None,
     d: _Array,
     threads: int,
 ) -> None: ...

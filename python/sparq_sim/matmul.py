@@ -184,11 +184,25 @@ def resolve_datapath(datapath: str | Machine | Datapath) -> Datapath:
     return record
 
 
-def multiply(a: Operand, b: Operand, path: Datapath, c: Array | None = None, threads: int | None = None) -> Array:
-    """[M, N] float32 of two checked operands with equal K."""
+def multiply(
+    a: Operand,
+    b: Operand,
+    path: Datapath,
+    c: Array | None = None,
+    bias: Array | None = None,
+    threads: int | None = None,
+) -> Array:
+    """[M, N] float32 of two checked operands with equal K; `bias` [N] is one float32 addition at the end."""
     d = np.empty((a.rows, b.rows), dtype=np.float32)
     _core.multiply(
-        path=path, a=a.side(), b=b.side(), mnk=(a.rows, b.rows, a.k), c=c, d=d, threads=thread_argument(threads)
+        path=path,
+        a=a.side(),
+        b=b.side(),
+        mnk=(a.rows, b.rows, a.k),
+        c=c,
+        bias=bias,
+        d=d,
+        threads=thread_argument(threads),
     )
     return d
 
@@ -249,7 +263,7 @@ def matmul(
         if start.shape != (left.rows, right.rows):
             raise ValueError(f"c: shape {start.shape}; needed [M, N] = ({left.rows}, {right.rows})")
         start = np.ascontiguousarray(start)
-    result = multiply(left, right, path, start, threads)
+    result = multiply(left, right, path, start, threads=threads)
     if is_torch(a) or (isinstance(a, BlockTensor) and a.library == "torch"):
         import torch
 

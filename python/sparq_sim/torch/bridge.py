@@ -28,10 +28,10 @@ def to_numpy(tensor: torch.Tensor) -> Array:
 
 
 def from_numpy(array: Array, dtype: str, like: torch.Tensor) -> torch.Tensor:
-    """A tensor over the array's memory (``uint16`` bits for bfloat16), on the device of `like`."""
+    """A tensor over the array's memory (16-bit floats as ``uint16`` bits), on the device of `like`."""
     tensor = torch.from_numpy(array)
-    if dtype == "bfloat16":
-        tensor = tensor.view(torch.bfloat16)
+    if dtype in ("bfloat16", "float16"):
+        tensor = tensor.view(torch_dtype(dtype))
     return tensor.to(like.device)
 
 

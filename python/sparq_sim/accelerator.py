@@ -1,0 +1,118 @@
+"""Accelerator: the formats, the sparsity and the machine that a layer runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sparq_sim import _core
+from sparq_sim._core import Datapath, Sparsity
+from sparq_sim.formats import Format, Machine, Spec, datapaths, parse_sparsity, spec
+from sparq_sim.matmul import resolve_datapath
+
+#: How blocks lie in a convolution: along the channels of one tap, or along the flattened window.
+CONV_BLOCKS = ("tap", "window")
+#: Order of K in a flattened window: channels fastest, or channels slowest (torch's unfold).
+CONV_K_ORDERS = ("khwc", "chw")
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """A simulated machine.
+
+    Args:
+        weights, activations: format of each operand: a name, a `Format` or a `Spec` (its axis is ignored: blocks run
+            along the reduction axis).
+        weight_sparsity, activation_sparsity: ``"N:M"`` or None. A layer with fewer than M channels per group stays
+            dense.
+        datapath: a name of `datapaths()` or a `Datapath`.
+        output: a format without scales (``"bf16"``, ``"fp16"``) that layer outputs are rounded to, or None for float32.
+        rules: choices for both operands (``rounding``, ``scale_rule``, ``block``, ``ties`` …, see `spec`) and
+            ``conv_blocks`` (``"tap"``, default, or ``"window"``) and ``conv_k_order`` (``"khwc"``, default, or
+            ``"chw"``, for windows only); docs/numerics.md section 9.
+
+    Raises:
+        ValueError, TypeError: unknown names, or operands that the datapath cannot take.
+
+    >>> import sparq_sim as sq
+    >>> print(sq.Accelerator("mxfp4", "mxfp8_e4m3", weight_sparsity="2:4", datapath="block_fp32"))
+    mxfp4 2:4 x mxfp8_e4m3 on block_fp32
+    """
+
+    weights: str | Format | Spec = "mxfp8_e4m3"
+    activations: str | Format | Spec = "mxfp8_e4m3"
+    weight_sparsity: str | Sparsity | None = None
+    activation_sparsity: str | Sparsity | None = None
+    datapath: str | Machine | Datapath = "exact"
+    output: str | Format | None = None
+    rules: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rules", dict(self.rules))
+        _one_of("conv_blocks", self.conv_blocks, CONV_BLOCKS)
+        _one_of("conv_k_order", self.conv_k_order, CONV_K_ORDERS)
+        if self.conv_k_order != "khwc" and self.conv_blocks == "tap":
+            raise ValueError("rules: conv_k_order='chw' needs conv_blocks='window': blocks along a tap need its channels together")
+        for operand in (self.weight_spec, self.activation_spec):
+            scaled = operand.format.scale_kind == "power_of_two"
+            _core.check_operands(self.path, operand.format.element, operand.format.element, scaled)
+        _core.check_operands(self.path, self.weight_spec.format.element, self.activation_spec.format.element, False)
+        if self.output_spec is not None and self.output_spec.format.levels:
+            raise ValueError(f"output={self.output_spec.format.name}: needed a format without scales, such as bf16 or fp16")
+
+    @property
+    def conv_blocks(self) -> str:
+        """``"tap"`` or ``"window"``."""
+        return str(self.rules.get("conv_blocks", "tap"))
+
+    @property
+    def conv_k_order(self) -> str:
+        """``"khwc"`` or ``"chw"``."""
+        return str(self.rules.get("conv_k_order", "khwc"))
+
+    def _operand_spec(self, format: str | Format | Spec, sparsity: str | Sparsity | None) -> Spec:
+        choices = {name: word for name, word in self.rules.items() if not name.startswith("conv_")}
+        pattern = parse_sparsity(sparsity)
+        if pattern is None and not isinstance(format, Spec):
+            choices.pop("ties", None)
+            choices.pop("order", None)
+        return spec(format, sparsity=pattern, axis=-1, **choices)
+
+    @property
+    def weight_spec(self) -> Spec:
+        """Of the weights, blocks along the last axis."""
+        return self._operand_spec(self.weights, self.weight_sparsity)
+
+    @property
+    def activation_spec(self) -> Spec:
+        """Of the activations, blocks along the last axis."""
+        return self._operand_spec(self.activations, self.activation_sparsity)
+
+    @property
+    def output_spec(self) -> Spec | None:
+        """Of the outputs, None for float32."""
+        return None if self.output is None else spec(self.output)
+
+    @property
+    def path(self) -> Datapath:
+        """The datapath's record."""
+        return resolve_datapath(self.datapath)
+
+    @property
+    def datapath_name(self) -> str:
+        """The name of the datapath in the catalog, or ``"user"``."""
+        path = self.path
+        return next((name for name, machine in datapaths().items() if machine.record == path), "user")
+
+    def __str__(self) -> str:
+        def operand(made: Spec) -> str:
+            return made.format.name + (f" {made.sparsity.kept}:{made.sparsity.group}" if made.sparsity else "")
+
+        text = f"{operand(self.weight_spec)} x {operand(self.activation_spec)} on {self.datapath_name}"
+        return text if self.output_spec is None else f"{text} to {self.output_spec.format.name}"
+
+
+def _one_of(name: str, word: str, words: tuple[str, ...]) -> None:
+    if word not in words:
+        raise ValueError(f"rules: {name}={word!r}; choose one of {', '.join(words)}")

@@ -1,0 +1,391 @@
+"""The work behind `sparq_sim.check`: three runs of a model, watched layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from sparq_sim.accelerator import Accelerator
+from sparq_sim.arrays import Array
+from sparq_sim.bounds import ETA, U, Problem, any_order_bound, datapath_bound, gamma
+from sparq_sim.formats import datapaths
+from sparq_sim.report import VERDICTS, LayerReport, Report
+from sparq_sim.torch import bridge
+from sparq_sim.torch.capture import LayerCall, watch
+from sparq_sim.torch.fake_quant import FakeQuant, fake_quantize
+from sparq_sim.torch.simulate import Simulated, replace_layers, targets, untouched
+
+# Outputs of a layer that signal-to-noise ratios look at, evenly spaced.
+_SAMPLES = 1 << 16
+# Machines whose accumulation is float32 arithmetic in some order: what a float32 claim may turn out to be.
+_FLOAT32_REDUCTIONS = ("exact", "blocks", "fma")
+# A mean signed error beyond this many square roots of K is a bias (docs/numerics.md section 12).
+_BIAS_LIMIT = 8.0
+
+
+def _bits(x: Array) -> Array:
+    return np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
+
+
+def _ulp_distance(a: Array, b: Array) -> Array:
+    """Distance in steps of float32; NaN against NaN is 0, against a number the largest distance."""
+    both = [np.where(bits >> 31 != 0, -(bits & 0x7FFFFFFF).astype(np.int64), bits.astype(np.int64)) for bits in (_bits(a), _bits(b))]
+    distance: Array = np.abs(both[0] - both[1])
+    distance[np.isnan(a) & np.isnan(b)] = 0
+    return distance
+
+
+def _different(a: Array, b: Array) -> Array:
+    """Where values differ: NaN equals NaN, zeros of either sign are equal."""
+    different: Array = ~((a == b) | (np.isnan(a) & np.isnan(b)))
+    return different
+
+
+def _snr_db(signal: Array, noisy: Array) -> float:
+    noise = float(np.sum((signal.astype(np.float64) - noisy) ** 2))
+    power = float(np.sum(signal.astype(np.float64) ** 2))
+    if noise == 0:
+        return float("inf")
+    return -float("inf") if power == 0 else 10 * float(np.log10(power / noise))
+
+
+def _sample(y: torch.Tensor) -> Array:
+    flat = y.detach().reshape(-1)
+    step = max(1, flat.numel() // _SAMPLES)
+    return bridge.to_numpy(flat[::step].float().cpu()).copy()
+
+
+@dataclass
+class _Sampler:
+    """Outputs of every call of every layer, thinned out."""
+
+    outputs: dict[tuple[str, int], Array] = field(default_factory=dict)
+
+    def __call__(self, call: LayerCall) -> None:
+        self.outputs[call.name, call.call] = _sample(call.y)
+
+    def snr(self, other: _Sampler, name: str) -> float | None:
+        """Of the other's outputs, taking these as the signal."""
+        keys = [key for key in self.outputs if key[0] == name and key in other.outputs]
+        if not keys or any(self.outputs[key].shape != other.outputs[key].shape for key in keys):
+            return None
+        return _snr_db(np.concatenate([self.outputs[k] for k in keys]), np.concatenate([other.outputs[k] for k in keys]))
+
+
+@dataclass
+class _Products:
+    """Exact enough sums over a layer's decoded operands, by torch: for bounds and for the bias statistic."""
+
+    exact: Array
+    """float64 sums plus bias."""
+    total: Array
+    """Upper bounds on the sums of magnitudes."""
+    norm: Array
+    """Root of the sums of squares."""
+
+
+class _Layer:
+    """One layer on the machine, against what a reference did."""
+
+    def __init__(self, name: str, layer: nn.Linear | nn.Conv2d, accelerator: Accelerator, threads: int | None) -> None:
+        self.simulated = Simulated(layer, accelerator, threads)
+        self.layer = layer
+        machine = self.simulated.machine
+        self.report = LayerReport(name, type(layer).__name__, machine.k, kept_dense=machine.kept_dense)
+        self._others: dict[str, Simulated] = {}
+
+    def see(self, call: LayerCall) -> None:
+        """One call of the reference's layer."""
+        x = call.x
+        if self.simulated.machine.window is not None and x.dim() == 3:
+            x, call = x[None], replace(call, x=x[None], y=call.y[None])
+        activations, weight = self.simulated.decoded_operands(x)
+        agree = self._compare_operands(call, activations, weight)
+        ours = bridge.to_numpy(self.simulated(x).float())
+        theirs = bridge.to_numpy(call.y.float().cpu())
+        if ours.shape != theirs.shape:
+            self._worsen("unexplained")
+            self._find(f"the output has shape {theirs.shape}, the machine's {ours.shape}")
+            return
+        report = self.report
+        report.outputs += ours.size
+        report.different += int(np.count_nonzero(_bits(ours) != _bits(theirs)))
+        report.max_ulp = max(report.max_ulp, int(_ulp_distance(ours, theirs).max(initial=0)))
+        self._judge(x, ours, theirs, self._products(activations, weight), agree)
+
+    def _find(self, finding: str) -> None:
+        if finding not in self.report.findings:
+            self.report.findings.append(finding)
+
+    def _worsen(self, verdict: str) -> None:
+        self.report.verdict = max(self.report.verdict, verdict, key=VERDICTS.index)
+
+    def _compare_operands(self, call: LayerCall, activations: torch.Tensor, weight: torch.Tensor) -> bool:
+        if call.operands is None:
+            if self.report.operands_equal is True:
+                self.report.operands_equal = None
+            return True
+        for what, ours, theirs in (("activation", activations, call.operands[0]), ("weight", weight, call.operands[1])):
+            if not self._compare_operand(what, bridge.to_numpy(ours), bridge.to_numpy(theirs.float().cpu())):
+                self.report.operands_equal = False
+        return self.report.operands_equal is not False
+
+    def _compare_operand(self, what: str, ours: Array, theirs: Array) -> bool:
+        machine = self.simulated.machine
+        if theirs.shape != ours.shape and theirs.size == ours.size and (machine.window is None or machine.windowed):
+            theirs = theirs.reshape(ours.shape)
+        if theirs.shape != ours.shape:
+            theirs = self._without_padding(ours, theirs)
+        if theirs.shape != ours.shape:
+            self._find(f"{what}: multiplied with shape {theirs.shape}, needed {ours.shape}")
+            return False
+        self.report.zero_signs += int(np.count_nonzero((ours == 0) & (theirs == 0) & (_bits(ours) != _bits(theirs))))
+        different = _different(ours, theirs)
+        count = int(np.count_nonzero(different))
+        if count == 0:
+            return True
+        index = tuple(int(i) for i in np.argwhere(different)[0])
+        self._find(f"{what}: {count} of {ours.size} differ; first at {self._place(what, index, ours, theirs)}")
+        return False
+
+    def _without_padding(self, ours: Array, theirs: Array) -> Array:
+        """A reference may pad before its product; the zeros around are no operands."""
+        window = self.simulated.machine.window
+        if window is None or ours.ndim != 4 or theirs.ndim != 4:
+            return theirs
+        top, bottom, left, right = window.padding
+        return theirs[:, :, top : theirs.shape[2] - bottom, left : theirs.shape[3] - right]
+
+    def _place(self, what: str, index: tuple[int, ...], ours: Array, theirs: Array) -> str:
+        machine = self.simulated.machine
+        spec = machine.weight_spec if what == "weight" else machine.activation_spec
+        axis = 1 if machine.window is not None and ours.ndim == 4 else ours.ndim - 1
+        line = index[axis]
+        if what == "activation" and machine.window is not None and ours.ndim == 4:
+            line %= machine.channels
+        text = f"{list(index)}"
+        if isinstance(spec.format.block, int):
+            text += f" (block {line // spec.format.block}, element {line % spec.format.block})"
+        mine, other = float(ours[index]), float(theirs[index])
+        return f"{text}: needed {mine!r} ({_hex(mine)}), got {other!r} ({_hex(other)}), {self._codes_apart(spec.format, mine, other)}"
+
+    @staticmethod
+    def _codes_apart(format_: Any, mine: float, other: float) -> str:
+        distance = int(_ulp_distance(np.float32([mine]), np.float32([other]))[0])
+        return f"{distance} ulp apart"
+
+    def _products(self, activations: torch.Tensor, weight: torch.Tensor) -> _Products:
+        bias = None if self.layer.bias is None else self.layer.bias.detach().double()
+
+        def product(a: torch.Tensor, w: torch.Tensor, offset: torch.Tensor | None) -> Array:
+            machine = self.simulated.machine
+            if machine.window is None:
+                out = nn.functional.linear(a, w, offset)
+            elif machine.windowed:
+                groups = w.reshape(machine.window.groups, -1, w.shape[-1])
+                out = torch.cat([v @ m.T for v, m in zip(a, groups, strict=True)], dim=1)
+                out = out if offset is None else out + offset
+            else:
+                top, bottom, left, right = machine.window.padding
+                padded = nn.functional.pad(a, (left, right, top, bottom))
+                window = machine.window
+                out = nn.functional.conv2d(padded, w, offset, window.stride, 0, window.dilation, window.groups)
+            return bridge.to_numpy(out.double())
+
+        a, w = activations.double(), weight.double()
+        k = self.report.k
+        return _Products(
+            product(a, w, bias),
+            product(a.abs(), w.abs(), None) * (1 + 2 * k * 2.0**-53),
+            np.sqrt(product(a * a, w * w, None)),
+        )
+
+    def _machine_bound(self, total: Array, activations_max: float, weight_max: float) -> Array:
+        machine = self.simulated.machine
+        a, w = machine.activation_spec.format, machine.weight_spec.format
+        floats = "float" in (a.scale_kind, w.scale_kind)
+        largest = {f.name: max(1.0, m) for f, m in ((a, activations_max), (w, weight_max))}
+        problem = Problem(
+            total, machine.k, machine.segments(), a.element, w.element, activations_max, weight_max, floats,
+            a_scale=largest[a.name] if a.scale_kind == "float" else 1.0,
+            b_scale=largest[w.name] if w.scale_kind == "float" else 1.0,
+        )  # fmt: skip
+        return datapath_bound(machine.accelerator.path, problem)
+
+    def _judge(self, x: torch.Tensor, ours: Array, theirs: Array, sums: _Products, agree: bool) -> None:
+        report, machine = self.report, self.simulated.machine
+        if machine.windowed:
+            sums = _Products(*(_image(part, ours.shape) for part in (sums.exact, sums.total, sums.norm)))
+        finite = np.isfinite(theirs) & np.isfinite(ours)
+        bound = self._bound(sums, x, ours, theirs)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratio = np.abs(ours.astype(np.float64) - theirs) / bound
+        beyond = (finite & ~(ratio <= 1)) | (~finite & _different(ours, theirs))
+        report.bound_ratio = max(report.bound_ratio, float(np.max(ratio, initial=0.0, where=finite)))
+        unexplained = int(np.count_nonzero(beyond))
+        report.unexplained += unexplained
+        # An output format's own rounding would drown the statistic.
+        bias = self._bias(sums, theirs, finite) if machine.accelerator.output is None else 0.0
+        report.bias = bias if abs(bias) > abs(report.bias) else report.bias
+        if not agree:
+            self._worsen("unexplained")
+            return
+        if not bool(np.any(_different(ours, theirs))):
+            return
+        name = self._reproduce(x, theirs)
+        if name is not None:
+            report.reproduced_by = name
+            self._worsen("reproduced")
+            if datapaths()[name].record.reduce not in _FLOAT32_REDUCTIONS:
+                self._find(f"the reference is {name} bit for bit, the accelerator says {machine.accelerator.datapath_name}")
+            return
+        limit = _BIAS_LIMIT * float(np.sqrt(report.k))
+        if abs(bias) > limit:
+            side = "toward" if bias < 0 else "away from"
+            self._find(f"the reference's errors lie {side} zero: bias {bias:.3g}, rounding noise stays within {limit:.3g}")
+            self._worsen("unexplained")
+        if unexplained:
+            index = tuple(int(i) for i in np.argwhere(beyond)[0])
+            mine, other = float(ours[index]), float(theirs[index])
+            self._find(
+                f"{unexplained} of {ours.size} outputs beyond the bound; first at {list(index)}: machine {mine!r} "
+                f"({_hex(mine)}), reference {other!r} ({_hex(other)}), {float(ratio[index]):.3g} of the bound"
+            )
+        self._worsen("unexplained" if unexplained else "consistent")
+
+    def _bound(self, sums: _Products, x: torch.Tensor, ours: Array, theirs: Array) -> Array:
+        bias = 0.0 if self.layer.bias is None else float(self.layer.bias.detach().abs().max())
+        activations, weight = self.simulated.decoded_operands(x)
+        tops = [float(t.abs().nan_to_num(0.0, posinf=0.0).max()) if t.numel() else 0.0 for t in (activations, weight)]
+        machine = self._machine_bound(sums.total, tops[0], tops[1])
+        # The bias is one more float32 addition on the machine.
+        added = U * (1 + gamma(1)) * (sums.total + machine + bias) + ETA
+        bound = machine + added + any_order_bound(sums.total, bias, self.report.k)
+        output = self.simulated.machine.accelerator.output_spec
+        if output is not None:
+            element = output.format.element
+            half_step = 2.0 ** -(element.mantissa_bits + 1)
+            bound = bound + 2 * (half_step * (np.maximum(np.abs(ours), np.abs(theirs)) + bound) + 2.0 ** (element.emin - element.mantissa_bits))
+        return bound
+
+    def _bias(self, sums: _Products, theirs: Array, finite: Array) -> float:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            z = np.sign(sums.exact) * (theirs - sums.exact) / (U * sums.norm)
+        use = finite & np.isfinite(z) & (sums.norm > 0)
+        return float(np.mean(z, where=use)) if bool(use.any()) else 0.0
+
+    def _reproduce(self, x: torch.Tensor, theirs: Array) -> str | None:
+        """A named datapath, other than the accelerator's own, that gives the very values."""
+        accelerator = self.simulated.machine.accelerator
+        for name in datapaths():
+            if name == accelerator.datapath_name:
+                continue
+            if name not in self._others:
+                try:
+                    self._others[name] = Simulated(self.layer, replace(accelerator, datapath=name), self.simulated.threads)
+                except ValueError:  # a machine that cannot take these operands
+                    continue
+            # A few rows decide against a machine; all of them decide for it.
+            few = self._others[name](x[:1])
+            if bool(np.any(_different(bridge.to_numpy(few.float()), theirs[: len(few)]))):
+                continue
+            if not bool(np.any(_different(bridge.to_numpy(self._others[name](x).float()), theirs))):
+                return name
+        return None
+
+
+def _hex(value: float) -> str:
+    return f"0x{int(_bits(np.float32([value]))[0]):08X}"
+
+
+def _image(values: Array, shape: tuple[int, ...]) -> Array:
+    """[M, out] of windows as [N, out, Ho, Wo]."""
+    n, out, rows, columns = shape
+    return values.reshape(n, rows, columns, out).transpose(0, 3, 1, 2)
+
+
+def _scores(metric: Callable[[Any], Any], output: Any) -> dict[str, float]:
+    value = metric(output)
+    if isinstance(value, dict):
+        return {str(name): float(number) for name, number in value.items()}
+    return {"metric": float(value)}
+
+
+def check(
+    subject: nn.Module,
+    inputs: Any,
+    accelerator: Accelerator,
+    *,
+    against: nn.Module | None,
+    metric: Callable[[Any], Any] | None,
+    layers: list[str] | None,
+    threads: int | None,
+    progress: Callable[[str], None] | None,
+    numerics: int,
+    isa: str,
+) -> Report:
+    """See `sparq_sim.check`."""
+    say = progress if progress is not None else lambda line: None
+    found = targets(subject)
+    names = list(found) if layers is None else list(layers)
+    for name in names:
+        if name not in found:
+            raise ValueError(f"no Linear or Conv2d layer named {name!r}; layers: {', '.join(found) or 'none'}")
+    if not names:
+        raise ValueError(f"{type(subject).__name__} has no Linear or Conv2d layer to check")
+    say("encoding weights")
+    watched = {name: _Layer(name, found[name], accelerator, threads) for name in names}
+    reference = fake_quantize(subject, accelerator, layers=names) if against is None else against
+    runs: dict[str, Any] = {}
+
+    say("running the float model")
+    in_float = _Sampler()
+    runs["float"] = watch(subject, inputs, names, in_float)
+
+    say("running the reference, and the machine on its inputs")
+    in_reference = _Sampler()
+
+    def see(call: LayerCall) -> None:
+        say(f"checking {call.name}")
+        watched[call.name].see(call)
+        in_reference(call)
+
+    runs["reference"] = watch(reference, inputs, names, see)
+
+    say("running the machine on its own")
+    in_machine = _Sampler()
+    alone = replace_layers(subject, lambda layer: layer, [])
+    for name in names:
+        parent, _, attribute = name.rpartition(".")
+        if not name:
+            alone = watched[name].simulated
+        else:
+            setattr(alone.get_submodule(parent), attribute, watched[name].simulated)
+    runs["machine"] = watch(alone, inputs, names, in_machine)
+
+    reports = []
+    for name in names:
+        report = watched[name].report
+        if report.outputs == 0 and not report.findings:
+            report.findings.append("never called: nothing was checked")
+            report.verdict = "unexplained"
+        report.snr_db = in_float.snr(in_machine, name)
+        report.drift_db = in_reference.snr(in_machine, name)
+        reports.append(report)
+    return Report(
+        accelerator=str(accelerator),
+        reference="torch fake-quant" if against is None else type(against).__name__,
+        layers=reports,
+        skipped=untouched(subject),
+        metric={} if metric is None else {run: _scores(metric, output) for run, output in runs.items()},
+        numerics=numerics,
+        isa=isa,
+    )
+
+
+__all__ = ["FakeQuant", "check"]

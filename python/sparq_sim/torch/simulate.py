@@ -1,0 +1,157 @@
+"""Torch models on a simulated machine: `simulate` swaps linear and convolution layers for ones that run on it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from sparq_sim.accelerator import Accelerator
+from sparq_sim.arrays import Array
+from sparq_sim.layers import MachineLayer, Window
+from sparq_sim.torch import bridge
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def is_target(module: nn.Module) -> bool:
+    """Whether `simulate` replaces a module: Linear and Conv2d with their own forward."""
+    return (isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward) or (
+        isinstance(module, nn.Conv2d) and type(module).forward is nn.Conv2d.forward
+    )
+
+
+def untouched(model: nn.Module) -> list[str]:
+    """Names (and types) of modules that multiply by weights and stay as they are."""
+    multiplying = (
+        nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d,
+        nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
+    )  # fmt: skip
+    names = [n for n, m in model.named_modules() if isinstance(m, multiplying) and not _replaced(model, n, m)]
+    return [f"{name} ({type(model.get_submodule(name)).__name__})" for name in names]
+
+
+def _replaced(model: nn.Module, name: str, module: nn.Module) -> bool:
+    # Attention calls torch's fused function with the weights of its projection, which would bypass a replacement.
+    parent = model.get_submodule(name.rpartition(".")[0]) if "." in name or name else model
+    return is_target(module) and not (name and isinstance(parent, nn.MultiheadAttention))
+
+
+def targets(model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
+    """The layers that `simulate` replaces, by name, in the model's order."""
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and _replaced(model, name, module):
+            found[name] = module
+    return found
+
+
+@dataclass(frozen=True)
+class _Padding:
+    """What a convolution pads with: zeros go in as codes; other modes are applied to the input first."""
+
+    window: Window
+    mode: str
+    before: tuple[int, int, int, int] | None
+    """For torch.nn.functional.pad, or None."""
+
+
+def _padding(conv: nn.Conv2d) -> _Padding:
+    pair = lambda value: (int(value[0]), int(value[1]))  # noqa: E731
+    kernel, stride, dilation = pair(conv.kernel_size), pair(conv.stride), pair(conv.dilation)
+    if conv.padding == "valid":
+        sides = (0, 0, 0, 0)
+    elif conv.padding == "same":
+        total = [dilation[i] * (kernel[i] - 1) for i in range(2)]
+        sides = (total[0] // 2, total[0] - total[0] // 2, total[1] // 2, total[1] - total[1] // 2)
+    else:
+        tall, wide = pair(conv.padding)
+        sides = (tall, tall, wide, wide)
+    if conv.padding_mode == "zeros":
+        return _Padding(Window(kernel, stride, dilation, sides, conv.groups), "zeros", None)
+    top, bottom, left, right = sides
+    return _Padding(Window(kernel, stride, dilation, (0, 0, 0, 0), conv.groups), conv.padding_mode, (left, right, top, bottom))
+
+
+class Simulated(nn.Module):
+    """A linear or convolution layer on a simulated machine; keeps the original's parameters."""
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, accelerator: Accelerator, threads: int | None = None) -> None:
+        super().__init__()
+        self.weight, self.bias = layer.weight, layer.bias
+        self.kind = type(layer).__name__
+        self.threads = threads
+        padding = _padding(layer) if isinstance(layer, nn.Conv2d) else None
+        self.pad_mode = "zeros" if padding is None else padding.mode
+        self.pad_before = None if padding is None else padding.before
+        weight = bridge.to_numpy(layer.weight.detach().float())
+        self.machine = MachineLayer(weight, accelerator, None if padding is None else padding.window)
+
+    def padded(self, x: torch.Tensor) -> torch.Tensor:
+        """The input with any padding that is not zeros."""
+        if self.pad_before is None:
+            return x
+        return nn.functional.pad(x, self.pad_before, mode=self.pad_mode)
+
+    def _input(self, x: torch.Tensor) -> Array:
+        x = self.padded(x.detach())
+        return bridge.to_numpy(x.float() if x.element_size() == 2 else x)
+
+    def decoded_operands(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The activations and the weight as the multipliers see them, float32."""
+        return bridge.as_float32(self.machine.decoded_activations(self._input(x))), self.decoded_weight
+
+    @property
+    def decoded_weight(self) -> torch.Tensor:
+        """The weight as the multipliers see it, float32."""
+        return bridge.as_float32(self.machine.decoded_weight())
+
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 results, cast to the dtype of x."""
+        image = self.machine.window is not None and x.dim() == 3
+        batch = self._input(x[None] if image else x)
+        bias = None if self.bias is None else np.ascontiguousarray(bridge.to_numpy(self.bias.detach().float()))
+        out = torch.from_numpy(self.machine.run(batch, bias, self.threads))
+        return (out[0] if image else out).to(device=x.device, dtype=x.dtype)
+
+
+def replace_layers(model: M, make: type[nn.Module] | object, names: list[str]) -> M:
+    """A deep copy of a model with the named layers replaced by ``make(layer)``."""
+    changed = copy.deepcopy(model)
+    for name in names:
+        layer = changed.get_submodule(name)
+        replacement = make(layer)  # type: ignore[operator]
+        if not name:
+            return replacement  # type: ignore[no-any-return]
+        parent, _, attribute = name.rpartition(".")
+        setattr(changed.get_submodule(parent), attribute, replacement)
+    return changed
+
+
+def simulate(model: M, accelerator: Accelerator, *, layers: list[str] | None = None, threads: int | None = None) -> M:
+    """A copy of a model whose Linear and Conv2d layers run on a simulated machine.
+
+    Args:
+        model: any module; itself unchanged.
+        accelerator: the machine.
+        layers: names of the layers to replace; default all.
+        threads: threads to use in each layer; default by size.
+
+    Returns:
+        A module of the same kind for inference (results have no gradient). What multiplies by weights and is neither a
+        Linear nor a Conv2d stays as it is; `untouched` lists it.
+
+    Raises:
+        ValueError: an unknown layer name, or a layer that the machine cannot take.
+    """
+    found = targets(model)
+    names = list(found) if layers is None else layers
+    for name in names:
+        if name not in found:
+            raise ValueError(f"no Linear or Conv2d layer named {name!r}; layers: {', '.join(found) or 'none'}")
+    return replace_layers(model, lambda layer: Simulated(layer, accelerator, threads), names)
