@@ -148,12 +148,13 @@ struct SideArrays {
   }
 };
 
-void multiply(const Datapath& path, const SideArrays& a, const SideArrays& b, const Extents& mnk, const Array& c,
+void multiply(const Datapath& path, const SideArrays& a, const SideArrays& b, std::int64_t groups, const Extents& mnk, const Array& c,
               const Array& bias, py::array d, int threads) {
   ops::MultiplyRequest r;
   r.path = path;
   r.a = a.side();
   r.b = b.side();
+  r.groups = groups;
   r.m = mnk[0];
   r.n = mnk[1];
   r.k = mnk[2];
@@ -218,6 +219,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         py::arg("values"), py::arg("values_type"), py::arg("threads"));
   m.def("sparsify", &sparsify, py::kw_only(), py::arg("x"), py::arg("x_type"), py::arg("shape"), py::arg("sparsity"),
         py::arg("by_score"), py::arg("mask_out"), py::arg("count"), py::arg("threads"));
-  m.def("multiply", &multiply, py::kw_only(), py::arg("path"), py::arg("a"), py::arg("b"), py::arg("mnk"),
+  m.def("multiply", &multiply, py::kw_only(), py::arg("path"), py::arg("a"), py::arg("b"), py::arg("groups"), py::arg("mnk"),
         py::arg("c"), py::arg("bias"), py::arg("d"), py::arg("threads"));
 }

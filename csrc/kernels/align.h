@@ -49,6 +49,48 @@ struct AlignStep {
   std::uint32_t keep;     // float32 bits that the accumulator keeps
 };
 
+using Integers = Register<std::int32_t>::type;
+constexpr std::size_t integer_parts = lanes / Register<std::int32_t>::width;
+
+// top = max(top, exponents of the products).
+inline void raise_to_largest(const std::int32_t* row, const std::int32_t* panel, std::int64_t count, std::int32_t* top) {
+  auto* largest = reinterpret_cast<Integers*>(top);
+  Integers local[integer_parts];
+  for (std::size_t i = 0; i < integer_parts; ++i) local[i] = largest[i];
+  for (std::int64_t k = 0; k < count; ++k) {
+    const auto* from = reinterpret_cast<const Integers*>(panel + k * lanes);
+    for (std::size_t i = 0; i < integer_parts; ++i) {
+      const Integers exponent = row[k] + from[i];
+      local[i] = exponent > local[i] ? exponent : local[i];
+    }
+  }
+  for (std::size_t i = 0; i < integer_parts; ++i) largest[i] = local[i];
+}
+
+// sum += every product, cut toward zero in magnitude at fraction_bits below 2^top.
+inline void add_cut_products(const AlignStep& step, const std::int32_t* row, std::int64_t row_plane,
+                             const std::int32_t* panel, std::int64_t panel_plane, std::int64_t count,
+                             const std::int32_t* top, std::int32_t* sum) {
+  const auto* tops = reinterpret_cast<const Integers*>(top);
+  auto* sums = reinterpret_cast<Integers*>(sum);
+  const Integers farthest = Integers{} + 31;
+  Integers local[integer_parts];
+  for (std::size_t i = 0; i < integer_parts; ++i) local[i] = sums[i];
+  for (std::int64_t k = 0; k < count; ++k) {
+    const auto* significands = reinterpret_cast<const Integers*>(panel + k * lanes);
+    const auto* exponents = reinterpret_cast<const Integers*>(panel + panel_plane + k * lanes);
+    for (std::size_t i = 0; i < integer_parts; ++i) {
+      const Integers product = row[k] * significands[i];
+      const Integers sign = product >> 31;
+      const Integers distance = tops[i] - (row[row_plane + k] + exponents[i]);
+      const Integers shift = distance < farthest ? distance : farthest;
+      const Integers cut = (((product ^ sign) - sign) << step.shift_up) >> shift;
+      local[i] += (cut ^ sign) - sign;
+    }
+  }
+  for (std::size_t i = 0; i < integer_parts; ++i) sums[i] = local[i];
+}
+
 // One group of products into the accumulators. Significands of a row and a panel, and their exponents a plane on.
 inline void align_group(const AlignStep& step, const std::int32_t* row, std::int64_t row_plane,
                         const std::int32_t* panel, std::int64_t panel_plane, std::int64_t count, float* acc) {
@@ -60,11 +102,7 @@ inline void align_group(const AlignStep& step, const std::int32_t* row, std::int
     const std::int32_t exponent = (field > 1 ? field : 1) - 127;
     top[l] = (before[l] & 0x7FFFFFFF) == 0 ? absent_exponent : exponent;
   }
-  for (std::int64_t k = 0; k < count; ++k)
-    for (int l = 0; l < lanes; ++l) {
-      const std::int32_t exponent = row[row_plane + k] + panel[panel_plane + k * lanes + l];
-      top[l] = exponent > top[l] ? exponent : top[l];
-    }
+  raise_to_largest(row + row_plane, panel + panel_plane, count, top);
   // Terms are cut toward zero in magnitude: shift |term|, then give it back its sign.
   for (int l = 0; l < lanes; ++l) {
     const auto field = static_cast<std::int32_t>(before[l] >> 23 & 0xFF);
@@ -74,15 +112,7 @@ inline void align_group(const AlignStep& step, const std::int32_t* row, std::int
     const std::int32_t cut = significand >> (distance < 31 ? distance : 31);
     sum[l] = before[l] >> 31 != 0 ? -cut : cut;
   }
-  for (std::int64_t k = 0; k < count; ++k)
-    for (int l = 0; l < lanes; ++l) {
-      const std::int32_t exponent = row[row_plane + k] + panel[panel_plane + k * lanes + l];
-      const std::int32_t product = row[k] * panel[k * lanes + l];
-      const std::int32_t sign = product >> 31;
-      const std::int32_t distance = top[l] - exponent;
-      const std::int32_t cut = (((product ^ sign) - sign) << step.shift_up) >> (distance < 31 ? distance : 31);
-      sum[l] += (cut ^ sign) - sign;
-    }
+  add_cut_products(step, row, row_plane, panel, panel_plane, count, top, sum);
   for (int l = 0; l < lanes; ++l) {
     if ((before[l] & 0x7F800000) == 0x7F800000) continue;  // NaN and Inf stay
     if (sum[l] == 0) {

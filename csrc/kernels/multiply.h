@@ -63,28 +63,50 @@ struct Packer {
   }
 };
 
+// Compilers turn the loops over lanes inside out; vectors as wide as the instruction set's registers keep them as
+// they are meant.
+template <class T>
+struct Register {
+  typedef T type __attribute__((vector_size(__BIGGEST_ALIGNMENT__), aligned(8), may_alias));
+  static constexpr int width = __BIGGEST_ALIGNMENT__ / static_cast<int>(sizeof(T));
+};
+
 // acc = RN32(acc + p), one rounding: the float64 sum is rounded to odd with the help of its exact error, and then to
 // float32, which has fewer than half as many bits. An exact zero is +0.
-inline float add_once(float acc, double p) {
-  const double a = acc;
-  const double sum = a + p;
-  const double virtual_p = sum - a;
-  const double error = (a - (sum - virtual_p)) + (p - virtual_p);
-  const std::uint64_t bits = as_bits<Carrier64>(sum);
-  const std::uint64_t away = (error > 0) == (sum > 0) ? 1 : ~std::uint64_t{0};
-  const bool adjust = error != 0 && (bits & 1) == 0 && sum - sum == 0;
-  const double odd = as_value<Carrier64>(adjust ? bits + away : bits);
-  return sum == 0 ? 0.0F : static_cast<float>(odd);
+inline void add_once(const double* p, float* acc) {
+  using Doubles = Register<double>::type;
+  using Words = Register<std::int64_t>::type;
+  for (int first = 0; first < lanes; first += Register<double>::width) {
+    Doubles a{};
+    for (int i = 0; i < Register<double>::width; ++i) a[i] = acc[first + i];
+    const Doubles term = *reinterpret_cast<const Doubles*>(p + first);
+    const Doubles sum = a + term;
+    const Doubles virtual_term = sum - a;
+    const Doubles error = (a - (sum - virtual_term)) + (term - virtual_term);
+    const Words bits = reinterpret_cast<const Words&>(sum);
+    // One step away from zero if the error points there, else one step toward it; only for even, finite sums.
+    const Words outward = (error > 0) == (sum > 0);
+    const Words step = (outward & 2) - 1;
+    const Words adjust = (error != 0) & ((bits & 1) == 0) & ((sum - sum) == 0);
+    const Words odd = bits + (step & adjust);
+    const Words zero = sum == 0;
+    const Words chosen = odd & ~zero;
+    const Doubles result = reinterpret_cast<const Doubles&>(chosen);
+    for (int i = 0; i < Register<double>::width; ++i) acc[first + i] = static_cast<float>(result[i]);
+  }
 }
 
 // Sums of one segment's products, exact in Value because job.sum_bits says so.
 template <class Value>
 inline void sum_segment(const Value* row, const Value* panel, std::int64_t begin, std::int64_t end, Value* sums) {
-  Value local[lanes];
-  for (int l = 0; l < lanes; ++l) local[l] = 0;
-  for (std::int64_t k = begin; k < end; ++k)
-    for (int l = 0; l < lanes; ++l) local[l] += row[k] * panel[k * lanes + l];
-  for (int l = 0; l < lanes; ++l) sums[l] = local[l];
+  using Vector = typename Register<Value>::type;
+  constexpr std::size_t parts = lanes / Register<Value>::width;
+  Vector local[parts] = {};
+  for (std::int64_t k = begin; k < end; ++k) {
+    const auto* from = reinterpret_cast<const Vector*>(panel + k * lanes);
+    for (std::size_t i = 0; i < parts; ++i) local[i] += row[k] * from[i];
+  }
+  for (std::size_t i = 0; i < parts; ++i) reinterpret_cast<Vector*>(sums)[i] = local[i];
 }
 
 // A segment's exact sum of one lane, when no machine type holds it.
@@ -127,43 +149,50 @@ inline float classify_dot(const MultiplyJob& job, const RowPanel<double>& in, in
   return static_cast<float>(sum);
 }
 
+// Float scales: the segment's sum is rounded to float32 and multiplied by the rounded product of the scales, which
+// float64 holds exactly.
+inline void scale_terms(float row_factor, const float* panel_factors, double* terms) {
+  for (int l = 0; l < lanes; ++l)
+    terms[l] = static_cast<double>(static_cast<float>(terms[l])) * static_cast<double>(row_factor * panel_factors[l]);
+}
+
 template <class Value>
 inline void reduce_blocks(const MultiplyJob& job, const RowPanel<Value>& in, float* acc) {
   const bool floating = job.a.factors != nullptr || job.b.factors != nullptr;
   Value sums[lanes];
   for (std::int64_t s = 0; s < job.segments; ++s) {
     sum_segment<Value>(in.row, in.panel, segment_begin(job, s), job.segment_end[s], sums);
-    for (int l = 0; l < lanes; ++l) {
-      double p = static_cast<double>(sums[l]) * (in.row_powers[s] * in.panel_powers[s * lanes + l]);
-      if (floating)
-        p = static_cast<double>(static_cast<float>(p)) *
-            static_cast<double>(in.row_factors[s] * in.panel_factors[s * lanes + l]);
-      acc[l] = add_once(acc[l], p);
-    }
+    double terms[lanes];
+    for (int l = 0; l < lanes; ++l)
+      terms[l] = static_cast<double>(sums[l]) * (in.row_powers[s] * in.panel_powers[s * lanes + l]);
+    if (floating) scale_terms(in.row_factors[s], in.panel_factors + s * lanes, terms);
+    add_once(terms, acc);
   }
 }
 
 inline void reduce_blocks_wide(const MultiplyJob& job, const RowPanel<double>& in, WideSum& sum, float* acc) {
   const bool floating = job.a.factors != nullptr || job.b.factors != nullptr;
-  for (int l = 0; l < lanes; ++l) {
-    if (in.special[l]) {
-      acc[l] = classify_dot(job, in, l, acc[l]);
-      continue;
-    }
-    for (std::int64_t s = 0; s < job.segments; ++s) {
-      if (!is_finite(acc[l])) break;
+  for (std::int64_t s = 0; s < job.segments; ++s) {
+    double terms[lanes];
+    for (int l = 0; l < lanes; ++l) {
+      terms[l] = 0;
+      if (in.special[l] || !is_finite(acc[l])) continue;
       sum.clear();
       if (!floating) sum.add(acc[l]);
       sum_segment_wide(in.row, in.panel, segment_begin(job, s), job.segment_end[s], l,
                        in.row_powers[s] * in.panel_powers[s * lanes + l], sum);
-      const float rounded = sum.round();
-      if (floating)
-        acc[l] = add_once(acc[l], static_cast<double>(rounded) *
-                                      static_cast<double>(in.row_factors[s] * in.panel_factors[s * lanes + l]));
-      else
-        acc[l] = rounded;
+      terms[l] = sum.round();
+    }
+    if (floating) {
+      scale_terms(in.row_factors[s], in.panel_factors + s * lanes, terms);
+      add_once(terms, acc);
+    } else {
+      for (int l = 0; l < lanes; ++l)
+        if (!in.special[l] && is_finite(acc[l])) acc[l] = static_cast<float>(terms[l]);
     }
   }
+  for (int l = 0; l < lanes; ++l)
+    if (in.special[l]) acc[l] = classify_dot(job, in, l, acc[l]);
 }
 
 template <class Value>
@@ -204,6 +233,7 @@ inline void reduce_exact_wide(const MultiplyJob& job, const RowPanel<double>& in
 }
 
 inline void reduce_fma(const MultiplyJob& job, const RowPanel<float>& in, float* acc) {
+  // A loop over lanes: there is no fused product of two vectors in the language.
   float local[lanes];
   for (int l = 0; l < lanes; ++l) local[l] = acc[l];
   for (std::int64_t k = 0; k < job.k; ++k)

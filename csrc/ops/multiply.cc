@@ -81,6 +81,15 @@ Operand operand_of(const Side& side, const Spread& scales) {
   return operand;
 }
 
+// An operand whose row 0 is row `first` of another.
+Operand rows_from(const Operand& operand, std::int64_t first, std::int64_t k, std::int64_t segments) {
+  Operand part = operand;
+  part.codes = static_cast<const char*>(operand.codes) + first * k * operand.code_bytes;
+  if (part.exponents != nullptr) part.exponents += first * segments;
+  if (part.factors != nullptr) part.factors += first * segments;
+  return part;
+}
+
 std::string check_side(const char* name, const Side& side, std::int64_t k) {
   if (!side.has_block_scales && side.float_scales == nullptr) return {};
   const std::string it = std::string(name) + ": ";
@@ -146,14 +155,15 @@ std::string multiply(const MultiplyRequest& request) {
     error = "c needs operands whose scales are applied before it: not tensor scales, nor row scales on an align datapath";
   const KernelTable* kernels = error.empty() ? active_table(error) : nullptr;
   if (!error.empty()) return error;
-  if (request.m == 0 || request.n == 0) return {};
+  if (request.m == 0 || request.n == 0 || request.groups == 0) return {};
 
   std::vector<std::int64_t> segments;
   std::merge(request.a.segment_end.begin(), request.a.segment_end.end(), request.b.segment_end.begin(),
              request.b.segment_end.end(), std::back_inserter(segments));
   segments.erase(std::unique(segments.begin(), segments.end()), segments.end());
   if (segments.empty() && request.k > 0) segments.push_back(request.k);
-  const Spread a_scales(request.a, request.m, segments), b_scales(request.b, request.n, segments);
+  const Spread a_scales(request.a, request.groups * request.m, segments);
+  const Spread b_scales(request.b, request.groups * request.n, segments);
 
   MultiplyJob job;
   job.path = request.path;
@@ -167,7 +177,7 @@ std::string multiply(const MultiplyRequest& request) {
   job.c = request.c;
   job.d = request.d;
   job.bias = request.bias;
-  job.d_row_stride = request.n;
+  job.d_row_stride = request.groups * request.n;
   job.d_column_stride = 1;
   // Every rule is symmetric in a and b: the side that fills panels better goes second.
   const auto padded = [](std::int64_t rows, std::int64_t columns) { return rows * ((columns + panel_rows - 1) / panel_rows); };
@@ -186,13 +196,24 @@ std::string multiply(const MultiplyRequest& request) {
   const bool floating = job.a.scale_kind == ScaleKind::floating || job.b.scale_kind == ScaleKind::floating;
   if (job.path.reduce == Reduce::exact && floating) job.sum_bits = 1024;
 
-  const std::int64_t products = job.m * job.n * std::max<std::int64_t>(1, job.k);
-  const int threads = thread_count(products, products_per_thread, request.threads, job.m);
+  const std::int64_t products = request.groups * job.m * job.n * std::max<std::int64_t>(1, job.k);
+  const std::int64_t pieces = request.groups > 1 ? request.groups : job.m;
+  const int threads = thread_count(products, products_per_thread, request.threads, pieces);
   const std::int64_t workspace = multiply_workspace(job.k, job.segments);
   std::vector<std::vector<double>> space(static_cast<std::size_t>(threads));
   for (auto& s : space) s.resize(static_cast<std::size_t>(workspace / 8 + 1));
-  parallel_for(job.m, threads, [&](std::int64_t first, std::int64_t last, int thread) {
-    kernels->multiply(job, first, last, space[static_cast<std::size_t>(thread)].data());
+  parallel_for(pieces, threads, [&](std::int64_t first, std::int64_t last, int thread) {
+    void* own = space[static_cast<std::size_t>(thread)].data();
+    if (request.groups == 1) return kernels->multiply(job, first, last, own);
+    for (std::int64_t group = first; group < last; ++group) {
+      MultiplyJob one = job;
+      one.a = rows_from(job.a, group * job.m, job.k, job.segments);
+      one.b = rows_from(job.b, group * job.n, job.k, job.segments);
+      one.d += group * request.n;
+      if (one.c != nullptr) one.c += group * request.n;
+      if (one.bias != nullptr) one.bias += group * request.n;
+      kernels->multiply(one, 0, job.m, own);
+    }
   });
   return {};
 }

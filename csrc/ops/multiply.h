@@ -24,10 +24,11 @@ struct Side {
 struct MultiplyRequest {
   Datapath path;
   Side a, b;
-  std::int64_t m = 0, n = 0, k = 0;
-  const float* c = nullptr;  // [m, n] or null
-  const float* bias = nullptr;  // [n] or null
-  float* d = nullptr;        // [m, n]
+  // `groups` products of [m, k] by [n, k], one after the other in the operands' rows and side by side in the result.
+  std::int64_t groups = 1, m = 0, n = 0, k = 0;
+  const float* c = nullptr;     // [m, groups * n] or null
+  const float* bias = nullptr;  // [groups * n] or null
+  float* d = nullptr;           // [m, groups * n]
   int threads = 0;
 };
 

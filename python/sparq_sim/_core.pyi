@@ -163,6 +163,7 @@ def multiply(
     path: Datapath,
     a: Side,
     b: Side,
+    groups: int,
     mnk: tuple[int, int, int],
     c: _Array | None,
     bias: _Array | None,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sparq_sim._core import Datapath
 from sparq_sim.accelerator import Accelerator
 from sparq_sim.arrays import Array, float_name, is_torch, to_numpy
 from sparq_sim.formats import Spec
@@ -153,18 +154,11 @@ class MachineLayer:
         return self.taps * self.channels
 
     @cached_property
-    def _weight_operands(self) -> list[Operand]:
-        groups = 1 if self.window is None else self.window.groups
-        coded = _Coded.of(self.weight)
-        rows = self.weight_shape[0] // groups
-        lines = 1 if self._row_scaled else self._weight_lines
-        operands = []
-        for group in range(groups):
-            part = slice(group * rows, (group + 1) * rows)
-            codes = self.weight.codes[part].reshape(rows, -1)
-            scales = None if coded.scales is None else np.ascontiguousarray(coded.scales[part].reshape(rows, -1))
-            operands.append(coded.operand(np.ascontiguousarray(codes), scales, lines))
-        return operands
+    def _weight_operand(self) -> Operand:
+        """[out, K]; the rows of a group are neighbours."""
+        coded, rows = _Coded.of(self.weight), self.weight_shape[0]
+        scales = None if coded.scales is None else np.ascontiguousarray(coded.scales.reshape(rows, -1))
+        return coded.operand(self.weight.codes.reshape(rows, -1), scales, 1 if self._row_scaled else self._weight_lines)
 
     def _lines(self, x: Array) -> Array:
         """Activations as lines along the reduction axis: [T, K], or pixels [N, H, W, G, C]."""
@@ -196,66 +190,65 @@ class MachineLayer:
         out, channels, kh, kw = self.weight_shape
         return np.ascontiguousarray(values.reshape(out, kh, kw, channels).transpose(0, 3, 1, 2))
 
-    def decoded_activations(self, x: Array) -> Array:
-        """float32, shaped like x (or [G, M, K] where blocks run along windows)."""
-        values: Array = self.encode_activations(x).decode("float32", inexact="round")
-        if self.window is None or self.windowed:
-            return values.reshape(x.shape) if self.window is None else values
-        n, channels, height, width = x.shape
+    def decoded_activations(self, tensor: BlockTensor, shape: tuple[int, ...]) -> Array:
+        """Encoded activations of an input of `shape` as float32, of that shape (or [G, M, K] where blocks run along
+        windows)."""
+        values: Array = tensor.decode("float32", inexact="round")
+        if self.window is None:
+            return values.reshape(shape)
+        if self.windowed:
+            return values
+        n, channels, height, width = shape
         return np.ascontiguousarray(values.reshape(n, height, width, channels).transpose(0, 3, 1, 2))
 
-    def run(self, x: Array, bias: Array | None = None, threads: int | None = None) -> Array:
+    def run(
+        self,
+        tensor: BlockTensor,
+        shape: tuple[int, ...],
+        bias: Array | None = None,
+        *,
+        path: Datapath | None = None,
+        threads: int | None = None,
+    ) -> Array:
         """The layer's float32 output as the machine computes it.
 
         Args:
-            x: [..., in], or [N, in, H, W] of a convolution.
+            tensor: the activations, from `encode_activations`.
+            shape: of the input, [..., in] or [N, in, H, W].
             bias: float32 [out] or None.
+            path: another machine to add on; default the accelerator's.
+            threads: threads to use; default by size.
         """
-        path = self.accelerator.path
-        tensor = self.encode_activations(x)
+        path = self.accelerator.path if path is None else path
         coded = _Coded.of(tensor)
         if self.window is None:
             left = coded.operand(tensor.codes, coded.scales, 1)
-            out = multiply(left, self._weight_operands[0], path, bias=bias, threads=threads)
-            return self._round(out.reshape(*x.shape[:-1], out.shape[1]))
-        rows, columns = self.window.output_size(x.shape[2], x.shape[3])
-        out_channels = self.weight_shape[0]
-        result = np.empty((x.shape[0], rows, columns, out_channels), dtype=np.float32)
-        per_image = max(1, rows * columns * self.k * self.window.groups)
-        step = max(1, _GATHER_LIMIT // per_image)
-        for first in range(0, x.shape[0], step):
-            part = slice(first, min(first + step, x.shape[0]))
-            self._run_images(tensor, coded, part, bias, result[part], threads)
+            out = multiply(left, self._weight_operand, path, bias=bias, threads=threads)
+            return self._round(out.reshape(*shape[:-1], out.shape[1]))
+        rows, columns = self.window.output_size(shape[2], shape[3])
+        result = np.empty((shape[0], rows, columns, self.weight_shape[0]), dtype=np.float32)
+        step = max(1, _GATHER_LIMIT // max(1, rows * columns * self.k * self.window.groups))
+        for first in range(0, shape[0], step):
+            part = slice(first, min(first + step, shape[0]))
+            left = self._window_operand(tensor, coded, part, rows * columns)
+            out = multiply(left, self._weight_operand, path, bias=bias, groups=self.window.groups, threads=threads)
+            result[part] = out.reshape(result[part].shape)
         return self._round(np.ascontiguousarray(result.transpose(0, 3, 1, 2)))
 
-    def _run_images(
-        self, tensor: BlockTensor, coded: _Coded, part: slice, bias: Array | None, result: Array, threads: int | None
-    ) -> None:
-        """Images of `part` into `result` [n, Ho, Wo, out]."""
+    def _window_operand(self, tensor: BlockTensor, coded: _Coded, part: slice, positions: int) -> Operand:
+        """The windows of some images, [G * M, K]."""
         assert self.window is not None
-        groups = self.window.groups
         if self.windowed:
-            each = result.shape[1] * result.shape[2]
-            span = slice(part.start * each, part.stop * each)
+            span = slice(part.start * positions, part.stop * positions)
             codes = np.ascontiguousarray(tensor.codes[:, span])
             scales = None if coded.scales is None else np.ascontiguousarray(coded.scales[:, span])
             lines = 1
         else:
-            codes = self.window.gather(tensor.codes[part], 0).reshape(groups, -1, self.k)
-            scales = None
-            if coded.scales is not None:
-                gathered = self.window.gather(coded.scales[part], coded.padding_scale)
-                scales = gathered.reshape(groups, codes.shape[1], -1)
+            codes = self.window.gather(tensor.codes[part], 0)
+            scales = None if coded.scales is None else self.window.gather(coded.scales[part], coded.padding_scale)
             lines = self.taps
-        width = self.weight_shape[0] // groups
-        flat = result.reshape(-1, self.weight_shape[0])
-        for group in range(groups):
-            left = coded.operand(codes[group], None if scales is None else scales[group], lines)
-            channels = slice(group * width, (group + 1) * width)
-            own_bias = None if bias is None else np.ascontiguousarray(bias[channels])
-            flat[:, channels] = multiply(
-                left, self._weight_operands[group], self.accelerator.path, bias=own_bias, threads=threads
-            )
+        codes = codes.reshape(-1, self.k)
+        return coded.operand(codes, None if scales is None else scales.reshape(len(codes), -1), lines)
 
     def _round(self, out: Array) -> Array:
         spec = self.accelerator.output_spec
@@ -299,7 +292,8 @@ def linear(x: Any, weight: Any, bias: Any = None, *, accelerator: Accelerator, t
         offset = np.ascontiguousarray(_float_array(bias, "bias"), dtype=np.float32)
         if offset.shape != (matrix.shape[0],):
             raise ValueError(f"bias: shape {offset.shape}; needed ({matrix.shape[0]},)")
-    out = MachineLayer(matrix, accelerator).run(rows, offset, threads)
+    layer = MachineLayer(matrix, accelerator)
+    out = layer.run(layer.encode_activations(rows), rows.shape, offset, threads=threads)
     if is_torch(x):
         from sparq_sim.torch import bridge
 

@@ -190,15 +190,19 @@ def multiply(
     path: Datapath,
     c: Array | None = None,
     bias: Array | None = None,
+    groups: int = 1,
     threads: int | None = None,
 ) -> Array:
-    """[M, N] float32 of two checked operands with equal K; `bias` [N] is one float32 addition at the end."""
-    d = np.empty((a.rows, b.rows), dtype=np.float32)
+    """[M, groups * N] float32 of two checked operands with equal K: `groups` products, one after the other in the rows
+    of a (groups * M) and b (groups * N). `bias` [groups * N] is one float32 addition at the end."""
+    m, n = a.rows // groups, b.rows // groups
+    d = np.empty((m, groups * n), dtype=np.float32)
     _core.multiply(
         path=path,
         a=a.side(),
         b=b.side(),
-        mnk=(a.rows, b.rows, a.k),
+        groups=groups,
+        mnk=(m, n, a.k),
         c=c,
         bias=bias,
         d=d,

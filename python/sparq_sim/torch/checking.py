@@ -10,14 +10,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from sparq_sim._core import Datapath
 from sparq_sim.accelerator import Accelerator
 from sparq_sim.arrays import Array
 from sparq_sim.bounds import ETA, U, Problem, any_order_bound, datapath_bound, gamma
 from sparq_sim.formats import datapaths
+from sparq_sim.layers import MachineLayer
 from sparq_sim.report import VERDICTS, LayerReport, Report
+from sparq_sim.tensor import BlockTensor
 from sparq_sim.torch import bridge
 from sparq_sim.torch.capture import LayerCall, watch
-from sparq_sim.torch.fake_quant import FakeQuant, fake_quantize
+from sparq_sim.torch.fake_quant import fake_quantize
 from sparq_sim.torch.simulate import Simulated, replace_layers, targets, untouched
 
 # Outputs of a layer that signal-to-noise ratios look at, evenly spaced.
@@ -94,19 +97,20 @@ class _Layer:
 
     def __init__(self, name: str, layer: nn.Linear | nn.Conv2d, accelerator: Accelerator, threads: int | None) -> None:
         self.simulated = Simulated(layer, accelerator, threads)
+        self.weight = self.simulated.decoded_weight
         self.layer = layer
         machine = self.simulated.machine
         self.report = LayerReport(name, type(layer).__name__, machine.k, kept_dense=machine.kept_dense)
-        self._others: dict[str, Simulated] = {}
 
     def see(self, call: LayerCall) -> None:
         """One call of the reference's layer."""
         x = call.x
         if self.simulated.machine.window is not None and x.dim() == 3:
             x, call = x[None], replace(call, x=x[None], y=call.y[None])
-        activations, weight = self.simulated.decoded_operands(x)
-        agree = self._compare_operands(call, activations, weight)
-        ours = bridge.to_numpy(self.simulated(x).float())
+        encoded = self.simulated.encode(x)
+        activations = bridge.as_float32(self.simulated.machine.decoded_activations(*encoded))
+        agree = self._compare_operands(call, activations, self.weight)
+        ours = bridge.to_numpy(self.simulated.run(encoded))
         theirs = bridge.to_numpy(call.y.float().cpu())
         if ours.shape != theirs.shape:
             self._worsen("unexplained")
@@ -116,7 +120,12 @@ class _Layer:
         report.outputs += ours.size
         report.different += int(np.count_nonzero(_bits(ours) != _bits(theirs)))
         report.max_ulp = max(report.max_ulp, int(_ulp_distance(ours, theirs).max(initial=0)))
-        self._judge(x, ours, theirs, self._products(activations, weight), agree)
+        if not agree:
+            self._worsen("unexplained")
+        elif bool(np.any(_different(ours, theirs))):
+            name = self._reproduce(encoded, theirs)
+            if name is None:
+                self._judge(activations, ours, theirs)
 
     def _find(self, finding: str) -> None:
         if finding not in self.report.findings:
@@ -197,13 +206,10 @@ class _Layer:
                 out = nn.functional.conv2d(padded, w, offset, window.stride, 0, window.dilation, window.groups)
             return bridge.to_numpy(out.double())
 
-        a, w = activations.double(), weight.double()
-        k = self.report.k
-        return _Products(
-            product(a, w, bias),
-            product(a.abs(), w.abs(), None) * (1 + 2 * k * 2.0**-53),
-            np.sqrt(product(a * a, w * w, None)),
-        )
+        # Magnitudes need no more than float32, whose own error the bound takes in.
+        total = product(activations.abs(), weight.abs(), None) * (1 + 2 * gamma(self.report.k + 2))
+        norm = np.sqrt(product(activations * activations, weight * weight, None))
+        return _Products(product(activations.double(), weight.double(), bias), total, norm)
 
     def _machine_bound(self, total: Array, activations_max: float, weight_max: float) -> Array:
         machine = self.simulated.machine
@@ -217,38 +223,21 @@ class _Layer:
         )  # fmt: skip
         return datapath_bound(machine.accelerator.path, problem)
 
-    def _judge(self, x: torch.Tensor, ours: Array, theirs: Array, sums: _Products, agree: bool) -> None:
+    def _judge(self, activations: torch.Tensor, ours: Array, theirs: Array) -> None:
+        """Outputs that differ, of equal operands, against the bounds and against one-sided errors."""
         report, machine = self.report, self.simulated.machine
+        sums = self._products(activations, self.weight)
         if machine.windowed:
             sums = _Products(*(_image(part, ours.shape) for part in (sums.exact, sums.total, sums.norm)))
         finite = np.isfinite(theirs) & np.isfinite(ours)
-        bound = self._bound(sums, x, ours, theirs)
+        bound = self._bound(sums, activations, ours, theirs)
         with np.errstate(invalid="ignore", divide="ignore"):
             ratio = np.abs(ours.astype(np.float64) - theirs) / bound
         beyond = (finite & ~(ratio <= 1)) | (~finite & _different(ours, theirs))
         report.bound_ratio = max(report.bound_ratio, float(np.max(ratio, initial=0.0, where=finite)))
         unexplained = int(np.count_nonzero(beyond))
         report.unexplained += unexplained
-        # An output format's own rounding would drown the statistic.
-        bias = self._bias(sums, theirs, finite) if machine.accelerator.output is None else 0.0
-        report.bias = bias if abs(bias) > abs(report.bias) else report.bias
-        if not agree:
-            self._worsen("unexplained")
-            return
-        if not bool(np.any(_different(ours, theirs))):
-            return
-        name = self._reproduce(x, theirs)
-        if name is not None:
-            report.reproduced_by = name
-            self._worsen("reproduced")
-            if datapaths()[name].record.reduce not in _FLOAT32_REDUCTIONS:
-                self._find(f"the reference is {name} bit for bit, the accelerator says {machine.accelerator.datapath_name}")
-            return
-        limit = _BIAS_LIMIT * float(np.sqrt(report.k))
-        if abs(bias) > limit:
-            side = "toward" if bias < 0 else "away from"
-            self._find(f"the reference's errors lie {side} zero: bias {bias:.3g}, rounding noise stays within {limit:.3g}")
-            self._worsen("unexplained")
+        self._judge_bias(sums, theirs, finite)
         if unexplained:
             index = tuple(int(i) for i in np.argwhere(beyond)[0])
             mine, other = float(ours[index]), float(theirs[index])
@@ -258,10 +247,23 @@ class _Layer:
             )
         self._worsen("unexplained" if unexplained else "consistent")
 
-    def _bound(self, sums: _Products, x: torch.Tensor, ours: Array, theirs: Array) -> Array:
+    def _judge_bias(self, sums: _Products, theirs: Array, finite: Array) -> None:
+        if self.simulated.machine.accelerator.output is not None:
+            return  # an output format's own rounding would drown the statistic
+        with np.errstate(invalid="ignore", divide="ignore"):
+            z = np.sign(sums.exact) * (theirs - sums.exact) / (U * np.hypot(sums.norm, sums.exact))
+        use = finite & np.isfinite(z)
+        bias = float(np.mean(z, where=use)) if bool(use.any()) else 0.0
+        self.report.bias = bias if abs(bias) > abs(self.report.bias) else self.report.bias
+        limit = _BIAS_LIMIT * float(np.sqrt(self.report.k))
+        if abs(bias) > limit:
+            side = "toward" if bias < 0 else "away from"
+            self._find(f"the reference's errors lie {side} zero: bias {bias:.3g}, rounding noise stays within {limit:.3g}")
+            self._worsen("unexplained")
+
+    def _bound(self, sums: _Products, activations: torch.Tensor, ours: Array, theirs: Array) -> Array:
         bias = 0.0 if self.layer.bias is None else float(self.layer.bias.detach().abs().max())
-        activations, weight = self.simulated.decoded_operands(x)
-        tops = [float(t.abs().nan_to_num(0.0, posinf=0.0).max()) if t.numel() else 0.0 for t in (activations, weight)]
+        tops = [float(t.abs().nan_to_num(0.0, posinf=0.0).max()) if t.numel() else 0.0 for t in (activations, self.weight)]
         machine = self._machine_bound(sums.total, tops[0], tops[1])
         # The bias is one more float32 addition on the machine.
         added = U * (1 + gamma(1)) * (sums.total + machine + bias) + ETA
@@ -270,33 +272,49 @@ class _Layer:
         if output is not None:
             element = output.format.element
             half_step = 2.0 ** -(element.mantissa_bits + 1)
-            bound = bound + 2 * (half_step * (np.maximum(np.abs(ours), np.abs(theirs)) + bound) + 2.0 ** (element.emin - element.mantissa_bits))
+            largest = np.maximum(np.abs(ours), np.abs(theirs)) + bound
+            bound = bound + 2 * (half_step * largest + 2.0 ** (element.emin - element.mantissa_bits))
         return bound
 
-    def _bias(self, sums: _Products, theirs: Array, finite: Array) -> float:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            z = np.sign(sums.exact) * (theirs - sums.exact) / (U * sums.norm)
-        use = finite & np.isfinite(z) & (sums.norm > 0)
-        return float(np.mean(z, where=use)) if bool(use.any()) else 0.0
-
-    def _reproduce(self, x: torch.Tensor, theirs: Array) -> str | None:
+    def _reproduce(self, encoded: tuple[BlockTensor, tuple[int, ...]], theirs: Array) -> str | None:
         """A named datapath, other than the accelerator's own, that gives the very values."""
-        accelerator = self.simulated.machine.accelerator
-        for name in datapaths():
-            if name == accelerator.datapath_name:
+        own = self.simulated.machine.accelerator.datapath_name
+        tensor, shape = encoded
+        for name, machine in sorted(datapaths().items(), key=lambda item: item[1].record.reduce != "fma"):
+            if name == own:
                 continue
-            if name not in self._others:
-                try:
-                    self._others[name] = Simulated(self.layer, replace(accelerator, datapath=name), self.simulated.threads)
-                except ValueError:  # a machine that cannot take these operands
+            try:
+                # A small part decides against a machine; all of it decides for it.
+                few = _first(tensor, self.simulated.machine, shape)
+                if few is not None and self._differs(few, machine.record, theirs):
                     continue
-            # A few rows decide against a machine; all of them decide for it.
-            few = self._others[name](x[:1])
-            if bool(np.any(_different(bridge.to_numpy(few.float()), theirs[: len(few)]))):
+                if self._differs(encoded, machine.record, theirs):
+                    continue
+            except ValueError:  # a machine that cannot take these operands
                 continue
-            if not bool(np.any(_different(bridge.to_numpy(self._others[name](x).float()), theirs))):
-                return name
+            self.report.reproduced_by = name
+            self._worsen("reproduced")
+            if machine.record.reduce not in _FLOAT32_REDUCTIONS:
+                self._find(f"the reference is {name} bit for bit, and the accelerator says {own}")
+                self._worsen("unexplained")
+            return name
         return None
+
+    def _differs(self, encoded: tuple[BlockTensor, tuple[int, ...]], path: Datapath, theirs: Array) -> bool:
+        got = bridge.to_numpy(self.simulated.run(encoded, path))
+        return bool(np.any(_different(got, theirs[: len(got)])))
+
+
+def _first(tensor: BlockTensor, machine: MachineLayer, shape: tuple[int, ...]) -> tuple[BlockTensor, tuple[int, ...]] | None:
+    """The first image, or the first rows, of encoded activations; None if there is no such part to cut."""
+    if machine.windowed or shape[0] < 2 or (machine.window is None and len(shape) != 2):
+        return None
+    count = 1 if machine.window is not None else min(8, shape[0])
+    scales = tensor.scales
+    if scales is not None and scales.shape[0] == shape[0]:
+        scales = scales[:count]
+    part = replace(tensor, codes=tensor.codes[:count], scales=scales, mask=None)
+    return part, (count, *shape[1:])
 
 
 def _hex(value: float) -> str:
@@ -387,5 +405,3 @@ def check(
         isa=isa,
     )
 
-
-__all__ = ["FakeQuant", "check"]

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from sparq_sim._core import Datapath
 from sparq_sim.accelerator import Accelerator
-from sparq_sim.arrays import Array
 from sparq_sim.layers import MachineLayer, Window
+from sparq_sim.tensor import BlockTensor
 from sparq_sim.torch import bridge
 
 M = TypeVar("M", bound=nn.Module)
@@ -97,13 +98,20 @@ class Simulated(nn.Module):
             return x
         return nn.functional.pad(x, self.pad_before, mode=self.pad_mode)
 
-    def _input(self, x: torch.Tensor) -> Array:
+    def encode(self, x: torch.Tensor) -> tuple[BlockTensor, tuple[int, ...]]:
+        """The activations in codes, and the shape of the input that they stand for."""
         x = self.padded(x.detach())
-        return bridge.to_numpy(x.float() if x.element_size() == 2 else x)
+        array = bridge.to_numpy(x.float() if x.element_size() == 2 else x)
+        return self.machine.encode_activations(array), array.shape
+
+    def run(self, encoded: tuple[BlockTensor, tuple[int, ...]], path: Datapath | None = None) -> torch.Tensor:
+        """float32 results of encoded activations, on the accelerator's datapath or another one."""
+        bias = None if self.bias is None else np.ascontiguousarray(bridge.to_numpy(self.bias.detach().float()))
+        return torch.from_numpy(self.machine.run(*encoded, bias, path=path, threads=self.threads))
 
     def decoded_operands(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The activations and the weight as the multipliers see them, float32."""
-        return bridge.as_float32(self.machine.decoded_activations(self._input(x))), self.decoded_weight
+        return bridge.as_float32(self.machine.decoded_activations(*self.encode(x))), self.decoded_weight
 
     @property
     def decoded_weight(self) -> torch.Tensor:
@@ -114,9 +122,7 @@ class Simulated(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float32 results, cast to the dtype of x."""
         image = self.machine.window is not None and x.dim() == 3
-        batch = self._input(x[None] if image else x)
-        bias = None if self.bias is None else np.ascontiguousarray(bridge.to_numpy(self.bias.detach().float()))
-        out = torch.from_numpy(self.machine.run(batch, bias, self.threads))
+        out = self.run(self.encode(x[None] if image else x))
         return (out[0] if image else out).to(device=x.device, dtype=x.dtype)
 
 
