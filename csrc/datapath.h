@@ -24,9 +24,9 @@ struct Datapath {
   int fraction_bits = 0;          // align: bits kept below 2^E
   int accumulator_fraction = 23;  // align: fraction bits of the accumulator, cut toward zero
   std::uint32_t nan_bits = 0x7FC00000;
-  bool block_scales = true;                              // takes scales that vary along K
-  std::array<ElementFormat, max_operands> operands{};    // element formats it accepts
-  int operand_count = 0;                                 // 0: any
+  bool block_scales = true;                            // takes scales that vary along K
+  std::array<ElementFormat, max_operands> operands{};  // element formats it accepts
+  int operand_count = 0;                               // 0: any
 
   friend constexpr bool operator==(const Datapath&, const Datapath&) = default;
 };

@@ -19,7 +19,7 @@ inline constexpr int numerics_version = 1;
 template <class Record, class Member>
 struct Field {
   std::string_view name;
-  Member Record::*member;
+  Member Record::* member;
   std::string_view meaning;
 };
 template <class Record, class Member>
@@ -108,11 +108,10 @@ struct Fields<ElementFormat> {
 template <>
 struct Fields<ScaleLevel> {
   static constexpr std::string_view name = "ScaleLevel";
-  static constexpr std::tuple list{
-      Field{"format", &ScaleLevel::format, "code of the scale"},
-      Field{"along", &ScaleLevel::along, "elements of a line under one scale, 0 for all"},
-      Field{"across", &ScaleLevel::across, "lines under one scale, 0 for all"},
-      Field{"combine", &ScaleLevel::combine, "how the scale acts on what lies inside"}};
+  static constexpr std::tuple list{Field{"format", &ScaleLevel::format, "code of the scale"},
+                                   Field{"along", &ScaleLevel::along, "elements of a line under one scale, 0 for all"},
+                                   Field{"across", &ScaleLevel::across, "lines under one scale, 0 for all"},
+                                   Field{"combine", &ScaleLevel::combine, "how the scale acts on what lies inside"}};
 };
 template <>
 struct Fields<Conversion> {

@@ -35,9 +35,7 @@ static constexpr int code_bits(const ElementFormat& f) {
 }
 
 // Bytes that hold one code when codes are stored one by one: 1, 2 or 4.
-static constexpr int code_bytes(const ElementFormat& f) {
-  return code_bits(f) <= 8 ? 1 : code_bits(f) <= 16 ? 2 : 4;
-}
+static constexpr int code_bytes(const ElementFormat& f) { return code_bits(f) <= 8 ? 1 : code_bits(f) <= 16 ? 2 : 4; }
 
 static constexpr bool has_negative_zero(const ElementFormat& f) {
   return f.signedness == Signedness::sign_magnitude && f.specials != Specials::fnuz;
@@ -132,8 +130,8 @@ inline constexpr int whole = 0;
 
 struct ScaleLevel {
   ElementFormat format;
-  int along = whole;   // elements of the reduction axis under one scale
-  int across = 1;      // lines under one scale: 1, or `whole` for a scale of the tensor
+  int along = whole;  // elements of the reduction axis under one scale
+  int across = 1;     // lines under one scale: 1, or `whole` for a scale of the tensor
   Combine combine = Combine::multiply;
 
   friend constexpr bool operator==(const ScaleLevel&, const ScaleLevel&) = default;

@@ -7,9 +7,7 @@ namespace sparq {
 
 enum class FloatType : std::uint8_t { fp16, bf16, fp32, fp64 };
 
-static constexpr int bytes_of(FloatType type) {
-  return type == FloatType::fp64 ? 8 : type == FloatType::fp32 ? 4 : 2;
-}
+static constexpr int bytes_of(FloatType type) { return type == FloatType::fp64 ? 8 : type == FloatType::fp32 ? 4 : 2; }
 
 // A tensor cut into tiles. Lines run along the reduction axis; a tile is up to `tile_lines` lines by up to
 // `tile_length` elements. Element k of line l of batch b lies at b * batch_stride + l * line_stride + k * step,

@@ -148,8 +148,8 @@ struct SideArrays {
   }
 };
 
-void multiply(const Datapath& path, const SideArrays& a, const SideArrays& b, std::int64_t groups, const Extents& mnk, const Array& c,
-              const Array& bias, py::array d, int threads) {
+void multiply(const Datapath& path, const SideArrays& a, const SideArrays& b, std::int64_t groups, const Extents& mnk,
+              const Array& c, const Array& bias, py::array d, int threads) {
   ops::MultiplyRequest r;
   r.path = path;
   r.a = a.side();
@@ -196,16 +196,16 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.doc() = "The C++ core of sparq_sim. Private: use the names of sparq_sim.";
   bind_records(m);
   bind_catalog(m);
-  py::class_<SideArrays>(m, "Side")
-      .def(py::init([](py::array codes, const sparq::ElementFormat& element, std::optional<sparq::ElementFormat> scale,
-                       Array block_scales, std::vector<std::int64_t> segment_end, Array float_scales,
-                       std::optional<float> tensor_scale) {
-             return SideArrays{std::move(codes), element, scale, std::move(block_scales), std::move(segment_end),
-                               std::move(float_scales), tensor_scale};
-           }),
-           py::arg("codes"), py::arg("element"), py::kw_only(), py::arg("scale") = py::none(),
-           py::arg("block_scales") = py::none(), py::arg("segment_end") = std::vector<std::int64_t>{},
-           py::arg("float_scales") = py::none(), py::arg("tensor_scale") = py::none());
+  py::class_<SideArrays>(m, "Side").def(
+      py::init([](py::array codes, const sparq::ElementFormat& element, std::optional<sparq::ElementFormat> scale,
+                  Array block_scales, std::vector<std::int64_t> segment_end, Array float_scales,
+                  std::optional<float> tensor_scale) {
+        return SideArrays{std::move(codes),        element,     scale, std::move(block_scales), std::move(segment_end),
+                          std::move(float_scales), tensor_scale};
+      }),
+      py::arg("codes"), py::arg("element"), py::kw_only(), py::arg("scale") = py::none(),
+      py::arg("block_scales") = py::none(), py::arg("segment_end") = std::vector<std::int64_t>{},
+      py::arg("float_scales") = py::none(), py::arg("tensor_scale") = py::none());
   m.def("available_isas", &sparq::available_isas);
   m.def("active_isa", &active_isa);
   m.def("check_spec", &check_spec);
@@ -219,6 +219,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         py::arg("values"), py::arg("values_type"), py::arg("threads"));
   m.def("sparsify", &sparsify, py::kw_only(), py::arg("x"), py::arg("x_type"), py::arg("shape"), py::arg("sparsity"),
         py::arg("by_score"), py::arg("mask_out"), py::arg("count"), py::arg("threads"));
-  m.def("multiply", &multiply, py::kw_only(), py::arg("path"), py::arg("a"), py::arg("b"), py::arg("groups"), py::arg("mnk"),
-        py::arg("c"), py::arg("bias"), py::arg("d"), py::arg("threads"));
+  m.def("multiply", &multiply, py::kw_only(), py::arg("path"), py::arg("a"), py::arg("b"), py::arg("groups"),
+        py::arg("mnk"), py::arg("c"), py::arg("bias"), py::arg("d"), py::arg("threads"));
 }

@@ -30,9 +30,11 @@ Value from_python(const py::handle& object, std::string_view field) {
       if (py::isinstance<py::str>(object) && object.cast<std::string>() == w.word) return w.value;
       allowed.append(allowed.empty() ? "" : ", ").append(w.word);
     }
-    throw py::value_error(std::string(field) + "=" + py::repr(object).cast<std::string>() + ": choose one of " + allowed);
+    throw py::value_error(std::string(field) + "=" + py::repr(object).cast<std::string>() + ": choose one of " +
+                          allowed);
   } else {
     try {
+      if (std::is_same_v<Value, bool> && !py::isinstance<py::bool_>(object)) throw py::cast_error();
       return object.cast<Value>();
     } catch (const py::cast_error&) {
       throw py::type_error(std::string(field) + ": " + py::repr(object).cast<std::string>() + " has the wrong type");
@@ -71,7 +73,8 @@ Record from_fields(const py::kwargs& kwargs) {
       bool known = false;
       std::apply([&](const auto&... f) { ((known = known || key == f.name), ...); }, Fields<Record>::list);
       if (!known)
-        throw py::type_error(std::string(Fields<Record>::name) + " has no field '" + key + "'; fields: " + field_names<Record>());
+        throw py::type_error(std::string(Fields<Record>::name) + " has no field '" + key +
+                             "'; fields: " + field_names<Record>());
     }
   return record;
 }
@@ -112,17 +115,15 @@ py::class_<Record> bind_record(py::module_& module, const char* doc) {
   type.def_property_readonly_static("fields", [](const py::object&) {
     py::dict meanings;
     std::apply(
-        [&](const auto&... f) {
-          ((meanings[py::str(std::string(f.name))] = py::str(std::string(f.meaning))), ...);
-        },
+        [&](const auto&... f) { ((meanings[py::str(std::string(f.name))] = py::str(std::string(f.meaning))), ...); },
         Fields<Record>::list);
     return meanings;
   });
   std::apply(
       [&](const auto&... f) {
-        ((type.def_property_readonly(std::string(f.name).c_str(),
-                                     [member = f.member](const Record& r) { return to_python(r.*member); },
-                                     std::string(f.meaning).c_str())),
+        ((type.def_property_readonly(
+             std::string(f.name).c_str(), [member = f.member](const Record& r) { return to_python(r.*member); },
+             std::string(f.meaning).c_str())),
          ...);
       },
       Fields<Record>::list);
@@ -130,7 +131,8 @@ py::class_<Record> bind_record(py::module_& module, const char* doc) {
                       [](const py::dict& state) {
                         py::dict fields(state);
                         if (fields.contains("format") && py::isinstance<py::dict>(fields["format"]))
-                          fields["format"] = py::cast(from_fields<ElementFormat>(py::kwargs(py::dict(fields["format"]))));
+                          fields["format"] =
+                              py::cast(from_fields<ElementFormat>(py::kwargs(py::dict(fields["format"]))));
                         return from_fields<Record>(py::kwargs(fields));
                       }));
   add_common(type);
@@ -138,17 +140,23 @@ py::class_<Record> bind_record(py::module_& module, const char* doc) {
 }
 
 void bind_element(py::module_& module) {
-  auto type = bind_record<ElementFormat>(module, "An element or scale code: what its bits mean (docs/numerics.md section 1).");
-  type.def_property_readonly("code_bits", [](const ElementFormat& f) { return code_bits(f); }, "bits of one code")
-      .def_property_readonly("code_bytes", [](const ElementFormat& f) { return code_bytes(f); }, "bytes of one stored code")
-      .def_property_readonly("max_code", [](const ElementFormat& f) { return max_code(f); }, "largest finite magnitude code")
-      .def_property_readonly("emin", [](const ElementFormat& f) { return min_exponent(f); }, "exponent of the smallest normal")
-      .def_property_readonly("emax", [](const ElementFormat& f) { return max_exponent(f); }, "floor(log2(largest value))")
+  auto type =
+      bind_record<ElementFormat>(module, "An element or scale code: what its bits mean (docs/numerics.md section 1).");
+  type.def_property_readonly(
+          "code_bits", [](const ElementFormat& f) { return code_bits(f); }, "bits of one code")
+      .def_property_readonly(
+          "code_bytes", [](const ElementFormat& f) { return code_bytes(f); }, "bytes of one stored code")
+      .def_property_readonly(
+          "max_code", [](const ElementFormat& f) { return max_code(f); }, "largest finite magnitude code")
+      .def_property_readonly(
+          "emin", [](const ElementFormat& f) { return min_exponent(f); }, "exponent of the smallest normal")
+      .def_property_readonly(
+          "emax", [](const ElementFormat& f) { return max_exponent(f); }, "floor(log2(largest value))")
       .def_property_readonly("has_nan", [](const ElementFormat& f) { return has_nan(f); })
       .def_property_readonly("has_infinity", [](const ElementFormat& f) { return has_infinity(f); })
-      .def_property_readonly("nan_code", [](const ElementFormat& f) -> py::object {
-        return has_nan(f) ? py::cast(nan_code(f)) : py::none();
-      })
+      .def_property_readonly(
+          "nan_code",
+          [](const ElementFormat& f) -> py::object { return has_nan(f) ? py::cast(nan_code(f)) : py::none(); })
       .def_property_readonly("is_power_of_two_scale", [](const ElementFormat& f) { return is_power_of_two_scale(f); })
       .def("is_nan", [](const ElementFormat& f, std::uint32_t code) { return classify(f, code) == CodeClass::nan; });
 }
@@ -179,9 +187,11 @@ void bind_block_format(py::module_& module) {
     out["levels"] = levels;
     return out;
   });
-  type.def("block_length", [](const BlockFormat& f, std::int64_t length) { return ops::block_length(f, length); },
-           "elements under one scale in a line of `length`");
-  type.def("blocks_per_line", [](const BlockFormat& f, std::int64_t length) { return ops::blocks_per_line(f, length); });
+  type.def(
+      "block_length", [](const BlockFormat& f, std::int64_t length) { return ops::block_length(f, length); },
+      "elements under one scale in a line of `length`");
+  type.def("blocks_per_line",
+           [](const BlockFormat& f, std::int64_t length) { return ops::blocks_per_line(f, length); });
   type.def("__reduce__", [](const py::object& self) {
     return py::make_tuple(py::type::of<BlockFormat>(), py::make_tuple(self.attr("element"), self.attr("levels")));
   });
@@ -207,7 +217,8 @@ void bind_records(py::module_& module) {
     if (operands.size() > out.operands.size()) throw py::value_error("too many operand formats");
     out.operand_count = 0;
     out.operands = {};
-    for (const auto& o : operands) out.operands[static_cast<std::size_t>(out.operand_count++)] = o.cast<ElementFormat>();
+    for (const auto& o : operands)
+      out.operands[static_cast<std::size_t>(out.operand_count++)] = o.cast<ElementFormat>();
     return out;
   });
 }

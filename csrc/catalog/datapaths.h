@@ -26,7 +26,8 @@ inline constexpr std::array datapaths{
                    .block_scales = false,
                    .operands = {element("e4m3"), element("e5m2")},
                    .operand_count = 2},
-                  "H100 wgmma, recorded dot products (MATLAB-tensor-core)", "hardware"},
+                  "H100 wgmma, recorded dot products (MATLAB-tensor-core)",
+                  "hardware"},
 };
 
 }  // namespace sparq::catalog

@@ -44,16 +44,17 @@ inline void pack_split(const Operand& o, const SplitElement* table, std::int64_t
 }
 
 struct AlignStep {
-  int shift_up;           // fraction_bits less the fraction bits of a product
-  int fraction_bits;      // kept below 2^E
-  std::uint32_t keep;     // float32 bits that the accumulator keeps
+  int shift_up;        // fraction_bits less the fraction bits of a product
+  int fraction_bits;   // kept below 2^E
+  std::uint32_t keep;  // float32 bits that the accumulator keeps
 };
 
 using Integers = Register<std::int32_t>::type;
 constexpr std::size_t integer_parts = lanes / Register<std::int32_t>::width;
 
 // top = max(top, exponents of the products).
-inline void raise_to_largest(const std::int32_t* row, const std::int32_t* panel, std::int64_t count, std::int32_t* top) {
+inline void raise_to_largest(const std::int32_t* row, const std::int32_t* panel, std::int64_t count,
+                             std::int32_t* top) {
   auto* largest = reinterpret_cast<Integers*>(top);
   Integers local[integer_parts];
   for (std::size_t i = 0; i < integer_parts; ++i) local[i] = largest[i];

@@ -16,7 +16,8 @@ inline double element_value(const ElementFormat& f, std::uint32_t code) {
   const CodeClass kind = classify(f, code);
   const bool negative = (code & sign_bit(f)) != 0;
   if (kind == CodeClass::nan) return as_value<Carrier64>(nan_bits<Carrier64>);
-  if (kind == CodeClass::infinity) return as_value<Carrier64>(infinity_bits<Carrier64> | (negative ? sign_mask<Carrier64> : 0));
+  if (kind == CodeClass::infinity)
+    return as_value<Carrier64>(infinity_bits<Carrier64> | (negative ? sign_mask<Carrier64> : 0));
   if (f.signedness == Signedness::twos_complement) {
     const int bits = code_bits(f);
     const std::int32_t integer = static_cast<std::int32_t>(code << (32 - bits)) >> (32 - bits);

@@ -12,7 +12,8 @@ inline void load_start(const MultiplyJob& job, std::int64_t row, std::int64_t co
 }
 
 // Scales that multiply at the end, the machine's NaN, and out.
-inline void store_result(const MultiplyJob& job, std::int64_t row, std::int64_t column, std::int64_t count, float* acc) {
+inline void store_result(const MultiplyJob& job, std::int64_t row, std::int64_t column, std::int64_t count,
+                         float* acc) {
   const bool all_at_end = job.path.reduce == Reduce::align;
   const bool decoded = job.path.reduce == Reduce::fma || job.path.reduce == Reduce::exact;
   const bool rows_scaled = all_at_end && (job.a.factors != nullptr || job.b.factors != nullptr);
@@ -35,8 +36,8 @@ template <class Value>
 inline void multiply_values(const MultiplyJob& job, std::int64_t first, std::int64_t last, void* workspace) {
   const bool wide = job.sum_bits > 53;
   const bool decoded = job.path.reduce == Reduce::fma ||
-                       (job.path.reduce == Reduce::exact && (job.a.scale_kind == ScaleKind::floating ||
-                                                             job.b.scale_kind == ScaleKind::floating));
+                       (job.path.reduce == Reduce::exact &&
+                        (job.a.scale_kind == ScaleKind::floating || job.b.scale_kind == ScaleKind::floating));
   const ElementTable a_table(job.a.element), b_table(job.b.element);
   const Packer<Value> pack_a{job, job.a, a_table, decoded}, pack_b{job, job.b, b_table, decoded};
   auto* a_powers = static_cast<double*>(workspace);
@@ -94,9 +95,8 @@ inline void multiply_aligned(const MultiplyJob& job, std::int64_t first, std::in
     b_split[code] = split_element(job.b.element, code);
   }
   const ElementTable a_table(job.a.element), b_table(job.b.element);
-  const AlignStep step{
-      job.path.fraction_bits - job.a.element.mantissa_bits - job.b.element.mantissa_bits, job.path.fraction_bits,
-      ~((std::uint32_t{1} << (23 - job.path.accumulator_fraction)) - 1)};
+  const AlignStep step{job.path.fraction_bits - job.a.element.mantissa_bits - job.b.element.mantissa_bits,
+                       job.path.fraction_bits, ~((std::uint32_t{1} << (23 - job.path.accumulator_fraction)) - 1)};
   auto* a_rows = static_cast<std::int32_t*>(workspace);
   const std::int64_t row_plane = job.k, panel_plane = lanes * job.k;
   std::int32_t* panel = a_rows + 2 * block_rows * job.k;
@@ -115,8 +115,7 @@ inline void multiply_aligned(const MultiplyJob& job, std::int64_t first, std::in
           const std::int64_t end = smaller<std::int64_t>(k + job.path.group, job.k);
           align_group(step, a_rows + r * 2 * job.k + k, row_plane, panel + k * lanes, panel_plane, end - k, acc);
           for (int l = 0; l < count; ++l)
-            if (a_special[r] || b_special[l])
-              add_special(job, a_table, b_table, block + r, column + l, k, end, acc[l]);
+            if (a_special[r] || b_special[l]) add_special(job, a_table, b_table, block + r, column + l, k, end, acc[l]);
         }
         store_result(job, block + r, column, count, acc);
       }

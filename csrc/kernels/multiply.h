@@ -14,7 +14,9 @@ inline float segment_factor(const MultiplyJob& job, const Operand& o, std::int64
   return o.factors != nullptr ? o.factors[row * job.segments + segment] : 1.0F;
 }
 
-inline std::int64_t segment_begin(const MultiplyJob& job, std::int64_t s) { return s == 0 ? 0 : job.segment_end[s - 1]; }
+inline std::int64_t segment_begin(const MultiplyJob& job, std::int64_t s) {
+  return s == 0 ? 0 : job.segment_end[s - 1];
+}
 
 inline double segment_power(const MultiplyJob& job, const Operand& o, std::int64_t row, std::int64_t segment) {
   if (o.scale_kind != ScaleKind::power_of_two) return 1;
@@ -122,7 +124,6 @@ inline void sum_segment_wide(const double* row, const double* panel, std::int64_
             x.exponent + y.exponent + 56 + scale_exponent);
   }
 }
-
 
 inline bool is_finite(double value) { return value - value == 0; }
 

@@ -15,7 +15,8 @@ std::string check_element(const ElementFormat& f) {
     return "two's complement is for integers (exponent_bits=0, specials='finite'): " + it;
   if (f.specials == Specials::ieee && f.exponent_bits < 2) return "specials='ieee' needs two exponent bits: " + it;
   if (f.specials == Specials::ieee && f.mantissa_bits < 1) return "specials='ieee' needs a mantissa bit for NaN: " + it;
-  if (f.specials == Specials::fn && f.exponent_bits + f.mantissa_bits < 2) return "specials='fn' leaves no number: " + it;
+  if (f.specials == Specials::fn && f.exponent_bits + f.mantissa_bits < 2)
+    return "specials='fn' leaves no number: " + it;
   if (f.specials == Specials::fnuz && f.signedness != Signedness::sign_magnitude)
     return "specials='fnuz' puts NaN on the code of negative zero, so it needs sign and magnitude: " + it;
   if (f.signedness == Signedness::unsigned_code) return "an element must be signed: " + it;
@@ -32,11 +33,13 @@ std::string check_format(const BlockFormat& format) {
     const bool power = is_power_of_two_scale(scale) && scale.exponent_bits >= 1 && scale.exponent_bits <= 10 &&
                        (scale.specials == Specials::finite || scale.specials == Specials::fn);
     if (!float32 && !power)
-      return "a scale is float32, or an unsigned power of two of 1 to 10 exponent bits without zero: " + describe(scale);
+      return "a scale is float32, or an unsigned power of two of 1 to 10 exponent bits without zero: " +
+             describe(scale);
     if (power && (scale.bias < -512 || scale.bias > 512)) return "bias must be -512 to 512: " + describe(scale);
     if (level.along < 0) return "a block needs at least one element: along=" + std::to_string(level.along);
     if (level.across != 1 && level.across != whole)
-      return "blocks span one line (across=1) or the whole tensor (across=0), not across=" + std::to_string(level.across);
+      return "blocks span one line (across=1) or the whole tensor (across=0), not across=" +
+             std::to_string(level.across);
     if (level.across == whole && level.along != whole)
       return "a scale across all lines spans all of each line (along=0), not along=" + std::to_string(level.along);
   }
@@ -49,7 +52,8 @@ std::string check_conversion(const BlockFormat& format, const Conversion& conver
   if (kind == ScaleKind::floating && conversion.scale_rule != ScaleRule::amax)
     return "scale_rule='" + rule + "' chooses a power of two, and this format's scale is a float: use 'amax'";
   if (kind == ScaleKind::power_of_two && conversion.scale_rule == ScaleRule::amax)
-    return "scale_rule='amax' computes a float scale, and this format's scale is a power of two: use floor, ceil, rceil or even";
+    return "scale_rule='amax' computes a float scale, and this format's scale is a power of two: use floor, ceil, "
+           "rceil or even";
   if (kind != ScaleKind::none && conversion.overflow == Overflow::special)
     return "overflow='special' is for formats without a scale: a scaled block saturates (OCP MX v1.0, 6.3)";
   if (conversion.overflow == Overflow::special && !has_nan(format.element))

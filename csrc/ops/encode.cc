@@ -19,11 +19,13 @@ std::int64_t round_up(std::int64_t value, std::int64_t unit) { return (value + u
 
 std::int64_t tile_count(const Geometry& g) {
   if (g.batch == 0 || g.lines == 0 || g.length == 0) return 0;
-  return g.batch * (round_up(g.lines, g.tile_lines) / g.tile_lines) * (round_up(g.length, g.tile_length) / g.tile_length);
+  return g.batch * (round_up(g.lines, g.tile_lines) / g.tile_lines) *
+         (round_up(g.length, g.tile_length) / g.tile_length);
 }
 
 // Lines, strides and tiles. A tile's length is a multiple of `align` unless it is a whole line.
-Geometry make_geometry(const Shape& shape, std::int64_t block, std::int64_t blocks, bool one_scale, std::int64_t align) {
+Geometry make_geometry(const Shape& shape, std::int64_t block, std::int64_t blocks, bool one_scale,
+                       std::int64_t align) {
   Geometry g;
   const bool rows = shape.inner == 1;
   g.batch = rows ? 1 : shape.outer;
@@ -138,7 +140,8 @@ void compute_scales(const KernelTable& kernels, const QuantizeJob& job, const En
   find.mask_in = mask;
   // A tile of this pass lies within one block.
   const bool whole_line = block >= shape.length;
-  find.geometry = make_geometry(shape, block, blocks, one_scale, whole_line ? 1 : largest_divisor(block, tile_capacity));
+  find.geometry =
+      make_geometry(shape, block, blocks, one_scale, whole_line ? 1 : largest_divisor(block, tile_capacity));
   Geometry& g = find.geometry;
   if (!whole_line) {
     g.tile_length = largest_divisor(block, std::min<std::int64_t>(tile_capacity, g.tile_length));
@@ -178,9 +181,8 @@ void compute_scales(const KernelTable& kernels, const QuantizeJob& job, const En
   scales.mask_out = nullptr;
   scales.count = false;
   Counts of_scales;
-  run_tiles(scales.geometry, 1, of_scales, [&](std::int64_t first, std::int64_t last, Counts& c) {
-    kernels.quantize(scales, first, last, c);
-  });
+  run_tiles(scales.geometry, 1, of_scales,
+            [&](std::int64_t first, std::int64_t last, Counts& c) { kernels.quantize(scales, first, last, c); });
   counts.zero_blocks += of_scales.zero_blocks;
   counts.refused += of_scales.refused;
 }
@@ -233,6 +235,8 @@ std::string encode(const EncodeRequest& request, Counts& counts) {
   job.wide = job.scale_kind != ScaleKind::floating &&
              (request.input_type == FloatType::fp64 || wide_values || job.mantissa_bits >= 23);
   const bool sparse = request.sparsity.group != 0;
+  // Decoded values are ranked as they are, also where float32 does not hold them.
+  if (sparse && request.order == Order::quantize_first && job.scale_kind == ScaleKind::power_of_two) job.wide = true;
   job.mask_source = request.mask_in != nullptr ? MaskSource::given : sparse ? MaskSource::magnitude : MaskSource::dense;
 
   const bool scaled = job.scale_kind != ScaleKind::none;
@@ -248,8 +252,8 @@ std::string encode(const EncodeRequest& request, Counts& counts) {
   const bool scales_first = to_compute && (one_scale || !fits);
   // float64 input is ranked before float scaling rounds it to float32.
   const bool ranks_wider = job.scale_kind == ScaleKind::floating && request.input_type == FloatType::fp64;
-  const bool mask_first = job.mask_source == MaskSource::magnitude && job.order == Order::sparsify_first &&
-                          (scales_first || ranks_wider);
+  const bool mask_first =
+      job.mask_source == MaskSource::magnitude && job.order == Order::sparsify_first && (scales_first || ranks_wider);
   std::vector<std::uint8_t> mask;
   std::vector<std::uint32_t> scales;
   if (mask_first) {
@@ -285,9 +289,8 @@ std::string encode(const EncodeRequest& request, Counts& counts) {
   const std::int64_t uncut_group = job.mask_source == MaskSource::magnitude ? group : 1;
   const std::int64_t align = std::lcm(uncut_block, uncut_group);
   job.geometry = make_geometry(shape, scaled ? block : shape.length, blocks, one_scale, align);
-  run_tiles(job.geometry, request.threads, counts, [&](std::int64_t first, std::int64_t last, Counts& c) {
-    kernels->quantize(job, first, last, c);
-  });
+  run_tiles(job.geometry, request.threads, counts,
+            [&](std::int64_t first, std::int64_t last, Counts& c) { kernels->quantize(job, first, last, c); });
   return {};
 }
 
@@ -318,9 +321,8 @@ std::string decode(const DecodeRequest& request, Counts& counts) {
   }
   job.geometry = make_geometry(request.shape, block_length(request.format, length),
                                blocks_per_line(request.format, length), one_scale, 1);
-  run_tiles(job.geometry, request.threads, counts, [&](std::int64_t first, std::int64_t last, Counts& c) {
-    kernels->decode(job, first, last, c);
-  });
+  run_tiles(job.geometry, request.threads, counts,
+            [&](std::int64_t first, std::int64_t last, Counts& c) { kernels->decode(job, first, last, c); });
   return {};
 }
 
@@ -338,9 +340,8 @@ std::string sparsify(const SparsifyRequest& request, Counts& counts) {
   job.mask_out = request.mask_out;
   job.count = request.count;
   job.geometry = make_geometry(request.shape, request.shape.length, 1, true, request.sparsity.group);
-  run_tiles(job.geometry, request.threads, counts, [&](std::int64_t first, std::int64_t last, Counts& c) {
-    kernels->select(job, first, last, c);
-  });
+  run_tiles(job.geometry, request.threads, counts,
+            [&](std::int64_t first, std::int64_t last, Counts& c) { kernels->select(job, first, last, c); });
   return {};
 }
 

@@ -38,7 +38,8 @@ std::vector<std::size_t> own_segments(const Side& side, const std::vector<std::i
 
 // One side's scales on the common segments, read by `scale(index)`.
 template <class Scale, class Read>
-std::vector<Scale> spread(const Side& side, std::int64_t rows, const std::vector<std::int64_t>& common, const Read& read) {
+std::vector<Scale> spread(const Side& side, std::int64_t rows, const std::vector<std::int64_t>& common,
+                          const Read& read) {
   const std::vector<std::size_t> own = own_segments(side, common);
   std::vector<Scale> out;
   out.reserve(static_cast<std::size_t>(rows) * common.size());
@@ -71,9 +72,9 @@ Operand operand_of(const Side& side, const Spread& scales) {
   operand.codes = side.codes;
   operand.code_bytes = code_bytes(side.element);
   operand.element = side.element;
-  operand.scale_kind = side.has_block_scales                                      ? ScaleKind::power_of_two
+  operand.scale_kind = side.has_block_scales                                   ? ScaleKind::power_of_two
                        : side.float_scales != nullptr || side.has_tensor_scale ? ScaleKind::floating
-                                                                                : ScaleKind::none;
+                                                                               : ScaleKind::none;
   operand.exponents = side.has_block_scales ? scales.exponents.data() : nullptr;
   operand.factors = side.float_scales != nullptr ? scales.factors.data() : nullptr;
   operand.tensor_factor = side.tensor_scale;
@@ -102,7 +103,8 @@ std::string check_side(const char* name, const Side& side, std::int64_t k) {
   if (!is_power_of_two_scale(side.scale)) return it + "block scales must be powers of two: " + describe(side.scale);
   const int lowest = min_exponent(side.scale), highest = lowest + static_cast<int>(max_code(side.scale));
   if (lowest < -largest_scale_exponent || highest > largest_scale_exponent)
-    return it + "scale exponents reach beyond +-" + std::to_string(largest_scale_exponent) + ": " + describe(side.scale);
+    return it + "scale exponents reach beyond +-" + std::to_string(largest_scale_exponent) + ": " +
+           describe(side.scale);
   return {};
 }
 
@@ -117,7 +119,8 @@ std::string check_datapath(const Datapath& path) {
   if (path.reduce != Reduce::align) return {};
   const std::string it = describe(path);
   if (path.group < 1 || path.group > 4096) return "group must be 1 to 4096: " + it;
-  if (path.accumulator_fraction < 1 || path.accumulator_fraction > 23) return "accumulator_fraction must be 1 to 23: " + it;
+  if (path.accumulator_fraction < 1 || path.accumulator_fraction > 23)
+    return "accumulator_fraction must be 1 to 23: " + it;
   if (path.fraction_bits < 1 || path.fraction_bits > 20) return "fraction_bits must be 1 to 20: " + it;
   // Products lie in [0, 4), so |sum| < (4 group + 2) 2^fraction_bits has to fit the float32 significand.
   if ((4 * std::int64_t{path.group} + 2) << path.fraction_bits > std::int64_t{1} << 24)
@@ -137,7 +140,8 @@ std::string check_operands(const Datapath& path, const ElementFormat& a, const E
       return "an align datapath takes signed elements of at most 8 bits: " + describe(*f);
   }
   if (path.reduce == Reduce::align && a.mantissa_bits + b.mantissa_bits > path.fraction_bits)
-    return "an align datapath must keep at least the bits of a product: fraction_bits=" + std::to_string(path.fraction_bits);
+    return "an align datapath must keep at least the bits of a product: fraction_bits=" +
+           std::to_string(path.fraction_bits);
   return {};
 }
 
@@ -152,7 +156,8 @@ std::string multiply(const MultiplyRequest& request) {
                           (request.path.reduce == Reduce::align &&
                            (request.a.float_scales != nullptr || request.b.float_scales != nullptr));
   if (error.empty() && request.c != nullptr && end_scaled)
-    error = "c needs operands whose scales are applied before it: not tensor scales, nor row scales on an align datapath";
+    error =
+        "c needs operands whose scales are applied before it: not tensor scales, nor row scales on an align datapath";
   const KernelTable* kernels = error.empty() ? active_table(error) : nullptr;
   if (!error.empty()) return error;
   if (request.m == 0 || request.n == 0 || request.groups == 0) return {};
@@ -180,7 +185,9 @@ std::string multiply(const MultiplyRequest& request) {
   job.d_row_stride = request.groups * request.n;
   job.d_column_stride = 1;
   // Every rule is symmetric in a and b: the side that fills panels better goes second.
-  const auto padded = [](std::int64_t rows, std::int64_t columns) { return rows * ((columns + panel_rows - 1) / panel_rows); };
+  const auto padded = [](std::int64_t rows, std::int64_t columns) {
+    return rows * ((columns + panel_rows - 1) / panel_rows);
+  };
   if (padded(job.n, job.m) < padded(job.m, job.n)) {
     std::swap(job.a, job.b);
     std::swap(job.m, job.n);

@@ -14,9 +14,9 @@ struct Side {
   ElementFormat element;
   std::vector<std::int64_t> segment_end;  // own segments of K, ascending, the last is K; empty without such scales
   bool has_block_scales = false;
-  ElementFormat scale;                     // of the block scales, powers of two
-  const void* block_scales = nullptr;      // codes [rows, segment_end.size()]
-  const float* float_scales = nullptr;     // [rows, segment_end.size()]
+  ElementFormat scale;                  // of the block scales, powers of two
+  const void* block_scales = nullptr;   // codes [rows, segment_end.size()]
+  const float* float_scales = nullptr;  // [rows, segment_end.size()]
   bool has_tensor_scale = false;
   float tensor_scale = 1;
 };

@@ -43,11 +43,11 @@ int thread_count(std::int64_t work, std::int64_t grain, int requested, std::int6
     const auto cores = static_cast<std::int64_t>(std::max(1U, std::thread::hardware_concurrency()));
     threads = std::min(cores, work / grain);
   }
-  return static_cast<int>(std::clamp<std::int64_t>(threads, 1, std::max<std::int64_t>(1, std::min<std::int64_t>(pieces, 1024))));
+  return static_cast<int>(
+      std::clamp<std::int64_t>(threads, 1, std::max<std::int64_t>(1, std::min<std::int64_t>(pieces, 1024))));
 }
 
-void parallel_for(std::int64_t pieces, int threads,
-                  const std::function<void(std::int64_t, std::int64_t, int)>& body) {
+void parallel_for(std::int64_t pieces, int threads, const std::function<void(std::int64_t, std::int64_t, int)>& body) {
   const auto run = [&](int thread) {
     const DefaultFloatState state;
     body(pieces * thread / threads, pieces * (thread + 1) / threads, thread);

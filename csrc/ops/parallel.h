@@ -12,7 +12,6 @@ int thread_count(std::int64_t work, std::int64_t grain, int requested, std::int6
 
 // Calls body(first, last, thread) over [0, pieces) in `threads` contiguous ranges. Rounding is to nearest and nothing
 // is flushed while body runs, whatever the caller's state is; that state is restored.
-void parallel_for(std::int64_t pieces, int threads,
-                  const std::function<void(std::int64_t, std::int64_t, int)>& body);
+void parallel_for(std::int64_t pieces, int threads, const std::function<void(std::int64_t, std::int64_t, int)>& body);
 
 }  // namespace sparq::ops

@@ -57,7 +57,8 @@ Unpacked read(const void* data, FloatType type, std::int64_t index, bool through
 
 float to_float(const Unpacked& x) {
   if (x.nan) return std::nanf("");
-  const float magnitude = x.infinite ? HUGE_VALF : std::ldexp(static_cast<float>(x.magnitude.significand), x.magnitude.exponent);
+  const float magnitude =
+      x.infinite ? HUGE_VALF : std::ldexp(static_cast<float>(x.magnitude.significand), x.magnitude.exponent);
   return x.negative ? -magnitude : magnitude;
 }
 
@@ -145,7 +146,8 @@ Scale computed_scale(const QuantizeJob& job, const std::vector<Unpacked>& block,
     const int highest = lowest + static_cast<int>(max_code(level.format));
     scale.exponent = lowest;
     if (!scale.poisoned && amax.significand != 0)
-      scale.exponent = std::clamp(choose_exponent(job.format.element, job.conversion.scale_rule, amax), lowest, highest);
+      scale.exponent =
+          std::clamp(choose_exponent(job.format.element, job.conversion.scale_rule, amax), lowest, highest);
   } else if (!scale.poisoned && amax.significand != 0) {
     const Dyadic top = value_of(job.format.element, max_code(job.format.element));
     scale.factor = to_float({.magnitude = amax}) / to_float({.magnitude = top});
@@ -187,7 +189,8 @@ BlockResult encode_line(const QuantizeJob& job, const Line& line, const std::vec
   for (std::size_t start = 0; start < x.size(); start = end) {
     const std::int64_t block = (line.first + static_cast<std::int64_t>(start)) / job.geometry.block;
     end = std::min(x.size(), static_cast<std::size_t>((block + 1) * job.geometry.block - line.first));
-    const std::vector<Unpacked> members(x.begin() + static_cast<std::ptrdiff_t>(start), x.begin() + static_cast<std::ptrdiff_t>(end));
+    const std::vector<Unpacked> members(x.begin() + static_cast<std::ptrdiff_t>(start),
+                                        x.begin() + static_cast<std::ptrdiff_t>(end));
     const std::int64_t index = line.scale_origin + block * line.scale_step;
     Scale scale;
     if (job.scale_kind != ScaleKind::none) {
@@ -211,7 +214,9 @@ BlockResult encode_line(const QuantizeJob& job, const Line& line, const std::vec
       if (job.scale_kind == ScaleKind::floating) v = from_float(to_float(v) / scale.factor);
       Encoded e = encode_element(job.format.element, job.conversion, v, scale.exponent);
       if (v.infinite && x[i].finite()) e.saturated = true;  // x / s left float32: Inf saturates too
-      e.underflowed = (e.code & magnitude_mask(job.format.element)) == 0 && classify(job.format.element, e.code) != CodeClass::nan && x[i].finite() && x[i].magnitude.significand != 0;
+      e.underflowed = (e.code & magnitude_mask(job.format.element)) == 0 &&
+                      classify(job.format.element, e.code) != CodeClass::nan && x[i].finite() &&
+                      x[i].magnitude.significand != 0;
       result.codes[i] = e.code;
       counts.saturated += e.saturated;
       counts.underflowed += e.underflowed;
@@ -244,8 +249,9 @@ void quantize(const QuantizeJob& job, std::int64_t first, std::int64_t last, Cou
         std::vector<Unpacked> values(x.size());
         Counts ignored;
         for (std::size_t i = 0; i < x.size(); ++i)
-          values[i] = unpack(decode_value(element, job.scale_kind, block.scales[i], block.codes[i], FloatType::fp64, ignored),
-                             ieee_type(FloatType::fp64));
+          values[i] =
+              unpack(decode_value(element, job.scale_kind, block.scales[i], block.codes[i], FloatType::fp64, ignored),
+                     ieee_type(FloatType::fp64));
         keep = select_line(values, job.sparsity, false, counts.ties);
       }
       for (std::size_t i = 0; i < x.size(); ++i)
@@ -268,7 +274,8 @@ void amax(const AmaxJob& job, std::int64_t first, std::int64_t last) noexcept {
     for (std::int64_t i = 0; i < line.length; ++i) {
       if (job.mask_in != nullptr && !job.mask_in[line.at(i)]) continue;
       const Unpacked x = read(job.input, job.input_type, line.at(i), job.narrow);
-      const double magnitude = x.finite() ? std::ldexp(static_cast<double>(x.magnitude.significand), x.magnitude.exponent) : HUGE_VAL;
+      const double magnitude =
+          x.finite() ? std::ldexp(static_cast<double>(x.magnitude.significand), x.magnitude.exponent) : HUGE_VAL;
       top = std::max(top, magnitude);
     }
     job.partial[tile * job.geometry.tile_lines + l] = top;

@@ -2,6 +2,7 @@
 
 from sparq_sim._core import Conversion, Datapath, ElementFormat, ScaleLevel, Sparsity, available_isas
 from sparq_sim.accelerator import Accelerator
+from sparq_sim.arrays import FLOATS
 from sparq_sim.check import check, simulate
 from sparq_sim.formats import Format, Spec, conversions, datapaths, elements, formats, spec
 from sparq_sim.layers import linear
@@ -13,6 +14,7 @@ from sparq_sim.tensor import BlockTensor
 __version__ = "0.1.0"
 
 __all__ = [
+    "FLOATS",
     "Accelerator",
     "BlockTensor",
     "Conversion",

@@ -53,13 +53,17 @@ class Accelerator:
         _one_of("conv_blocks", self.conv_blocks, CONV_BLOCKS)
         _one_of("conv_k_order", self.conv_k_order, CONV_K_ORDERS)
         if self.conv_k_order != "khwc" and self.conv_blocks == "tap":
-            raise ValueError("rules: conv_k_order='chw' needs conv_blocks='window': blocks along a tap need its channels together")
+            raise ValueError(
+                "rules: conv_k_order='chw' needs conv_blocks='window': blocks along a tap need its channels together"
+            )
         for operand in (self.weight_spec, self.activation_spec):
             scaled = operand.format.scale_kind == "power_of_two"
             _core.check_operands(self.path, operand.format.element, operand.format.element, scaled)
         _core.check_operands(self.path, self.weight_spec.format.element, self.activation_spec.format.element, False)
         if self.output_spec is not None and self.output_spec.format.levels:
-            raise ValueError(f"output={self.output_spec.format.name}: needed a format without scales, such as bf16 or fp16")
+            raise ValueError(
+                f"output={self.output_spec.format.name}: needed a format without scales, such as bf16 or fp16"
+            )
 
     @property
     def conv_blocks(self) -> str:

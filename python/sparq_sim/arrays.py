@@ -51,7 +51,8 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
         import ml_dtypes
     except ModuleNotFoundError:
         raise TypeError("dtype bfloat16 in NumPy needs the package ml_dtypes") from None
-    return np.dtype(ml_dtypes.bfloat16)
+    made: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return made
 
 
 def bits_view(x: Array) -> Array:

@@ -165,8 +165,11 @@ class Spec:
                 Conversion(**record["conversion"]),
                 record["source"],
             )
-            sparsity = None if record["sparsity"] is None else Sparsity(**record["sparsity"])
-            return cls(format_, sparsity, checked_order(record["order"]), int(record["axis"]))
+            sparsity = None if record["sparsity"] is None else parse_sparsity(Sparsity(**record["sparsity"]))
+            axis = record["axis"]
+            if not isinstance(axis, int) or isinstance(axis, bool):
+                raise TypeError(f"axis {axis!r} is no integer")
+            return cls(format_, sparsity, checked_order(record["order"]), axis)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a spec: {error}") from None
 
@@ -318,7 +321,7 @@ def spec(
 
     >>> import sparq_sim as sq
     >>> print(sq.spec("mxfp4", block=16, scale_rule="rceil", sparsity="2:4"))
-    mxfp4 block=16 rounding=nearest_even overflow=saturate scale_rule=rceil sparsity=2:4 ties=lowest_index order=sparsify_first axis=-1
+    mxfp4 block=16 rounding=nearest_even overflow=saturate scale_rule=rceil sparsity=2:4 ...
     """
     if isinstance(format, Spec):
         base = format

@@ -37,7 +37,9 @@ class Window:
         tall = height + top + bottom - self.dilation[0] * (self.kernel[0] - 1) - 1
         wide = width + left + right - self.dilation[1] * (self.kernel[1] - 1) - 1
         if tall < 0 or wide < 0:
-            raise ValueError(f"a {height}x{width} input is smaller than the kernel {self.kernel} with its padding and dilation")
+            raise ValueError(
+                f"a {height}x{width} input is smaller than the kernel {self.kernel} with its padding and dilation"
+            )
         return tall // self.stride[0] + 1, wide // self.stride[1] + 1
 
     def gather(self, x: Array, fill: float) -> Array:
@@ -49,9 +51,9 @@ class Window:
         n, _, _, groups, channels = x.shape
         s = x.strides
         shape = (groups, n, rows, columns, *self.kernel, channels)
-        strides = (
-            s[3], s[0], s[1] * self.stride[0], s[2] * self.stride[1], s[1] * self.dilation[0], s[2] * self.dilation[1], s[4],
-        )  # fmt: skip
+        places = (s[1] * self.stride[0], s[2] * self.stride[1])
+        taps = (s[1] * self.dilation[0], s[2] * self.dilation[1])
+        strides = (s[3], s[0], *places, *taps, s[4])
         return np.ascontiguousarray(np.lib.stride_tricks.as_strided(x, shape, strides, writeable=False))
 
 
@@ -127,7 +129,11 @@ class MachineLayer:
         self.accelerator = accelerator
         self.window = window
         self.weight_shape = weight.shape
-        lines = weight[:, None, :] if window is None else weight.transpose(0, 2, 3, 1).reshape(len(weight), -1, weight.shape[1])
+        lines = (
+            weight[:, None, :]
+            if window is None
+            else weight.transpose(0, 2, 3, 1).reshape(len(weight), -1, weight.shape[1])
+        )
         self.taps, self.channels = int(lines.shape[1]), int(lines.shape[2])
         self.windowed = window is not None and accelerator.conv_blocks == "window"
         if self.windowed and accelerator.conv_k_order == "chw":
@@ -138,7 +144,9 @@ class MachineLayer:
         self.line_length = int(lines.shape[2])
         self.weight_spec = _dense_if_narrow(accelerator.weight_spec, self.line_length)
         self.activation_spec = _dense_if_narrow(accelerator.activation_spec, self.line_length)
-        self.kept_dense = self.weight_spec != accelerator.weight_spec or self.activation_spec != accelerator.activation_spec
+        self.kept_dense = (
+            self.weight_spec != accelerator.weight_spec or self.activation_spec != accelerator.activation_spec
+        )
         self._weight_lines = int(lines.shape[1])
         rows = np.ascontiguousarray(lines)
         self._row_scaled = self.weight_spec.format.block == "row"
@@ -256,6 +264,7 @@ class MachineLayer:
 
     def segments(self) -> int:
         """Segments of K between rounding steps of a block datapath, at most."""
+
         def per_line(spec: Spec) -> int:
             return spec.format.block_format.blocks_per_line(self.line_length) if spec.format.levels else 1
 

@@ -29,7 +29,19 @@ _DTYPE_ELEMENTS = {
 }
 
 #: Names that ``a_format=`` and ``b_format=`` take.
-CODE_FORMATS = ("e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz", "e3m2", "e2m3", "e2m1", "fp16", "bf16", "fp32", "int8")
+CODE_FORMATS = (
+    "e4m3",
+    "e5m2",
+    "e4m3fnuz",
+    "e5m2fnuz",
+    "e3m2",
+    "e2m3",
+    "e2m1",
+    "fp16",
+    "bf16",
+    "fp32",
+    "int8",
+)
 
 _SHAPES = "a is [M, K] and b is [N, K], both with K last (b like the weight of a linear layer, [out, in])"
 
@@ -100,7 +112,9 @@ def operand_from_tensor(tensor: BlockTensor, what: str) -> Operand:
     return Operand(tensor.codes, element, scale=level.format, block_scales=scales, segment_end=ends)
 
 
-def _operand(x: object, format: str | ElementFormat | None, scales: object, tensor_scale: float | None, what: str) -> Operand:
+def _operand(
+    x: object, format: str | ElementFormat | None, scales: object, tensor_scale: float | None, what: str
+) -> Operand:
     if isinstance(x, BlockTensor):
         if format is not None or scales is not None or tensor_scale is not None:
             raise ValueError(f"{what} is a BlockTensor, which brings its own format and scales")
@@ -163,7 +177,9 @@ def _with_scales(operand: Operand, scales: object, what: str) -> Operand:
         raise ValueError(f"{what}: block scales beside a tensor scale are not supported")
     blocks = array.shape[1] if array.ndim == 2 else 0
     if array.ndim != 2 or array.shape[0] != rows or blocks < 1 or k % blocks:
-        raise ValueError(f"{what}_scales: shape {array.shape}; needed ({rows}, K / block) where the block divides K = {k}")
+        raise ValueError(
+            f"{what}_scales: shape {array.shape}; needed ({rows}, K / block) where the block divides K = {k}"
+        )
     return Operand(
         operand.codes,
         operand.element,

@@ -71,7 +71,13 @@ class _Job:
 
     def run(self, *, count: bool, threads: int | None, **outputs: Any) -> dict[str, int]:
         """Calls the core. `outputs`: values, values_type, codes, scales, mask_out."""
-        wanted: dict[str, Any] = {"values": None, "values_type": "float32", "codes": None, "scales": None, "mask_out": None}
+        wanted: dict[str, Any] = {
+            "values": None,
+            "values_type": "float32",
+            "codes": None,
+            "scales": None,
+            "mask_out": None,
+        }
         wanted |= outputs
         if self.scales is not None:
             wanted["scales"] = self.scales
@@ -95,11 +101,14 @@ class _Job:
 
     def _refuse(self) -> None:
         if self.scales is not None:
-            raise ValueError("x has NaN or Inf where scales= gives a scale that is a number; given scales are never changed")
+            raise ValueError(
+                "x has NaN or Inf where scales= gives a scale that is a number; given scales are never changed"
+            )
         if self.format.scale_kind == "float":
             raise ValueError(f"{self.format.name}: amax divided by the largest element value is beyond float32")
         raise ValueError(
-            f"x has NaN or Inf, and {self.format.name} has no code for it: neither its elements nor its scales have a NaN"
+            f"x has NaN or Inf, and {self.format.name} has no code for it: "
+            "neither its elements nor its scales have a NaN"
         )
 
 
@@ -132,7 +141,9 @@ def _prepare(
     mask_bytes = None if mask is None else data.from_user(_mask_array(mask, data.shape))
     if tensor_scale is not None:
         if made.format.block != "tensor":
-            raise ValueError(f"tensor_scale=: {made.format.name} has no scale of the tensor (block={made.format.block})")
+            raise ValueError(
+                f"tensor_scale=: {made.format.name} has no scale of the tensor (block={made.format.block})"
+            )
         if scales is not None:
             raise ValueError("scales= and tensor_scale= name the same scale: give one")
         scales = np.full((1,) * max(1, len(data.shape)), tensor_scale, dtype=np.float64)
@@ -192,7 +203,9 @@ def _given_scales(scales: object, format: Format, data: Source, shape: tuple[int
     codes = exponent.astype(np.int64) - 1 - scale.emin
     bad = ~np.isnan(array) & ((fraction != 0.5) | (codes < 0) | (codes > scale.max_code))
     if bool(bad.any()) or (bool(np.isnan(array).any()) and not scale.has_nan):
-        raise ValueError(f"scales: values that the scale format of {format.name} does not hold (powers of two within its range)")
+        raise ValueError(
+            f"scales: values that the scale format of {format.name} does not hold (powers of two within its range)"
+        )
     nan = 0 if scale.nan_code is None else scale.nan_code
     return np.ascontiguousarray(np.where(np.isnan(array), nan, codes), dtype=dtype)
 
@@ -311,7 +324,8 @@ def emulate(
             target[...] = values
         _copy_to_device(out, target)
         return out
-    return _like(job.x.to_user(values), result, x)
+    made: T = _like(job.x.to_user(values), result, x)
+    return made
 
 
 def _out_array(out: object, x: object, result: str, data: Source) -> Array:
@@ -336,7 +350,7 @@ def _copy_to_device(out: object, target: Array | None) -> None:
     if is_torch(out) and out.device.type != "cpu" and target is not None:  # type: ignore[attr-defined]
         from sparq_sim.torch import bridge
 
-        out.copy_(bridge.from_numpy(target, dtype_name(out.dtype), out))  # type: ignore[attr-defined]
+        out.copy_(bridge.from_numpy(target, dtype_name(out.dtype), out))  # type: ignore[attr-defined, arg-type]
 
 
 def _like(values: Array, result: str, x: Any) -> Any:
@@ -462,13 +476,15 @@ def sparsify(
     array([ 0., -3.,  2.,  0.], dtype=float32)
     """
     pattern = parse_sparsity(sparsity, ties)
-    assert pattern is not None
+    if pattern is None:
+        raise TypeError("sparsity: needed a pattern such as '2:4', got None")
     data = source(x, "x")
     place = data.axis(axis)
     ranked = data
     if score is not None:
         float_name(getattr(score, "dtype", type(score).__name__), "score")
-        array = bits_view(to_numpy(score, "score"))
+        array = to_numpy(score, "score")
+        array = bits_view(array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("=")))
         if array.shape != data.shape:
             raise ValueError(f"score: shape {array.shape}; needed the shape of x, {data.shape}")
         ranked = Source(data.from_user(array), dtype_name(score.dtype), data.shape, data.order)  # type: ignore[attr-defined]
@@ -486,7 +502,7 @@ def sparsify(
     if events is not None:
         events.add(counts)
     pruned = _prune(data, keep)
-    mask = data.to_user(keep.view(np.bool_))
+    mask: Any = data.to_user(keep.view(np.bool_))
     if is_torch(x):
         from sparq_sim.torch import bridge
 

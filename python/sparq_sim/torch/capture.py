@@ -71,7 +71,9 @@ def run(model: nn.Module, inputs: Any) -> Any:
 
 
 @contextmanager
-def _hooks(model: nn.Module, names: list[str], seen: Callable[[LayerCall], None], products: _Products) -> Iterator[None]:
+def _hooks(
+    model: nn.Module, names: list[str], seen: Callable[[LayerCall], None], products: _Products
+) -> Iterator[None]:
     calls = dict.fromkeys(names, 0)
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> None:

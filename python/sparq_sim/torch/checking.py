@@ -13,7 +13,7 @@ from torch import nn
 from sparq_sim._core import Datapath
 from sparq_sim.accelerator import Accelerator
 from sparq_sim.arrays import Array
-from sparq_sim.bounds import ETA, U, Problem, any_order_bound, datapath_bound, gamma
+from sparq_sim.bounds import ETA, Problem, U, any_order_bound, datapath_bound, gamma
 from sparq_sim.formats import datapaths
 from sparq_sim.layers import MachineLayer
 from sparq_sim.report import VERDICTS, LayerReport, Report
@@ -37,7 +37,10 @@ def _bits(x: Array) -> Array:
 
 def _ulp_distance(a: Array, b: Array) -> Array:
     """Distance in steps of float32; NaN against NaN is 0, against a number the largest distance."""
-    both = [np.where(bits >> 31 != 0, -(bits & 0x7FFFFFFF).astype(np.int64), bits.astype(np.int64)) for bits in (_bits(a), _bits(b))]
+    both = [
+        np.where(bits >> 31 != 0, -(bits & 0x7FFFFFFF).astype(np.int64), bits.astype(np.int64))
+        for bits in (_bits(a), _bits(b))
+    ]
     distance: Array = np.abs(both[0] - both[1])
     distance[np.isnan(a) & np.isnan(b)] = 0
     return distance
@@ -77,7 +80,9 @@ class _Sampler:
         keys = [key for key in self.outputs if key[0] == name and key in other.outputs]
         if not keys or any(self.outputs[key].shape != other.outputs[key].shape for key in keys):
             return None
-        return _snr_db(np.concatenate([self.outputs[k] for k in keys]), np.concatenate([other.outputs[k] for k in keys]))
+        return _snr_db(
+            np.concatenate([self.outputs[k] for k in keys]), np.concatenate([other.outputs[k] for k in keys])
+        )
 
 
 @dataclass
@@ -139,7 +144,10 @@ class _Layer:
             if self.report.operands_equal is True:
                 self.report.operands_equal = None
             return True
-        for what, ours, theirs in (("activation", activations, call.operands[0]), ("weight", weight, call.operands[1])):
+        for what, ours, theirs in (
+            ("activation", activations, call.operands[0]),
+            ("weight", weight, call.operands[1]),
+        ):
             if not self._compare_operand(what, bridge.to_numpy(ours), bridge.to_numpy(theirs.float().cpu())):
                 self.report.operands_equal = False
         return self.report.operands_equal is not False
@@ -181,12 +189,7 @@ class _Layer:
         if isinstance(spec.format.block, int):
             text += f" (block {line // spec.format.block}, element {line % spec.format.block})"
         mine, other = float(ours[index]), float(theirs[index])
-        return f"{text}: needed {mine!r} ({_hex(mine)}), got {other!r} ({_hex(other)}), {self._codes_apart(spec.format, mine, other)}"
-
-    @staticmethod
-    def _codes_apart(format_: Any, mine: float, other: float) -> str:
-        distance = int(_ulp_distance(np.float32([mine]), np.float32([other]))[0])
-        return f"{distance} ulp apart"
+        return f"{text}: needed {mine!r} ({_hex(mine)}), got {other!r} ({_hex(other)})"
 
     def _products(self, activations: torch.Tensor, weight: torch.Tensor) -> _Products:
         bias = None if self.layer.bias is None else self.layer.bias.detach().double()
@@ -258,12 +261,16 @@ class _Layer:
         limit = _BIAS_LIMIT * float(np.sqrt(self.report.k))
         if abs(bias) > limit:
             side = "toward" if bias < 0 else "away from"
-            self._find(f"the reference's errors lie {side} zero: bias {bias:.3g}, rounding noise stays within {limit:.3g}")
+            self._find(
+                f"the reference's errors lie {side} zero: bias {bias:.3g}, rounding noise stays within {limit:.3g}"
+            )
             self._worsen("unexplained")
 
     def _bound(self, sums: _Products, activations: torch.Tensor, ours: Array, theirs: Array) -> Array:
         bias = 0.0 if self.layer.bias is None else float(self.layer.bias.detach().abs().max())
-        tops = [float(t.abs().nan_to_num(0.0, posinf=0.0).max()) if t.numel() else 0.0 for t in (activations, self.weight)]
+        tops = [
+            float(t.abs().nan_to_num(0.0, posinf=0.0).max()) if t.numel() else 0.0 for t in (activations, self.weight)
+        ]
         machine = self._machine_bound(sums.total, tops[0], tops[1])
         # The bias is one more float32 addition on the machine.
         added = U * (1 + gamma(1)) * (sums.total + machine + bias) + ETA
@@ -305,7 +312,9 @@ class _Layer:
         return bool(np.any(_different(got, theirs[: len(got)])))
 
 
-def _first(tensor: BlockTensor, machine: MachineLayer, shape: tuple[int, ...]) -> tuple[BlockTensor, tuple[int, ...]] | None:
+def _first(
+    tensor: BlockTensor, machine: MachineLayer, shape: tuple[int, ...]
+) -> tuple[BlockTensor, tuple[int, ...]] | None:
     """The first image, or the first rows, of encoded activations; None if there is no such part to cut."""
     if machine.windowed or shape[0] < 2 or (machine.window is None and len(shape) != 2):
         return None
@@ -318,7 +327,7 @@ def _first(tensor: BlockTensor, machine: MachineLayer, shape: tuple[int, ...]) -
 
 
 def _hex(value: float) -> str:
-    return f"0x{int(_bits(np.float32([value]))[0]):08X}"
+    return f"0x{int(_bits(np.array([value], np.float32))[0]):08X}"
 
 
 def _image(values: Array, shape: tuple[int, ...]) -> Array:
@@ -404,4 +413,3 @@ def check(
         numerics=numerics,
         isa=isa,
     )
-

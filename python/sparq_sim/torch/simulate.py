@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -51,6 +52,11 @@ def targets(model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
     return found
 
 
+def pair(value: Any) -> tuple[int, int]:
+    """Height and width."""
+    return int(value[0]), int(value[1])
+
+
 @dataclass(frozen=True)
 class _Padding:
     """What a convolution pads with: zeros go in as codes; other modes are applied to the input first."""
@@ -62,7 +68,6 @@ class _Padding:
 
 
 def _padding(conv: nn.Conv2d) -> _Padding:
-    pair = lambda value: (int(value[0]), int(value[1]))  # noqa: E731
     kernel, stride, dilation = pair(conv.kernel_size), pair(conv.stride), pair(conv.dilation)
     if conv.padding == "valid":
         sides = (0, 0, 0, 0)
@@ -75,7 +80,11 @@ def _padding(conv: nn.Conv2d) -> _Padding:
     if conv.padding_mode == "zeros":
         return _Padding(Window(kernel, stride, dilation, sides, conv.groups), "zeros", None)
     top, bottom, left, right = sides
-    return _Padding(Window(kernel, stride, dilation, (0, 0, 0, 0), conv.groups), conv.padding_mode, (left, right, top, bottom))
+    return _Padding(
+        Window(kernel, stride, dilation, (0, 0, 0, 0), conv.groups),
+        conv.padding_mode,
+        (left, right, top, bottom),
+    )
 
 
 class Simulated(nn.Module):
@@ -126,14 +135,14 @@ class Simulated(nn.Module):
         return (out[0] if image else out).to(device=x.device, dtype=x.dtype)
 
 
-def replace_layers(model: M, make: type[nn.Module] | object, names: list[str]) -> M:
+def replace_layers(model: M, make: Callable[[Any], nn.Module], names: list[str]) -> M:
     """A deep copy of a model with the named layers replaced by ``make(layer)``."""
     changed = copy.deepcopy(model)
     for name in names:
         layer = changed.get_submodule(name)
-        replacement = make(layer)  # type: ignore[operator]
+        replacement = make(layer)
         if not name:
-            return replacement  # type: ignore[no-any-return]
+            return cast(M, replacement)
         parent, _, attribute = name.rpartition(".")
         setattr(changed.get_submodule(parent), attribute, replacement)
     return changed

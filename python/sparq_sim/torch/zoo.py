@@ -47,9 +47,7 @@ _STAGES = (
 )
 
 
-def _conv(
-    inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, groups: int = 1, relu6: bool
-) -> nn.Module:
+def _conv(inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, groups: int = 1, relu6: bool) -> nn.Module:
     """A convolution with TensorFlow's "SAME" padding; its bias holds the folded normalisation."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if stride == 1:
@@ -136,8 +134,7 @@ def _fold(state: dict[str, Tensor], model: EfficientNetLite0) -> dict[str, Tenso
             continue
         conv, norm = sources[name]
         gain, shift, mean, variance = (
-            remaining.pop(f"{norm}.{part}").double()
-            for part in ("weight", "bias", "running_mean", "running_var")
+            remaining.pop(f"{norm}.{part}").double() for part in ("weight", "bias", "running_mean", "running_var")
         )
         remaining.pop(f"{norm}.num_batches_tracked")
         scale = gain / (variance + _NORM_EPSILON).sqrt()

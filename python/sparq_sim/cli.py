@@ -1,0 +1,282 @@
+"""The command line, `sparq`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import sparq_sim as sq
+from sparq_sim import files
+from sparq_sim.formats import Element, Format, Spec
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=sq.__doc__)
+# Redirected output has no width of its own.
+_out = Console(width=None if sys.stdout.isatty() else 120)
+_log = Console(stderr=True)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Threads = Annotated[int | None, typer.Option(help="Threads to use; results never depend on it.")]
+
+
+def _print_json(data: Any) -> None:
+    typer.echo(json.dumps(data, indent=1, allow_nan=False))
+
+
+def _scale_text(format_: Format) -> str:
+    if not format_.levels:
+        return "none"
+    record = format_.levels[-1].format
+    name = next((e.name for e in sq.elements().values() if e.record == record), None)
+    return name or f"2^X, {record.exponent_bits} bits"
+
+
+def _format_row(format_: Format) -> dict[str, Any]:
+    conversion = format_.conversion
+    return {
+        "name": format_.name,
+        "element": next(e.name for e in sq.elements().values() if e.record == format_.element),
+        "block": format_.block,
+        "scale": _scale_text(format_),
+        "bits_per_element": format_.bits_per_element(),
+        "scale_rule": conversion.scale_rule if format_.levels else None,
+        "overflow": conversion.overflow,
+        "source": format_.source,
+    }
+
+
+@app.command()
+def formats(as_json: JsonFlag = False) -> None:
+    """List the block formats of the catalog."""
+    rows = [_format_row(format_) for format_ in sq.formats().values()]
+    if as_json:
+        return _print_json(rows)
+    table = Table(title="formats", title_justify="left")
+    for name in ("name", "element", "block", "scale", "bits", "scale rule", "source"):
+        table.add_column(name, justify="right" if name == "bits" else "left", no_wrap=name != "source")
+    for row in rows:
+        cells = [row[key] for key in ("name", "element", "block", "scale", "bits_per_element", "scale_rule", "source")]
+        table.add_row(
+            *("" if cell is None else f"{cell:g}" if isinstance(cell, float) else str(cell) for cell in cells)
+        )
+    _out.print(table)
+    return None
+
+
+def _element_of(name: str) -> tuple[Element, Format | None]:
+    """An element by its own name, or that of a format."""
+    elements = sq.elements()
+    if name in elements and name not in sq.formats():
+        return elements[name], None
+    format_ = sq.spec(name).format
+    return next(e for e in elements.values() if e.record == format_.element), format_
+
+
+def _values(element: Element) -> list[float]:
+    """Of every code."""
+    record = element.record
+    codes = np.arange(1 << record.code_bits, dtype=np.dtype(f"uint{8 * record.code_bytes}"))
+    if record.is_power_of_two_scale:
+        powers = np.ldexp(1.0, codes.astype(np.int64) + record.emin)
+        return [float("nan") if record.is_nan(int(c)) else float(p) for c, p in zip(codes, powers, strict=True)]
+    spec = Spec(Format(element.name, record))
+    tensor = sq.BlockTensor(codes=codes, scales=None, mask=None, spec=spec, dtype="float64", library="numpy")
+    return [float(v) for v in tensor.decode()]
+
+
+def _code_text(element: Element, code: int) -> str:
+    """Sign, exponent and mantissa of a code."""
+    record = element.record
+    bits = f"{code:0{record.code_bits}b}"
+    sign = 1 if record.signedness != "unsigned" else 0
+    parts = (bits[:sign], bits[sign : sign + record.exponent_bits], bits[sign + record.exponent_bits :])
+    return " ".join(part for part in parts if part)
+
+
+@app.command()
+def show(
+    format: Annotated[str, typer.Argument(help="A format or an element, such as mxfp4 or e4m3.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Show a format: its fields, its bits and the value of every code (of up to 8 bits)."""
+    element, format_ = _element_of(format)
+    record = element.record
+    fields: dict[str, Any] = {
+        **record.to_dict(),
+        "code_bits": record.code_bits,
+        "emin": record.emin,
+        "emax": record.emax,
+    }
+    values = _values(element) if record.code_bits <= 8 else []
+    if as_json:
+        codes = [{"code": code, "value": repr(value)} for code, value in enumerate(values)]
+        data = {"element": element.name, "source": element.source, "fields": fields, "codes": codes}
+        return _print_json({**data, "format": None if format_ is None else _format_row(format_)})
+    if format_ is not None:
+        table = Table(title=f"{format_.name}: {format_.source}", title_justify="left", show_header=False)
+        for key, value in _format_row(format_).items():
+            table.add_row(key.replace("_", " "), "" if value is None else str(value))
+        _out.print(table)
+    table = Table(title=f"element {element.name}: {element.source}", title_justify="left", show_header=False)
+    for key, value in fields.items():
+        table.add_row(key, str(value), record.fields.get(key, ""))
+    _out.print(table)
+    if values:
+        _out.print(_value_table(element, values))
+    return None
+
+
+def _value_table(element: Element, values: list[float]) -> Table:
+    columns = 4 if len(values) >= 64 else 2 if len(values) > 4 else 1
+    table = Table(title="codes (sign, exponent, mantissa) and values", title_justify="left", show_header=False)
+    rows = len(values) // columns
+    for row in range(rows):
+        cells = []
+        for column in range(columns):
+            code = column * rows + row
+            cells += [f"0x{code:02X}", _code_text(element, code), f"{values[code]:.9g}"]
+        table.add_row(*cells)
+    return table
+
+
+def _choices(pairs: list[str]) -> dict[str, Any]:
+    choices: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, word = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--choice {pair}: needed name=word, such as scale_rule=rceil")
+        choices[name] = int(word) if word.isdecimal() else word
+    return choices
+
+
+@app.command()
+def emulate(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="An npy, npz or safetensors file.")],
+    format: Annotated[str, typer.Option("--format", "-f", help="A format of the catalog.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write, with one of the same suffixes.")],
+    axis: Annotated[int, typer.Option(help="Reduction axis.")] = -1,
+    sparsity: Annotated[str | None, typer.Option(help="An N:M pattern, such as 2:4.")] = None,
+    choice: Annotated[list[str] | None, typer.Option(help="name=word, such as scale_rule=rceil; repeatable.")] = None,
+    inexact: Annotated[str | None, typer.Option(help="error or round.")] = None,
+    threads: Threads = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write the values that every tensor of a file has after encoding and decoding."""
+    spec = sq.spec(format, axis=axis, sparsity=sparsity, **_choices(choice or []))
+    tensors = files.read_tensors(source)
+    for name, tensor in tensors.items():
+        if tensor.dtype not in sq.FLOATS:
+            raise TypeError(f"{source}: tensor {name!r} is {tensor.dtype}; needed {', '.join(sq.FLOATS)}")
+    results, rows = {}, []
+    for name, tensor in track(tensors.items(), description="emulating", console=_log, transient=True):
+        result, row = _emulate_one(name, tensor, spec, inexact, threads)
+        results[name] = result
+        rows.append(row)
+    files.write_tensors(output, results, {"sparq_spec": spec.to_json(), "sparq_digest": spec.digest})
+    if as_json:
+        return _print_json({"spec": json.loads(spec.to_json()), "digest": spec.digest, "tensors": rows})
+    table = Table(title=f"{spec} ({spec.digest})", title_justify="left")
+    for name in rows[0] if rows else []:
+        table.add_column(name.replace("_", " "), justify="left" if name in ("name", "shape", "dtype") else "right")
+    for row in rows:
+        table.add_row(*("" if v is None else f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()))
+    _out.print(table)
+    return None
+
+
+def _emulate_one(
+    name: str, tensor: files.Named, spec: Spec, inexact: str | None, threads: int | None
+) -> tuple[files.Named, dict[str, Any]]:
+    events = sq.Events()
+    x = tensor.array
+    if tensor.dtype == "bfloat16":
+        x = (tensor.array.astype(np.uint32) << 16).view(np.float32)
+    y = sq.emulate(x, spec, inexact=inexact, events=events, threads=threads)
+    with np.errstate(all="ignore"):
+        noise = float(np.sum((x.astype(np.float64) - y) ** 2))
+        power = float(np.sum(x.astype(np.float64) ** 2))
+        snr = (
+            10 * float(np.log10(power / noise))
+            if noise > 0 and power > 0 and np.isfinite(power) and np.isfinite(noise)
+            else None
+        )
+    stored = y
+    if tensor.dtype == "bfloat16":
+        stored = sq.encode(y, "bf16", threads=threads).codes
+    row = {
+        "name": name,
+        "shape": "x".join(map(str, x.shape)),
+        "dtype": tensor.dtype,
+        "snr_db": snr,
+        **vars(events),
+    }
+    return files.Named(stored, tensor.dtype), row
+
+
+@app.command()
+def check(
+    weights: Annotated[str, typer.Option("--weights", "-w", help="Format of the weights.")] = "mxfp6_e2m3",
+    activations: Annotated[str, typer.Option("--activations", "-a", help="Format of the activations.")] = "mxfp8_e4m3",
+    datapath: Annotated[str, typer.Option("--datapath", "-d", help="The machine that adds.")] = "block_fp32",
+    weight_sparsity: Annotated[str | None, typer.Option(help="An N:M pattern, such as 2:4.")] = None,
+    choice: Annotated[list[str] | None, typer.Option(help="name=word, such as scale_rule=rceil; repeatable.")] = None,
+    cases: Annotated[bool, typer.Option(help="Also run the three cases that a check must tell apart.")] = True,
+    every_layer: Annotated[bool, typer.Option(help="List every layer, not only those that are not ok.")] = True,
+    threads: Threads = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check EfficientNet-Lite0 (published weights, twelve photos) against a simulated accelerator.
+
+    Exit code 0 if everything is explained, and, with --cases, if the honest model passes and the two wrong ones are
+    caught; 1 if not; 2 for wrong arguments.
+    """
+    machine = sq.Accelerator(weights, activations, weight_sparsity, None, datapath, rules=_choices(choice or []))
+    from sparq_sim.torch import demo
+
+    with _log.status("loading") as status:
+        say: Callable[[str], None] = status.update
+        report = demo.shipped_check(machine, threads, say)
+        made = demo.cases(threads, say) if cases else []
+    if as_json:
+        listed = [{"title": c.title, "expected_ok": c.expected_ok, "report": c.report.to_dict()} for c in made]
+        _print_json({**report.to_dict(), "cases": listed})
+    else:
+        _out.print(report.table(every_layer=every_layer))
+        for line in report.summary():
+            _out.print(line, highlight=False, markup=False)
+        if made:
+            _print_cases(made)
+    raise typer.Exit(0 if report.ok and all(case.as_expected for case in made) else 1)
+
+
+def _print_cases(made: list[Any]) -> None:
+    _out.print("\nWould it notice? Other models on the same machine, two photos each:")
+    for case in made:
+        word = "green" if case.report.ok else "RED"
+        expected = "as it must be" if case.as_expected else "WRONG"
+        _out.print(f"  {word} ({expected}): {case.title}", highlight=False, markup=False, soft_wrap=True)
+        for finding in case.report.findings[:2]:
+            _out.print(f"      {finding}", highlight=False, markup=False, soft_wrap=True)
+        if len(case.report.findings) > 2:
+            _out.print(f"      and {len(case.report.findings) - 2} more findings", highlight=False)
+
+
+def main() -> None:
+    """Entry point: errors of arguments and files are one line and exit code 2."""
+    try:
+        app()
+    except (ValueError, TypeError, ModuleNotFoundError) as error:
+        _log.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Tensor files for the command line: npy, npz and safetensors, read whole and written atomically."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import safetensors
+from safetensors import SafetensorError, TensorSpec
+
+from sparq_sim.arrays import Array
+
+SUFFIXES = (".npy", ".npz", ".safetensors")
+
+_SAFETENSORS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+
+
+@dataclass(frozen=True)
+class Named:
+    """A tensor of a file: 16-bit brain floats as ``uint16`` bits."""
+
+    array: Array
+    dtype: str
+
+
+def _require_suffix(path: Path) -> str:
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path}: needed a file named {', '.join('*' + s for s in SUFFIXES)}")
+    return path.suffix
+
+
+def read_tensors(path: Path) -> dict[str, Named]:
+    """Every tensor of a file by its name (an npy file holds one, named ``""``).
+
+    Raises:
+        ValueError: no such file, not a tensor file, or one that is damaged.
+    """
+    suffix = _require_suffix(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        if suffix == ".safetensors":
+            return _read_safetensors(path)
+        loaded = np.load(path, allow_pickle=False)
+        if suffix == ".npy":
+            if not isinstance(loaded, np.ndarray):
+                raise ValueError("not an npy file")
+            return {"": _named(loaded)}
+        with loaded:
+            return {name: _named(loaded[name]) for name in loaded.files}
+    except (ValueError, OSError, EOFError, SafetensorError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: not a readable {suffix[1:]} file ({error})") from None
+    except Exception as error:
+        # zipfile and zlib have errors of their own for damaged archives.
+        raise ValueError(f"{path}: not a readable {suffix[1:]} file ({type(error).__name__}: {error})") from None
+
+
+def _named(array: Array) -> Named:
+    # NumPy stores bfloat16 as two anonymous bytes.
+    if array.dtype == np.dtype("V2"):
+        return Named(array.view(np.uint16), "bfloat16")
+    return Named(array, array.dtype.name)
+
+
+def _read_safetensors(path: Path) -> dict[str, Named]:
+    tensors = {}
+    entries = safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
+    for name, entry in entries:
+        kind = _SAFETENSORS.get(entry["dtype"])
+        if kind is None:
+            raise ValueError(f"tensor {name!r} is {entry['dtype']}; needed {', '.join(_SAFETENSORS)}")
+        dtype = np.dtype(np.uint16 if kind == "bfloat16" else kind)
+        tensors[name] = Named(np.frombuffer(entry["data"], dtype).reshape(entry["shape"]), kind)
+    return tensors
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Named], metadata: Mapping[str, str]) -> None:
+    """Writes a whole file or leaves what was there. `metadata` goes into safetensors files.
+
+    Raises:
+        ValueError: a suffix that is none of ours, several tensors for an npy file, or a directory that cannot be
+            written.
+    """
+    suffix = _require_suffix(path)
+    if suffix == ".npy" and len(tensors) != 1:
+        raise ValueError(
+            f"{path}: an npy file holds one tensor, there are {len(tensors)}; write an npz or safetensors file"
+        )
+    if suffix == ".safetensors":
+        kept = {name or "tensor": (np.ascontiguousarray(t.array), t.dtype) for name, t in tensors.items()}
+        specs = {
+            name: TensorSpec(dtype=dtype, shape=array.shape, data_ptr=array.ctypes.data, data_len=array.nbytes)
+            for name, (array, dtype) in kept.items()
+        }
+        data = safetensors.serialize(specs, metadata=dict(metadata))
+        _write(path, lambda file: file.write(data))
+    elif suffix == ".npz":
+        arrays: dict[str, Any] = {name or "tensor": t.array for name, t in tensors.items()}
+        _write(path, lambda file: np.savez(file, **arrays))
+    else:
+        _write(path, lambda file: np.save(file, next(iter(tensors.values())).array))
+
+
+def _write(path: Path, put: Callable[[BinaryIO], object]) -> None:
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot write there ({error.strerror})") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            put(file)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
