@@ -105,18 +105,14 @@ def train_char_gpt(out: Path) -> None:
     save_file(stored, out / "char_gpt.safetensors")
     with torch.inference_mode():
         logits = model(sample[:-1].view(-1, CharGpt.CONTEXT)).flatten(0, 1)
-    print(
-        f"char_gpt: cross-entropy {cross_entropy(logits, sample[1:]):.4f} over {SAMPLE_LENGTH - 1} characters"
-    )
+    print(f"char_gpt: cross-entropy {cross_entropy(logits, sample[1:]):.4f} over {SAMPLE_LENGTH - 1} characters")
 
 
 def main() -> None:
     trainers = {"digits_cnn": train_digits_cnn, "char_gpt": train_char_gpt}
     parser = argparse.ArgumentParser(description="Train the small models of the tests.")
     parser.add_argument("models", nargs="*", help=f"any of {', '.join(trainers)}; all if none is named")
-    parser.add_argument(
-        "--out", type=Path, default=TESTS / "data", help="directory for the safetensors files"
-    )
+    parser.add_argument("--out", type=Path, default=TESTS / "data", help="directory for the safetensors files")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.models if name not in trainers]:
         parser.error(f"unknown model {unknown[0]!r}, choose from {', '.join(trainers)}")

@@ -40,7 +40,7 @@ class Format:
     >>> scale = sq.ElementFormat(exponent_bits=5, bias=15, signedness="unsigned", specials="fn", zero=False)
     >>> e3m0 = sq.Format("e3m0_b8", sq.ElementFormat(exponent_bits=3, bias=3), [sq.ScaleLevel(format=scale, along=8)])
     >>> sq.emulate(np.float32([0.3, -1.0, 6.0, 0.01]), e3m0)
-    array([ 0.25      , -1.        ,  8.        ,  0.        ], dtype=float32)
+    array([ 0.25, -1.  ,  4.  ,  0.  ], dtype=float32)
 
     Raises:
         ValueError: the records say something that no kernel can do, with the reason.

@@ -185,7 +185,7 @@ class MachineLayer:
         return np.ascontiguousarray(gathered.reshape(gathered.shape[0], -1, self.k))
 
     def encode_activations(self, x: Array) -> BlockTensor:
-        """The activations in codes: [T, K] of a linear layer, [N, H, W, G, C] of a convolution, [G, M, K] of windows."""
+        """The activations in codes: [T, K] of a linear layer, [N, H, W, G, C] of a convolution, or [G, M, K]."""
         return encode(self._windows(x) if self.windowed else self._lines(x), self.activation_spec, axis=-1)
 
     def decoded_weight(self) -> Array:

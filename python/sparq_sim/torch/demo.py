@@ -81,7 +81,7 @@ def torch_fake_quant(model: nn.Module) -> nn.Module:
 
 
 def one_weight_off(model: nn.Module, layer: str, index: tuple[int, ...]) -> nn.Module:
-    """`torch_fake_quant` with one weight moved to the next code up (in magnitude)."""
+    """`torch_fake_quant` with one weight moved by one code; `index` is at the first tap of a kernel."""
     changed = torch_fake_quant(model)
     module = changed.get_submodule(layer)
     assert isinstance(module, TorchFakeQuant)
@@ -89,7 +89,9 @@ def one_weight_off(model: nn.Module, layer: str, index: tuple[int, ...]) -> nn.M
     start = index[1] // 32 * 32
     original = model.get_submodule(layer).weight
     assert isinstance(original, torch.Tensor)
-    block = original.data[(index[0], slice(start, start + 32), *index[2:])]
+    # The channels of this output and tap, in the block of the weight.
+    lines = original.data[index[0]].flatten(1)[:, 0] if original.dim() == 4 else original.data[index[0]]
+    block = lines[start : start + 32]
     scale = float(_scale(block, 2))
     code_step = 2.0 ** (max(0, int(torch.frexp(weight[index] / scale).exponent) - 1) - 3)
     weight[index] += scale * code_step

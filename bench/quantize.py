@@ -1,0 +1,154 @@
+"""Speed of emulate and encode beside a memory copy, torch and other libraries, all in one run.
+
+    python bench/quantize.py [--size 4096] [--repeat 9] [--json]
+
+One thread everywhere. Figures are medians in G elements per second; "of copy" is the ratio to np.copyto on the same
+arrays, measured in the same run. Contenders: a hand-written torch function, eager and under torch.compile (the
+strongest baseline known), and the obvious composite over ml_dtypes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import sparq_sim as sq
+import torch
+from rich.console import Console
+from rich.table import Table
+
+Row = tuple[str, str, float]
+
+
+def rate(call: Callable[[], Any], elements: int, repeat: int) -> float:
+    """Median G elements per second, after two calls to warm up."""
+    call()
+    call()
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return elements / statistics.median(times) / 1e9
+
+
+def torch_mxfp4(x: torch.Tensor) -> torch.Tensor:
+    """MXFP4, floor rule, in a dozen lines of torch: exponents by bit-cast, rounding by a magic number."""
+    blocks = x.view(-1, 32)
+    exponent = (blocks.abs().amax(1, keepdim=True).view(torch.int32) >> 23).clamp(3, 254) - 2
+    scale = (exponent << 23).view(torch.float32)
+    y = blocks / scale
+    field = ((y.view(torch.int32) >> 23) & 0xFF).clamp(127, 129)
+    magic = ((field + 22) << 23).view(torch.float32)
+    magic = torch.copysign(magic, y)
+    return (((y + magic) - magic).clamp(-6, 6) * scale).view_as(x)
+
+
+def ml_dtypes_mxfp4(x: np.ndarray) -> np.ndarray:
+    """MXFP4, floor rule: a scale by frexp, the element cast by ml_dtypes."""
+    blocks = x.reshape(-1, 32)
+    _, exponent = np.frexp(np.abs(blocks).max(1, keepdims=True))
+    scale = np.ldexp(np.float32(1), np.clip(exponent - 3, -126, 127))
+    return ((blocks / scale).astype(ml_dtypes.float4_e2m1fn).astype(np.float32) * scale).reshape(x.shape)
+
+
+def measure(size: int, repeat: int) -> list[Row]:
+    x = np.random.default_rng(0).standard_normal((size, size)).astype(np.float32)
+    out = np.empty_like(x)
+    n = x.size
+    rows: list[Row] = [("np.copyto(out, x)", "memory copy", rate(lambda: np.copyto(out, x), n, repeat))]
+    tensor = torch.from_numpy(x)
+    torch.set_num_threads(1)
+    rows.append(("tensor.clone()", "memory copy, fresh output", rate(tensor.clone, n, repeat)))
+    rows.append(
+        ("emulate mxfp4, fresh output", "sparq_sim", rate(lambda: sq.emulate(x, "mxfp4", threads=1), n, repeat))
+    )
+    for name in ("mxfp4", "mxfp6", "mxfp8", "mxint8", "hbfp8", "int8", "fp8_e4m3", "bf16"):
+        rows.append(
+            (f"emulate {name}, out=", "sparq_sim", rate(lambda f=name: sq.emulate(x, f, out=out, threads=1), n, repeat))
+        )
+    rows.append(
+        (
+            "emulate mxfp4 2:4, out=",
+            "sparq_sim",
+            rate(lambda: sq.emulate(x, "mxfp4", sparsity="2:4", out=out, threads=1), n, repeat),
+        )
+    )
+    for name in ("mxfp4", "mxfp8", "hbfp8"):
+        rows.append((f"encode {name}", "sparq_sim", rate(lambda f=name: sq.encode(x, f, threads=1), n, repeat)))
+        call = _warm_encode(x, name)
+        rows.append((f"encode {name}, warm codes", "sparq_sim core", rate(call, n, repeat)))
+    rows.append(("mxfp4, 12 lines of torch", "torch eager", rate(lambda: torch_mxfp4(tensor), n, repeat)))
+    compiled = torch.compile(torch_mxfp4)
+    rows.append(("mxfp4, the same compiled", "torch.compile", rate(lambda: compiled(tensor), n, repeat)))
+    small = x[: size // 4]
+    rows.append(
+        ("mxfp4, composite", "ml_dtypes", rate(lambda: ml_dtypes_mxfp4(small), small.size, max(3, repeat // 3)))
+    )
+    expected = sq.emulate(x, "mxfp4")
+    assert np.array_equal(torch_mxfp4(tensor).numpy(), expected) and np.array_equal(
+        ml_dtypes_mxfp4(small), expected[: size // 4]
+    )
+    return rows
+
+
+def _warm_encode(x: np.ndarray, name: str) -> Callable[[], Any]:
+    """The core alone, into codes and scales that are already in memory."""
+    from sparq_sim import _core
+
+    format_ = sq.formats()[name]
+    codes, scales = np.zeros(x.shape, np.uint8), np.zeros((len(x), x.shape[1] // int(format_.block or 1)), np.uint8)
+    arguments: dict[str, Any] = {
+        "x": x, "x_type": "float32", "shape": (len(x), x.shape[1], 1), "format": format_.block_format,
+        "conversion": format_.conversion, "sparsity": None, "order": "sparsify_first", "values": None,
+        "values_type": "float32", "codes": codes, "scales": scales, "scales_given": False, "mask_in": None,
+        "mask_out": None, "count": False, "threads": 1,
+    }  # fmt: skip
+    return lambda: _core.encode(**arguments)
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def _commit() -> str:
+    found = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
+    return found.stdout.strip() or "no git"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=4096)
+    parser.add_argument("--repeat", type=int, default=9)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    rows = measure(options.size, options.repeat)
+    isa = sq.available_isas()[-1]
+    title = f"{options.size}x{options.size} float32, one thread, {isa}, {_processor()}, commit {_commit()}"
+    if options.json:
+        print(json.dumps({"title": title, "rows": rows}))
+        return
+    table = Table(title=title, title_justify="left")
+    for column in ("what", "by", "G elements/s", "of copy"):
+        table.add_column(column, justify="left" if column in ("what", "by") else "right")
+    for what, by, speed in rows:
+        table.add_row(what, by, f"{speed:.3f}", f"{speed / rows[0][2]:.2f}")
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()
