@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-import sparq_sim as sq
 import torch
 from quantize import _commit, _processor, rate
 from rich.console import Console
 from rich.table import Table
+
+import sparq_sim as sq
 
 CASES = (
     ("mxfp8_e4m3", "mxfp8_e4m3", "block_fp32"),

@@ -21,10 +21,11 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import sparq_sim as sq
 import torch
 from rich.console import Console
 from rich.table import Table
+
+import sparq_sim as sq
 
 Row = tuple[str, str, float]
 
@@ -105,7 +106,7 @@ def _warm_encode(x: np.ndarray, name: str) -> Callable[[], Any]:
     """The core alone, into codes and scales that are already in memory."""
     from sparq_sim import _core
 
-    format_ = sq.formats()[name]
+    format_ = sq.spec(name).format
     codes, scales = np.zeros(x.shape, np.uint8), np.zeros((len(x), x.shape[1] // int(format_.block or 1)), np.uint8)
     arguments: dict[str, Any] = {
         "x": x, "x_type": "float32", "shape": (len(x), x.shape[1], 1), "format": format_.block_format,

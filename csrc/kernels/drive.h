@@ -35,11 +35,13 @@ inline void store_result(const MultiplyJob& job, std::int64_t row, std::int64_t 
 template <class Value>
 inline void multiply_values(const MultiplyJob& job, std::int64_t first, std::int64_t last, void* workspace) {
   const bool wide = job.sum_bits > 53;
-  const bool decoded = job.path.reduce == Reduce::fma ||
-                       (job.path.reduce == Reduce::exact &&
-                        (job.a.scale_kind == ScaleKind::floating || job.b.scale_kind == ScaleKind::floating));
+  // fma32 multiplies decoded float32 values; exact does so where decoding rounds, which is under float scales.
+  const auto decoded = [&](const Operand& o) {
+    return job.path.reduce == Reduce::fma ||
+           (job.path.reduce == Reduce::exact && o.scale_kind == ScaleKind::floating);
+  };
   const ElementTable a_table(job.a.element), b_table(job.b.element);
-  const Packer<Value> pack_a{job, job.a, a_table, decoded}, pack_b{job, job.b, b_table, decoded};
+  const Packer<Value> pack_a{job, job.a, a_table, decoded(job.a)}, pack_b{job, job.b, b_table, decoded(job.b)};
   auto* a_powers = static_cast<double*>(workspace);
   double* b_powers = a_powers + block_rows * job.segments;
   auto* a_factors = reinterpret_cast<float*>(b_powers + lanes * job.segments);

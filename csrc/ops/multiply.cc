@@ -96,6 +96,7 @@ std::string check_side(const char* name, const Side& side, std::int64_t k) {
   const std::string it = std::string(name) + ": ";
   if (side.has_block_scales && (side.float_scales != nullptr || side.has_tensor_scale))
     return it + "block scales beside float or tensor scales are not supported";
+  if (k == 0) return {};
   if (side.segment_end.empty() || side.segment_end.back() != k ||
       !std::is_sorted(side.segment_end.begin(), side.segment_end.end()))
     return it + "block ends must ascend to K";
@@ -116,6 +117,7 @@ bool varies_along_k(const Side& side) {
 }  // namespace
 
 std::string check_datapath(const Datapath& path) {
+  if ((path.nan_bits & 0x7FFFFFFF) <= 0x7F800000) return "nan_bits must be the bits of a float32 NaN: " + describe(path);
   if (path.reduce != Reduce::align) return {};
   const std::string it = describe(path);
   if (path.group < 1 || path.group > 4096) return "group must be 1 to 4096: " + it;

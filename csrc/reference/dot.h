@@ -83,6 +83,7 @@ struct RowView {
       Fixed value;
       value.add(x.magnitude.significand, x.magnitude.exponent, x.negative);
       float f = bits_to_float(to_ieee(value, ieee_type(FloatType::fp32), false, exact));
+      if (x.magnitude.significand == 0 && x.negative) f = -0.0F;
       if (x.infinite) f = x.negative ? -HUGE_VALF : HUGE_VALF;
       return unpack_float(f * (factor(segment) * operand.tensor_factor));
     }
@@ -96,18 +97,21 @@ struct RowView {
 };
 
 inline float dot_exact(const MultiplyJob& job, const RowView& a, const RowView& b, float start) {
-  const bool decoded = a.operand.scale_kind == ScaleKind::floating || b.operand.scale_kind == ScaleKind::floating;
   Fixed sum;
   Special special;
   special.add(unpack_float(start));
   const Unpacked c = unpack_float(start);
   if (c.finite()) sum.add(c.magnitude.significand, c.magnitude.exponent, c.negative);
+  // Decoding rounds under float scales only; a power of two stays beside its element.
+  const auto value = [](const RowView& v, std::int64_t k, std::int64_t s) {
+    return v.operand.scale_kind == ScaleKind::floating ? v.decoded(k, s) : v.element(k);
+  };
   for (std::int64_t s = 0, k = 0; s < job.segments; ++s)
     for (; k < job.segment_end[s]; ++k) {
-      const Unpacked x = decoded ? a.decoded(k, s) : a.element(k), y = decoded ? b.decoded(k, s) : b.element(k);
+      const Unpacked x = value(a, k, s), y = value(b, k, s);
       special.nan = special.nan || a.poisoned(s) || b.poisoned(s);
       special.add_product(x, y);
-      if (x.finite() && y.finite()) add_product(sum, x, y, decoded ? 0 : a.exponent(s) + b.exponent(s));
+      if (x.finite() && y.finite()) add_product(sum, x, y, a.exponent(s) + b.exponent(s));
     }
   return special.any() ? special.value() : round_once(sum);
 }
@@ -115,30 +119,30 @@ inline float dot_exact(const MultiplyJob& job, const RowView& a, const RowView& 
 inline float dot_blocks(const MultiplyJob& job, const RowView& a, const RowView& b, float acc) {
   const bool floating = a.operand.factors != nullptr || b.operand.factors != nullptr;
   for (std::int64_t s = 0, k = 0; s < job.segments; ++s) {
-    const float factor = a.factor(s) * b.factor(s);
     Fixed sum;
     Special special;
-    special.nan = a.poisoned(s) || b.poisoned(s) || std::isnan(factor);
-    const Unpacked before = unpack_float(acc);
-    special.add(before);
+    special.nan = a.poisoned(s) || b.poisoned(s);
     for (; k < job.segment_end[s]; ++k) {
       const Unpacked x = a.element(k), y = b.element(k);
       special.add_product(x, y);
       if (x.finite() && y.finite()) add_product(sum, x, y, a.exponent(s) + b.exponent(s));
     }
-    if (special.any()) {
-      acc = special.value();
-      continue;
-    }
+    // With float scales the segment's sum is a float32 first (perhaps Inf), multiplied by the product of the scales.
+    Special total;
+    const Unpacked before = unpack_float(acc);
+    total.add(before);
     if (floating) {
-      const Unpacked rounded = unpack_float(round_once(sum)), f = unpack_float(factor);
+      const Unpacked rounded = unpack_float(special.any() ? special.value() : round_once(sum));
+      const Unpacked factor = unpack_float(a.factor(s) * b.factor(s));
+      total.add_product(rounded, factor);
       sum = Fixed{};
-      special.add_product(rounded, f);
-      if (special.any()) {  // the segment's sum, or the scales' product, left float32
-        acc = special.value();
-        continue;
-      }
-      add_product(sum, rounded, f, 0);
+      if (rounded.finite() && factor.finite()) add_product(sum, rounded, factor, 0);
+    } else if (special.any()) {
+      total.add(unpack_float(special.value()));
+    }
+    if (total.any()) {
+      acc = total.value();
+      continue;
     }
     sum.add(before.magnitude.significand, before.magnitude.exponent, before.negative);
     acc = round_once(sum);

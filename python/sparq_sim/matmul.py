@@ -164,6 +164,8 @@ def _with_scales(operand: Operand, scales: object, what: str) -> Operand:
         if array.shape not in ((rows,), (rows, 1)):
             raise ValueError(f"{what}_scales: shape {array.shape}; float scales are one per row, ({rows},)")
         values = np.ascontiguousarray(array.reshape(rows, 1), dtype=np.float32)
+        if bool(np.any(values <= 0)) or bool(np.any(np.isinf(values))):
+            raise ValueError(f"{what}_scales: needed positive finite numbers (or NaN, which poisons its row)")
         return Operand(
             operand.codes,
             operand.element,
