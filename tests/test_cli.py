@@ -1,0 +1,137 @@
+"""The command line, run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import sparq_sim as sq
+import torch
+from safetensors.torch import load_file, save_file
+
+
+def sparq(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "sparq_sim.cli", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def table(*arguments: object) -> Any:
+    return json.loads(sparq(*arguments, "--json").stdout)
+
+
+@pytest.fixture
+def weights() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((6, 80)).astype(np.float32)
+
+
+def test_formats_lists_the_catalog() -> None:
+    rows = table("formats")
+    assert [row["name"] for row in rows] == list(sq.formats())
+    assert next(row for row in rows if row["name"] == "mxfp4")["bits_per_element"] == 4.25
+    assert "mxfp6_e2m3" in sparq("formats").stdout
+
+
+def test_show_prints_every_code_of_an_element() -> None:
+    shown = table("show", "mxfp4")
+    assert [row["value"] for row in shown["codes"]][:8] == ["0.0", "0.5", "1.0", "1.5", "2.0", "3.0", "4.0", "6.0"]
+    assert shown["codes"][8]["value"] == "-0.0"
+    assert table("show", "e8m0")["codes"][255]["value"] == "nan"
+    assert "0 10 1" in sparq("show", "e2m1").stdout
+
+
+def test_show_names_what_it_knows() -> None:
+    assert "unknown format 'mxfp5'; known: mxfp8_e4m3" in sparq("show", "mxfp5", code=2).stderr
+
+
+def test_emulate_writes_what_emulate_returns(tmp_path: Path, weights: np.ndarray) -> None:
+    np.save(tmp_path / "in.npy", weights)
+    rows = table("emulate", tmp_path / "in.npy", "-f", "mxfp4", "-o", tmp_path / "out.npy", "--sparsity", "2:4")
+    expected = sq.emulate(weights, "mxfp4", sparsity="2:4")
+    assert np.load(tmp_path / "out.npy").tobytes() == expected.tobytes()
+    assert rows["digest"] == sq.spec("mxfp4", sparsity="2:4").digest
+
+
+def test_emulate_reads_and_writes_archives(tmp_path: Path, weights: np.ndarray) -> None:
+    np.savez(tmp_path / "in.npz", a=weights, b=weights.astype(np.float64))
+    sparq("emulate", tmp_path / "in.npz", "-f", "hbfp8", "-o", tmp_path / "out.npz", "--choice", "rounding=toward_zero")
+    with np.load(tmp_path / "out.npz") as out:
+        for name, dtype in (("a", np.float32), ("b", np.float64)):
+            expected = sq.emulate(weights.astype(dtype), "hbfp8", rounding="toward_zero")
+            assert out[name].dtype == dtype and out[name].tobytes() == expected.tobytes()
+
+
+def test_safetensors_keep_their_dtypes_and_carry_the_spec(tmp_path: Path, weights: np.ndarray) -> None:
+    tensors = {"w": torch.from_numpy(weights), "h": torch.from_numpy(weights).bfloat16(), "f": torch.ones(3).half()}
+    save_file(tensors, tmp_path / "in.safetensors")
+    sparq("emulate", tmp_path / "in.safetensors", "-f", "mxfp8", "-o", tmp_path / "out.safetensors")
+    out = load_file(tmp_path / "out.safetensors")
+    for name, tensor in tensors.items():
+        assert out[name].dtype == tensor.dtype
+        assert torch.equal(out[name], sq.emulate(tensor, "mxfp8"))
+    with safetensors.safe_open(tmp_path / "out.safetensors", "pt") as file:
+        assert sq.Spec.from_json(file.metadata()["sparq_spec"]) == sq.spec("mxfp8")
+
+
+def test_a_damaged_file_is_an_error_and_writes_nothing(tmp_path: Path, weights: np.ndarray) -> None:
+    np.save(tmp_path / "good.npy", weights)
+    good = (tmp_path / "good.npy").read_bytes()
+    save_file({"w": torch.from_numpy(weights)}, tmp_path / "good.safetensors")
+    np.savez(tmp_path / "good.npz", a=weights)
+    damaged = {
+        "cut.npy": good[:200],
+        "text.npy": b"hello",
+        "empty.npz": b"",
+        "cut.npz": (tmp_path / "good.npz").read_bytes()[:300],
+        "cut.safetensors": (tmp_path / "good.safetensors").read_bytes()[:-40],
+        "text.safetensors": b"\xff" * 64,
+    }
+    for name, data in damaged.items():
+        (tmp_path / name).write_bytes(data)
+        out = tmp_path / f"out{Path(name).suffix}"
+        assert "not a readable" in sparq("emulate", tmp_path / name, "-f", "mxfp4", "-o", out, code=2).stderr
+        assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"-f": "mxfp5"}, "unknown format"),
+        ({"-o": "out.txt"}, r"needed a file named \*.npy"),
+        ({"-o": "missing/out.npy"}, "cannot write there"),
+        ({"--sparsity": "5:4"}, "1 <= N <= M"),
+        ({"--choice": "rounding=up"}, "choose one of nearest_even"),
+        ({"--choice": "rounding"}, "needed name=word"),
+        ({"--axis": "7"}, "the array has 2 axes"),
+    ],
+)
+def test_wrong_arguments_are_one_line_of_error(
+    tmp_path: Path, weights: np.ndarray, change: dict[str, str], message: str
+) -> None:
+    np.save(tmp_path / "in.npy", weights)
+    options = {"-f": "mxfp4", "-o": "out.npy", **change}
+    options["-o"] = str(tmp_path / options["-o"])
+    stderr = sparq("emulate", tmp_path / "in.npy", *[w for pair in options.items() for w in pair], code=2).stderr
+    assert re.search(message, stderr), stderr
+    assert len(stderr.strip().splitlines()) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.npy"]
+
+
+def test_tensors_that_are_no_floats_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "in.npy", np.arange(4))
+    stderr = sparq("emulate", tmp_path / "in.npy", "-f", "mxfp4", "-o", tmp_path / "o.npy", code=2).stderr
+    assert "is int64; needed float16, bfloat16, float32, float64" in stderr
+
+
+def test_an_operand_that_the_machine_cannot_take_is_refused_before_any_work() -> None:
+    stderr = sparq("check", "--weights", "mxfp8", "--datapath", "hopper_fp8", code=2).stderr
+    assert "this datapath takes no scales that vary along K" in stderr
