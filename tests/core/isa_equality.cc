@@ -1,0 +1,178 @@
+// Every implementation that this processor can run gives the bits of the baseline: encode, decode, sparsify and
+// multiply on random bit patterns. Needs no Python, so that it also runs where only an emulator has an instruction set.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "catalog/datapaths.h"
+#include "catalog/formats.h"
+#include "dispatch.h"
+#include "ops/encode.h"
+#include "ops/multiply.h"
+
+namespace {
+
+using namespace sparq;
+
+std::mt19937_64 generator(20240917);
+
+void fail(const std::string& what) {
+  std::printf("FAILED: %s\n", what.c_str());
+  std::exit(1);
+}
+
+void require(const std::string& error) {
+  if (!error.empty()) fail(error);
+}
+
+// Normal numbers with some spread, and in every fourth tensor raw bit patterns with NaN, Inf and subnormals.
+std::vector<std::uint8_t> random_tensor(FloatType type, std::size_t count, bool raw) {
+  std::vector<std::uint8_t> bytes(count * static_cast<std::size_t>(bytes_of(type)));
+  if (raw || bytes_of(type) == 2) {
+    for (auto& b : bytes) b = static_cast<std::uint8_t>(generator());
+    return bytes;
+  }
+  std::normal_distribution<double> normal(0, 1);
+  for (std::size_t i = 0; i < count; ++i) {
+    const double wide = normal(generator) * static_cast<double>(1 << (generator() % 8));
+    const auto narrow = static_cast<float>(wide);
+    if (type == FloatType::fp64)
+      std::memcpy(bytes.data() + 8 * i, &wide, 8);
+    else
+      std::memcpy(bytes.data() + 4 * i, &narrow, 4);
+  }
+  return bytes;
+}
+
+template <class Run>
+void compare(const std::string& what, const Run& run) {
+  setenv("SPARQ_ISA", "baseline", 1);
+  const std::vector<std::uint8_t> expected = run();
+  for (const std::string& isa : available_isas()) {
+    if (isa == "reference" || isa == "baseline") continue;
+    setenv("SPARQ_ISA", isa.c_str(), 1);
+    const std::vector<std::uint8_t> got = run();
+    for (std::size_t i = 0; i < expected.size(); ++i)
+      if (got[i] != expected[i])
+        fail(what + " on " + isa + ": byte " + std::to_string(i) + " of " + std::to_string(expected.size()));
+  }
+}
+
+int quantization(int rounds) {
+  int done = 0;
+  for (int round = 0; round < rounds; ++round)
+    for (const auto& named : catalog::formats)
+      for (const Rounding mode : {Rounding::nearest_even, Rounding::nearest_away, Rounding::toward_zero})
+        for (const FloatType type : {FloatType::fp32, FloatType::fp64, FloatType::bf16, FloatType::fp16}) {
+          const bool flat = generator() % 2 == 0;
+          ops::EncodeRequest r;
+          r.format = named.format;
+          r.conversion = named.conversion;
+          r.conversion.rounding = mode;
+          if (r.conversion.scale_rule == ScaleRule::floor)
+            r.conversion.scale_rule = static_cast<ScaleRule>(generator() % 4);
+          r.shape = flat ? ops::Shape{7, 75, 1} : ops::Shape{2, 67, 5};
+          if (generator() % 2 == 0) {
+            const int group = 1 + static_cast<int>(generator() % 16);
+            r.sparsity = {1 + static_cast<int>(generator() % static_cast<unsigned>(group)), group, Ties::lowest_index};
+            r.order = generator() % 2 == 0 ? Order::sparsify_first : Order::quantize_first;
+          }
+          const auto count = static_cast<std::size_t>(r.shape.size());
+          const auto x = random_tensor(type, count, generator() % 4 == 0);
+          r.input = x.data();
+          r.input_type = r.values_type = type;
+          r.count = generator() % 2 == 0;
+          r.threads = 1;
+          compare("encode " + std::string(named.name), [&] {
+            std::vector<std::uint8_t> out(count * 20, 0);
+            r.values = out.data();
+            r.codes = out.data() + 8 * count;
+            r.scales = out.data() + 12 * count;
+            r.mask_out = r.sparsity.group != 0 ? out.data() + 16 * count : nullptr;
+            Counts counts;
+            require(ops::encode(r, counts));
+            ops::DecodeRequest d;
+            d.format = r.format;
+            d.shape = r.shape;
+            d.codes = r.codes;
+            d.scales = r.scales;
+            std::vector<std::uint8_t> decoded(count * 8);
+            d.values = decoded.data();
+            d.values_type = FloatType::fp64;
+            d.threads = 1;
+            Counts ignored;
+            require(ops::decode(d, ignored));
+            const auto* as_bytes = reinterpret_cast<const std::uint8_t*>(&counts);
+            out.insert(out.end(), as_bytes, as_bytes + sizeof counts);
+            out.insert(out.end(), decoded.begin(), decoded.end());
+            return out;
+          });
+          ++done;
+        }
+  return done;
+}
+
+int products(int rounds) {
+  const std::vector<std::string_view> elements{"e4m3", "e5m2", "e2m1", "e2m3", "int8", "bf16", "fp32", "hbfp8_element"};
+  int done = 0;
+  for (int round = 0; round < rounds; ++round)
+    for (const auto& named : catalog::datapaths)
+      for (const auto a : elements)
+        for (const auto b : elements) {
+          ops::MultiplyRequest r;
+          r.path = named.datapath;
+          r.m = 1 + static_cast<std::int64_t>(generator() % 5);
+          r.n = 1 + static_cast<std::int64_t>(generator() % 37);
+          r.k = 1 + static_cast<std::int64_t>(generator() % 90);
+          r.a.element = catalog::element(a);
+          r.b.element = catalog::element(b);
+          if (!ops::check_operands(r.path, r.a.element, r.b.element, false).empty()) continue;
+          const bool raw = generator() % 3 == 0;
+          std::vector<std::uint8_t> codes[2], scales[2];
+          ops::Side* sides[2] = {&r.a, &r.b};
+          for (int s = 0; s < 2; ++s) {
+            const auto rows = static_cast<std::size_t>(s == 0 ? r.m : r.n);
+            const auto bytes = static_cast<std::size_t>(code_bytes(sides[s]->element));
+            codes[s] = bytes == 4 ? random_tensor(FloatType::fp32, rows * static_cast<std::size_t>(r.k), raw)
+                                  : random_tensor(FloatType::bf16, rows * static_cast<std::size_t>(r.k) * bytes / 2 + 1, true);
+            const std::uint8_t mask = static_cast<std::uint8_t>((1U << std::min(8, code_bits(sides[s]->element))) - 1);
+            if (bytes == 1)
+              for (auto& c : codes[s]) c &= mask;
+            sides[s]->codes = codes[s].data();
+            if (!r.path.block_scales || generator() % 2 == 0) continue;
+            for (std::int64_t end = 16; end < r.k; end += 16) sides[s]->segment_end.push_back(end);
+            sides[s]->segment_end.push_back(r.k);
+            scales[s].resize(rows * sides[s]->segment_end.size());
+            for (auto& c : scales[s]) c = static_cast<std::uint8_t>(raw ? generator() : 117 + generator() % 20);
+            sides[s]->has_block_scales = true;
+            sides[s]->scale = catalog::element("e8m0");
+            sides[s]->block_scales = scales[s].data();
+          }
+          const auto count = static_cast<std::size_t>(r.m * r.n);
+          const auto c = random_tensor(FloatType::fp32, count, raw);
+          if (generator() % 2 == 0) r.c = reinterpret_cast<const float*>(c.data());
+          r.threads = 1;
+          compare("multiply " + std::string(named.name) + " " + std::string(a) + " " + std::string(b), [&] {
+            std::vector<std::uint8_t> out(count * 4);
+            r.d = reinterpret_cast<float*>(out.data());
+            require(ops::multiply(r));
+            return out;
+          });
+          ++done;
+        }
+  return done;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int rounds = argc > 1 ? std::atoi(argv[1]) : 2;
+  std::string isas;
+  for (const std::string& isa : available_isas()) isas += " " + isa;
+  std::printf("implementations:%s\n", isas.c_str());
+  const int tensors = quantization(rounds), dots = products(rounds);
+  std::printf("%d tensors and %d products give equal bits\n", tensors, dots);
+}
