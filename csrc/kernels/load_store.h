@@ -8,12 +8,12 @@ namespace {
 
 inline std::uint32_t widen_half(std::uint32_t h) {
   const std::uint32_t magnitude = h & 0x7FFF;
-  const std::uint32_t normal = (magnitude << 13) + ((127 - 15) << 23);
   // A subnormal is an integer times 2^-24; conversion and product are exact.
   const std::uint32_t subnormal = as_bits<Carrier32>(static_cast<float>(static_cast<std::int32_t>(magnitude)) * 0x1p-24f);
-  const std::uint32_t special = (magnitude << 13) + ((255 - 31) << 23);
-  const std::uint32_t bits = magnitude < 0x0400 ? subnormal : magnitude >= 0x7C00 ? special : normal;
-  return bits | (h & 0x8000) << 16;
+  const std::uint32_t offset = magnitude >= 0x7C00 ? std::uint32_t{255 - 31} << 23 : std::uint32_t{127 - 15} << 23;
+  // Masks, because a choice that skips floating-point operations would not be vectorised.
+  const std::uint32_t small = magnitude < 0x0400 ? ~std::uint32_t{0} : 0;
+  return (subnormal & small) | (((magnitude << 13) + offset) & ~small) | (h & 0x8000) << 16;
 }
 
 template <class C>
@@ -57,33 +57,31 @@ inline std::int64_t narrow_row(const typename C::Bits* __restrict from, std::int
                                int mantissa_bits, std::uint32_t* __restrict to) {
   using Bits = typename C::Bits;
   const int bias = (1 << (exponent_bits - 1)) - 1;
-  const auto infinity = static_cast<std::uint32_t>(((1 << exponent_bits) - 1)) << mantissa_bits;
-  const std::uint32_t quiet = infinity | std::uint32_t{1} << (mantissa_bits - 1);
+  const Bits infinity = static_cast<Bits>((1 << exponent_bits) - 1) << mantissa_bits;
+  const Bits quiet = infinity | Bits{1} << (mantissa_bits - 1);
   const int sign_shift = C::width - 1 - (exponent_bits + mantissa_bits);
-  const int shift = C::mantissa - mantissa_bits;
-  const bool same_range = C::bias == bias;  // float32 to bfloat16: the subnormals are shared
-  BlockTarget<C> target{};
-  target.min_field = static_cast<typename C::Int>(1 - bias + C::bias);
+  const Bits min_power = static_cast<Bits>(1 - bias + C::bias) << C::mantissa;
+  const Bits limit = static_cast<Bits>(1 + bias + C::bias) << C::mantissa;  // where Inf begins
   Bits lost = 0;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const Bits magnitude = from[i] & ~sign_mask<C>;
-    Bits code = same_range ? aligned_value<C, Rounding::nearest_even>(magnitude, mantissa_bits) >> shift
-                           : fast_code<C, Rounding::nearest_even>(magnitude, target, mantissa_bits);
-    const Bits finite_code = code < infinity ? code : infinity;
-    code = magnitude > infinity_bits<C> ? Bits{quiet} : finite_code;
-    to[i] = static_cast<std::uint32_t>(code) | static_cast<std::uint32_t>((from[i] & sign_mask<C>) >> sign_shift);
-  }
-  // Lost bits show when the rounded code is widened again: the code is the exact value or it is not.
-  for (std::int64_t i = 0; i < count; ++i) {
-    const Bits magnitude = from[i] & ~sign_mask<C>;
-    const Bits code = to[i] & ~(sign_mask<C> >> sign_shift);
-    const Bits widened = same_range
-                             ? code << shift
-                             : (code >> mantissa_bits) == 0
-                                   ? as_bits<C>(static_cast<typename C::Value>(static_cast<std::int32_t>(code)) *
-                                                as_value<C>(static_cast<Bits>(target.min_field - mantissa_bits) << C::mantissa))
-                                   : (code << shift) + (static_cast<Bits>(C::bias - bias) << C::mantissa);
-    lost += magnitude < infinity_bits<C> && (widened != magnitude || code >= infinity);
+  const auto put = [=, &lost](std::int64_t i, Bits magnitude, Bits rounded, Bits code) {
+    const bool changed = (rounded != magnitude) | (code == infinity);
+    lost += (magnitude < infinity_bits<C>) & changed ? 1 : 0;
+    code = magnitude > infinity_bits<C> ? quiet : code;
+    to[i] = static_cast<std::uint32_t>(code | (from[i] & sign_mask<C>) >> sign_shift);
+  };
+  if (C::bias == bias) {  // float32 to bfloat16: the subnormals are shared
+    for (std::int64_t i = 0; i < count; ++i) {
+      const Bits magnitude = from[i] & ~sign_mask<C>;
+      const Bits rounded = aligned_value<C, Rounding::nearest_even>(magnitude, mantissa_bits);
+      put(i, magnitude, rounded, rounded >> (C::mantissa - mantissa_bits));
+    }
+  } else {
+    for (std::int64_t i = 0; i < count; ++i) {
+      const Bits magnitude = from[i] & ~sign_mask<C>;
+      const Bits within = smaller_magnitude<C>(magnitude, limit);
+      const Rounded<C> r = round_magnitude<C, Rounding::nearest_even>(within, min_power, mantissa_bits);
+      put(i, magnitude, rounded_value<C>(r), rounded_code<C>(r, min_power, mantissa_bits));
+    }
   }
   return static_cast<std::int64_t>(lost);
 }

@@ -9,7 +9,7 @@ namespace {
 template <class C>
 inline typename C::Bits largest_magnitude(const typename C::Bits* row, std::int64_t count) {
   typename C::Bits top = 0;
-  for (std::int64_t i = 0; i < count; ++i) top = larger(top, row[i] & ~sign_mask<C>);
+  for (std::int64_t i = 0; i < count; ++i) top = larger_magnitude<C>(top, row[i] & ~sign_mask<C>);
   return top;
 }
 
@@ -64,6 +64,23 @@ inline float float_scale(const QuantizeJob& job, float amax) {
   return scale == 0 ? 0x1p-149f : scale;
 }
 
+// The scale of a block whose largest magnitude is `amax`, stored.
+template <class C>
+inline BlockScale make_scale(const QuantizeJob& job, std::int64_t index, typename C::Bits amax, Counts& counts) {
+  const bool finite = amax < infinity_bits<C>;
+  BlockScale scale;
+  scale.poisoned = !finite;
+  if (job.scale_kind == ScaleKind::power_of_two)
+    scale.exponent = finite && amax != 0 ? scale_exponent<C>(job, amax) : job.scale_min;
+  else if (finite)
+    scale.factor = float_scale(job, static_cast<float>(as_value<C>(amax)));
+  counts.zero_blocks += amax == 0;
+  const bool no_code = scale.poisoned && job.scale_kind == ScaleKind::power_of_two && !job.scale_nan;
+  if (no_code || scale.factor > 0x1.fffffep127F) ++counts.refused;
+  write_scale(job, index, scale);
+  return scale;
+}
+
 // Working rows of one tile.
 template <class C>
 struct Rows {
@@ -73,80 +90,114 @@ struct Rows {
   std::uint8_t keep[tile_capacity];
 };
 
+// `loop(first, last)` over 0 to count. Most runs have a fixed length, so that the compiler lays a short block out
+// as straight vector code.
+template <class Loop>
+inline void in_runs(std::int64_t count, const Loop& loop) {
+  constexpr std::int64_t run = 32;
+  std::int64_t done = 0;
+  for (; done + run <= count; done += run) loop(done, done + run);
+  if (done < count) loop(done, count);
+}
+
+// A rounded magnitude as a signed value.
+template <class C>
+struct SignedValue {
+  using Bits = typename C::Bits;
+  using Int = typename C::Int;
+  Int max_value;
+  Bits overflow_value;
+  typename C::Value zero;  // x + -0 is x, and -0 + 0 is +0
+
+  SignedValue(const QuantizeJob& job, const BlockTarget<C>& target)
+      : max_value(static_cast<Int>(target.max_value)),
+        overflow_value(target.overflow_value),
+        zero(as_value<C>(job.negative_zero ? sign_mask<C> : 0)) {}
+
+  Bits operator()(Bits rounded, Bits sign) const {
+    const Bits value = static_cast<Int>(rounded) > max_value ? overflow_value : rounded;
+    return as_bits<C>(as_value<C>(value | sign) + zero);
+  }
+};
+
+// A magnitude's code with its sign.
+struct SignedCode {
+  std::uint32_t negate, or_sign, code_mask, keep_zero_sign;
+
+  explicit SignedCode(const QuantizeJob& job)
+      : negate(job.twos_complement ? ~std::uint32_t{0} : 0),
+        or_sign(job.twos_complement ? 0 : job.sign_bit),
+        code_mask(job.code_mask),
+        keep_zero_sign(job.negative_zero ? ~std::uint32_t{0} : 0) {}
+
+  std::uint32_t operator()(std::uint32_t code, bool minus) const {
+    const std::uint32_t signs = code != 0 ? ~std::uint32_t{0} : keep_zero_sign;
+    const std::uint32_t negative = signs & (minus ? ~std::uint32_t{0} : 0);
+    const std::uint32_t flip = negative & negate;
+    return (((code ^ flip) - flip) & code_mask) | (negative & or_sign);
+  }
+};
+
 // The loops below may run in place (values == row, element by element), which is what ivdep promises.
 template <class C, Rounding mode>
-inline void round_values(const QuantizeJob& job, const BlockTarget<C>& target, const typename C::Bits* row,
-                         std::int64_t count, typename C::Bits* values) {
+inline void round_values(const QuantizeJob& job, const BlockTarget<C>& target, bool aligned,
+                         const typename C::Bits* row, std::int64_t count, typename C::Bits* values) {
   using Bits = typename C::Bits;
-  const Bits keep_zero_sign = job.negative_zero ? sign_mask<C> : 0;
   const int mantissa_bits = job.mantissa_bits;
-  const Bits max_value = target.max_value, overflow_value = target.overflow_value;
-  if (target.fast) {
+  const SignedValue<C> signed_value(job, target);
+  if (aligned) {
 #pragma GCC ivdep
     for (std::int64_t i = 0; i < count; ++i) {
       const Bits sign = row[i] & sign_mask<C>;
-      const Bits rounded = fast_value<C, mode>(row[i] ^ sign, target, mantissa_bits);
-      const Bits value = rounded > max_value ? overflow_value : rounded;
-      values[i] = value | (sign & (value != 0 ? sign_mask<C> : keep_zero_sign));
+      values[i] = signed_value(aligned_value<C, mode>(row[i] ^ sign, mantissa_bits), sign);
     }
-  } else {
-#pragma GCC ivdep
-    for (std::int64_t i = 0; i < count; ++i) {
-      const Bits sign = row[i] & sign_mask<C>;
-      const Bits rounded = aligned_value<C, mode>(row[i] ^ sign, mantissa_bits);
-      const Bits value = rounded > max_value ? overflow_value : rounded;
-      values[i] = value | (sign & (value != 0 ? sign_mask<C> : keep_zero_sign));
-    }
-  }
-}
-
-template <class C, Rounding mode>
-inline void round_codes(const QuantizeJob& job, const BlockTarget<C>& target, const typename C::Bits* row,
-                        std::int64_t count, std::uint32_t* codes) {
-  using Bits = typename C::Bits;
-  const int mantissa_bits = job.mantissa_bits;
-  const int shift = C::mantissa - mantissa_bits;
-  const std::uint32_t max_code = job.max_code, overflow_code = job.overflow_code, sign_bit = job.sign_bit;
-  const std::uint32_t negate = job.twos_complement ? ~std::uint32_t{0} : 0;
-  const std::uint32_t or_sign = job.twos_complement ? 0 : sign_bit;
-  const std::uint32_t code_mask = job.code_mask, keep_zero_sign = job.negative_zero ? ~std::uint32_t{0} : 0;
-  const bool fast = target.fast;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const Bits sign = row[i] & sign_mask<C>;
-    const Bits magnitude = row[i] ^ sign;
-    const Bits wide = fast ? fast_code<C, mode>(magnitude, target, mantissa_bits)
-                           : aligned_value<C, mode>(magnitude, mantissa_bits) >> shift;
-    const auto narrow = static_cast<std::uint32_t>(wide);
-    const std::uint32_t code = narrow > max_code ? overflow_code : narrow;
-    const std::uint32_t negative = sign != 0 ? (code != 0 ? ~std::uint32_t{0} : keep_zero_sign) : 0;
-    const std::uint32_t flip = negative & negate;
-    codes[i] = (((code ^ flip) - flip) & code_mask) | (negative & or_sign);
-  }
-}
-
-// A block whose elements share `exponent`, finite input guaranteed when `finite`. Either output may be null.
-// `raw` is the input before any float scaling: what underflowed is judged by it.
-template <class C, Rounding mode>
-inline void round_block(const QuantizeJob& job, int exponent, bool finite, const typename C::Bits* raw,
-                        const typename C::Bits* row, std::int64_t count, typename C::Bits* values,
-                        std::uint32_t* codes, Counts& counts) {
-  bool exact = true;
-  const BlockTarget<C> target = block_target<C>(job, exponent, exact);
-  if (job.count) {
-    for (std::int64_t i = 0; i < count; ++i) {
-      bool ignored = true;
-      const RoundedElement<C> one = round_one<C>(job, row[i], exponent, ignored);
-      counts.saturated += one.saturated;
-      counts.underflowed += one.zero && (raw[i] & ~sign_mask<C>) != 0;
-    }
-  }
-  // When the largest element value is beyond the carrier, results may be too: those are looked at one by one, and
-  // so are formats whose overflow is a NaN, which has no sign.
-  if (finite && exact && !job.overflow_is_nan && (target.fast || target.aligned)) {
-    if (values != nullptr) round_values<C, mode>(job, target, row, count, values);
-    if (codes != nullptr) round_codes<C, mode>(job, target, row, count, codes);
     return;
   }
+  const Bits min_power = target.min_power, limit = target.limit;
+  in_runs(count, [=](std::int64_t first, std::int64_t last) {
+#pragma GCC ivdep
+    for (std::int64_t i = first; i < last; ++i) {
+      const Bits sign = row[i] & sign_mask<C>;
+      const Bits within = smaller_magnitude<C>(row[i] ^ sign, limit);
+      values[i] = signed_value(rounded_value<C>(round_magnitude<C, mode>(within, min_power, mantissa_bits)), sign);
+    }
+  });
+}
+
+template <class C, Rounding mode>
+inline void round_codes(const QuantizeJob& job, const BlockTarget<C>& target, bool aligned,
+                        const typename C::Bits* row, std::int64_t count, std::uint32_t* codes) {
+  using Bits = typename C::Bits;
+  const int mantissa_bits = job.mantissa_bits;
+  const SignedCode signed_code(job);
+  if (aligned) {
+    const Bits max_code = job.max_code, overflow_code = job.overflow_code;
+#pragma GCC ivdep
+    for (std::int64_t i = 0; i < count; ++i) {
+      const Bits sign = row[i] & sign_mask<C>;
+      const Bits code = aligned_value<C, mode>(row[i] ^ sign, mantissa_bits) >> (C::mantissa - mantissa_bits);
+      codes[i] = signed_code(static_cast<std::uint32_t>(code > max_code ? overflow_code : code), sign != 0);
+    }
+    return;
+  }
+  const Bits min_power = target.min_power, limit = target.limit;
+  in_runs(count, [=](std::int64_t first, std::int64_t last) {
+#pragma GCC ivdep
+    for (std::int64_t i = first; i < last; ++i) {
+      const Bits sign = row[i] & sign_mask<C>;
+      const Bits within = smaller_magnitude<C>(row[i] ^ sign, limit);
+      const Rounded<C> rounded = round_magnitude<C, mode>(within, min_power, mantissa_bits);
+      const Bits code = rounded_code<C>(rounded, min_power, mantissa_bits);
+      codes[i] = signed_code(static_cast<std::uint32_t>(code), sign != 0);
+    }
+  });
+}
+
+// Element by element, any case.
+template <class C>
+__attribute__((noinline)) void round_each(const QuantizeJob& job, int exponent, const typename C::Bits* row,
+                                          std::int64_t count, typename C::Bits* values, std::uint32_t* codes,
+                                          Counts& counts) {
   for (std::int64_t i = 0; i < count; ++i) {
     bool kept_exactly = true;
     const RoundedElement<C> one = round_one<C>(job, row[i], exponent, kept_exactly);
@@ -159,12 +210,43 @@ inline void round_block(const QuantizeJob& job, int exponent, bool finite, const
   }
 }
 
+// Apart, like the function above, so that what every block needs stays short.
+template <class C>
+__attribute__((noinline)) void count_events(const QuantizeJob& job, int exponent, const typename C::Bits* raw,
+                                            const typename C::Bits* row, std::int64_t count, Counts& counts) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    bool ignored = true;
+    const RoundedElement<C> one = round_one<C>(job, row[i], exponent, ignored);
+    counts.saturated += one.saturated;
+    counts.underflowed += one.zero && (raw[i] & ~sign_mask<C>) != 0;
+  }
+}
+
+// A block whose elements share `exponent`, finite input guaranteed when `finite`. Either output may be null.
+// `raw` is the input before any float scaling: what underflowed is judged by it.
+template <class C, Rounding mode>
+inline void round_block(const QuantizeJob& job, const TargetFamily<C>& family, int exponent, bool finite,
+                        const typename C::Bits* raw, const typename C::Bits* row, std::int64_t count,
+                        typename C::Bits* values, std::uint32_t* codes, Counts& counts) {
+  if (job.count) count_events<C>(job, exponent, raw, row, count, counts);
+  const bool by_addition = family.lowest <= exponent && exponent <= family.highest;
+  const bool aligned = family.has_aligned && exponent == family.aligned;
+  if (!finite || !(by_addition || aligned)) {
+    round_each<C>(job, exponent, row, count, values, codes, counts);
+    return;
+  }
+  const BlockTarget<C> target = block_target<C>(family, exponent);
+  if (values != nullptr) round_values<C, mode>(job, target, !by_addition, row, count, values);
+  if (codes != nullptr) round_codes<C, mode>(job, target, !by_addition, row, count, codes);
+}
+
 template <class C>
 inline void fill_signed_zeros(const QuantizeJob& job, const typename C::Bits* row, std::int64_t count,
                               typename C::Bits* values, std::uint32_t* codes) {
   const typename C::Bits keep = job.negative_zero ? sign_mask<C> : 0;
+  const std::uint32_t sign_bit = job.sign_bit;
   if (codes != nullptr)
-    for (std::int64_t i = 0; i < count; ++i) codes[i] = (row[i] & keep) != 0 ? job.sign_bit : 0;
+    for (std::int64_t i = 0; i < count; ++i) codes[i] = (row[i] & keep) != 0 ? sign_bit : 0;
   if (values != nullptr)
 #pragma GCC ivdep
     for (std::int64_t i = 0; i < count; ++i) values[i] = row[i] & keep;
@@ -180,123 +262,100 @@ inline void fill_poisoned(std::int64_t count, typename C::Bits* values, std::uin
 
 // One block (or the part of a larger block that lies in this tile): its scale, then its elements.
 template <class C, Rounding mode>
-inline void quantize_block(const QuantizeJob& job, std::int64_t scale_index, const typename C::Bits* row,
-                           std::int64_t count, typename C::Bits* values, std::uint32_t* codes, Counts& counts) {
+inline void quantize_block(const QuantizeJob& job, const TargetFamily<C>& family, std::int64_t scale_index,
+                           const typename C::Bits* row, std::int64_t count, typename C::Bits* values,
+                           std::uint32_t* codes, Counts& counts) {
   using Bits = typename C::Bits;
   const Bits amax = largest_magnitude<C>(row, count);
   const bool finite = amax < infinity_bits<C>;
   if (job.count && !finite)
     for (std::int64_t i = 0; i < count; ++i) counts.nonfinite += (row[i] & ~sign_mask<C>) >= infinity_bits<C>;
-  if (job.scale_kind == ScaleKind::none) {
-    round_block<C, mode>(job, 0, finite, row, row, count, values, codes, counts);
-    return;
-  }
   BlockScale scale;
-  if (job.scale_source == ScaleSource::given) {
-    scale = read_scale(job, scale_index);
-  } else {
-    scale.poisoned = !finite;
-    scale.exponent = job.scale_min;
-    if (finite && job.scale_kind == ScaleKind::floating)
-      scale.factor = float_scale(job, static_cast<float>(as_value<C>(amax)));
-    else if (finite && amax != 0)
-      scale.exponent = scale_exponent<C>(job, amax);
-    counts.zero_blocks += amax == 0;
-    const bool no_code = scale.poisoned && job.scale_kind == ScaleKind::power_of_two && !job.scale_nan;
-    if (no_code || scale.factor > 0x1.fffffep127F) ++counts.refused;
-    write_scale(job, scale_index, scale);
-  }
-  if (scale.poisoned) {
-    fill_poisoned<C>(count, values, codes);
-    return;
-  }
-  if (!finite) {  // below a given scale that is a number
-    ++counts.refused;
-    fill_poisoned<C>(count, values, codes);
-    return;
-  }
-  if (amax == 0) {
-    fill_signed_zeros<C>(job, row, count, values, codes);
-    return;
-  }
-  if (job.scale_kind == ScaleKind::power_of_two) {
-    round_block<C, mode>(job, scale.exponent, true, row, row, count, values, codes, counts);
-    return;
+  if (job.scale_kind != ScaleKind::none) {
+    scale = job.scale_source == ScaleSource::given ? read_scale(job, scale_index)
+                                                   : make_scale<C>(job, scale_index, amax, counts);
+    if (scale.poisoned || !finite) {
+      counts.refused += !scale.poisoned;  // below a given scale that is a number
+      fill_poisoned<C>(count, values, codes);
+      return;
+    }
+    if (amax == 0) {
+      fill_signed_zeros<C>(job, row, count, values, codes);
+      return;
+    }
   }
   // Float scales: each step is one IEEE operation in float32 (docs/numerics.md section 4).
-  using Value = typename C::Value;
-  const Value factor = static_cast<Value>(scale.factor);
-  // A quotient beyond float32 (a tiny given scale) saturates like any large number, so it may stay a large number.
-  typename C::Bits quotients[tile_capacity];
-#pragma GCC ivdep
-  for (std::int64_t i = 0; i < count; ++i) {
-    const Bits bits = as_bits<C>(as_value<C>(row[i]) / factor);
-    const Bits sign = bits & sign_mask<C>, magnitude = bits ^ sign;
-    quotients[i] = sign | smaller(magnitude, infinity_bits<C> - 1);
+  const bool divided = job.scale_kind == ScaleKind::floating;
+  const auto factor = static_cast<typename C::Value>(scale.factor);
+  const Bits* elements = row;
+  Bits quotients[tile_capacity];
+  if (divided) {
+    // A quotient beyond float32 (a tiny given scale) saturates like any large number: it may stay a large number.
+    for (std::int64_t i = 0; i < count; ++i) {
+      const Bits bits = as_bits<C>(as_value<C>(row[i]) / factor);
+      const Bits sign = bits & sign_mask<C>;
+      quotients[i] = sign | smaller_magnitude<C>(bits ^ sign, infinity_bits<C> - 1);
+    }
+    elements = quotients;
   }
-  round_block<C, mode>(job, 0, true, row, quotients, count, values, codes, counts);
-  if (values != nullptr)
+  round_block<C, mode>(job, family, scale.exponent, finite, row, elements, count, values, codes, counts);
+  if (divided && values != nullptr)
 #pragma GCC ivdep
     for (std::int64_t i = 0; i < count; ++i) values[i] = as_bits<C>(as_value<C>(values[i]) * factor);
 }
 
+// +0 where nothing is kept.
 template <class C>
-inline void prune(const std::uint8_t* keep, std::int64_t count, typename C::Bits* row) {
-  for (std::int64_t i = 0; i < count; ++i) row[i] &= ~(static_cast<typename C::Bits>(keep[i]) - 1);
+inline void prune(const typename C::Bits* from, const std::uint8_t* keep, std::int64_t count,
+                  typename C::Bits* to) {
+#pragma GCC ivdep
+  for (std::int64_t i = 0; i < count; ++i) to[i] = keep[i] != 0 ? from[i] : 0;
 }
 
 // The row of one line within a tile. `row` is the input (left alone), `rows` is working space.
 template <class C, Rounding mode>
-inline void quantize_row(const QuantizeJob& job, const Tile& t, std::int64_t line, const typename C::Bits* row,
-                         typename C::Bits* values, Rows<C>& rows, Counts& counts) {
+inline void quantize_row(const QuantizeJob& job, const TargetFamily<C>& family, const Tile& t, std::int64_t line,
+                         const typename C::Bits* row, typename C::Bits* values, Rows<C>& rows, Counts& counts) {
   using Bits = typename C::Bits;
   const Geometry& g = job.geometry;
   const std::int64_t offset = element_offset(g, t, line);
   const bool sparse = job.mask_source != MaskSource::dense;
   const bool sparsify_first = sparse && job.order == Order::sparsify_first;
   const bool quantize_first = sparse && job.order == Order::quantize_first;
+  const bool choose = job.mask_source == MaskSource::magnitude;
   std::uint32_t* codes = job.codes != nullptr ? rows.codes : nullptr;
   if (quantize_first && values == nullptr) values = rows.values;
 
   if (job.mask_source == MaskSource::given)
     for (std::int64_t i = 0; i < t.length; ++i) rows.keep[i] = job.mask_in[offset + i * g.step];
   if (sparsify_first) {
-    if (job.mask_source == MaskSource::magnitude) {
-      for (std::int64_t i = 0; i < t.length; ++i) rows.values[i] = row[i];
-      magnitude_keys<C>(rows.values, t.length);
-      select_row<C>(rows.values, t.length, job.sparsity, rows.keep);
-      if (job.count) counts.ties += count_ties<C>(rows.values, t.length, job.sparsity, rows.keep);
-    }
-    if (row != rows.input)
-      for (std::int64_t i = 0; i < t.length; ++i) rows.input[i] = row[i];
-    prune<C>(rows.keep, t.length, rows.input);
+    if (choose)
+      counts.ties += select_row<C>(row, t.length, RankBy::magnitude, job.sparsity, job.count, rows.keep);
+    prune<C>(row, rows.keep, t.length, rows.input);
     row = rows.input;
   }
 
   const std::int64_t scale_base = t.batch * g.scale_batch_stride + (t.first_line + line) * g.scale_line_stride;
-  std::int64_t count = 0;
-  for (std::int64_t start = 0; start < t.length; start += count) {
-    const std::int64_t block = (t.first_element + start) / g.block;
-    count = smaller((block + 1) * g.block - t.first_element, t.length) - start;
-    quantize_block<C, mode>(job, scale_base + block * g.scale_step, row + start, count,
+  const std::int64_t first_block = t.first_element / g.block;
+  std::int64_t scale_index = scale_base + first_block * g.scale_step;
+  std::int64_t end = smaller((first_block + 1) * g.block - t.first_element, t.length);
+  for (std::int64_t start = 0; start < t.length; start = end, end = smaller(end + g.block, t.length)) {
+    quantize_block<C, mode>(job, family, scale_index, row + start, end - start,
                             values != nullptr ? values + start : nullptr,
                             codes != nullptr ? codes + start : nullptr, counts);
+    scale_index += g.scale_step;
   }
 
   if (quantize_first) {
-    if (job.mask_source == MaskSource::magnitude) {
-      for (std::int64_t i = 0; i < t.length; ++i) rows.input[i] = values[i];
-      magnitude_keys<C>(rows.input, t.length);
-      select_row<C>(rows.input, t.length, job.sparsity, rows.keep);
-      if (job.count) counts.ties += count_ties<C>(rows.input, t.length, job.sparsity, rows.keep);
-    }
-    for (std::int64_t i = 0; i < t.length; ++i) {
-      // A poisoned value stays NaN: its scale says so, whatever the code.
-      const Bits magnitude = values[i] & ~sign_mask<C>;
-      const bool keep = rows.keep[i] != 0;
-      values[i] = keep || (magnitude > infinity_bits<C> && job.scale_kind != ScaleKind::none) ? values[i] : 0;
-      if (codes != nullptr && !keep) codes[i] = 0;
-    }
+    if (choose)
+      counts.ties += select_row<C>(values, t.length, RankBy::magnitude, job.sparsity, job.count, rows.keep);
+    // A poisoned value stays NaN: its scale says so, whatever the code.
+    const Bits stays = job.scale_kind != ScaleKind::none ? infinity_bits<C> : ~sign_mask<C>;
+#pragma GCC ivdep
+    for (std::int64_t i = 0; i < t.length; ++i)
+      values[i] = (rows.keep[i] != 0) | ((values[i] & ~sign_mask<C>) > stays) ? values[i] : 0;
+    if (codes != nullptr)
+      for (std::int64_t i = 0; i < t.length; ++i) codes[i] = rows.keep[i] != 0 ? codes[i] : 0;
   }
 
   if (codes != nullptr)
@@ -313,6 +372,7 @@ inline void quantize_tiles(const QuantizeJob& job, std::int64_t first, std::int6
   const bool read_in_place = g.step == 1 && job.input_type == own;
   const bool write_in_place = g.step == 1 && job.values_type == own;
   const int in_size = bytes_of(job.input_type), out_size = bytes_of(job.values_type);
+  const TargetFamily<C> family = target_family<C>(job);
   Rows<C> rows;
   Bits tile[tile_capacity];  // input that had to be converted, then values that still have to be
   for (std::int64_t index = first; index < last; ++index) {
@@ -324,7 +384,7 @@ inline void quantize_tiles(const QuantizeJob& job, std::int64_t first, std::int6
       Bits* values = job.values != nullptr ? tile + l * t.length : nullptr;
       if (read_in_place) row = static_cast<const Bits*>(advance(job.input, offset * in_size));
       if (values != nullptr && write_in_place) values = static_cast<Bits*>(advance(job.values, offset * out_size));
-      quantize_row<C, mode>(job, t, l, row, values, rows, counts);
+      quantize_row<C, mode>(job, family, t, l, row, values, rows, counts);
     }
     if (job.values != nullptr && !write_in_place)
       counts.inexact += store_tile<C>(g, t, tile, job.values, job.values_type);

@@ -6,80 +6,69 @@
 namespace sparq::SPARQ_ISA_NAME {
 namespace {
 
-// |v| in units of its quantum, as an integer, and the carrier's exponent field that belongs to the quantum:
-// value = units * 2^(field - bias - mantissa_bits).
-template <class C>
-struct Units {
-  typename C::Bits units;
-  typename C::Int field;
-};
-
-// `min_field` is the carrier's exponent field of the smallest normal element, at least 1, because input subnormals
-// of the carrier are not normalised here. An element has fewer mantissa bits than the carrier.
-template <class C, Rounding mode>
-inline Units<C> round_magnitude(typename C::Bits magnitude, typename C::Int min_field, int mantissa_bits) {
-  using Bits = typename C::Bits;
-  using Int = typename C::Int;
-  const Bits hidden = Bits{1} << C::mantissa;
-  const Int raw = static_cast<Int>(magnitude >> C::mantissa);
-  const Int field = raw > 0 ? raw : 1;
-  const Bits significand = (magnitude & (hidden - 1)) | (raw > 0 ? hidden : 0);
-  const Int quantum = field > min_field ? field : min_field;
-  // Beyond mantissa + 2 every significand is below half a quantum, so the shift may stop there.
-  const Int far = C::mantissa + 2;
-  const Int distance = quantum - field + (C::mantissa - mantissa_bits);
-  const Int shift = distance < far ? distance : far;
-  const Bits half = (Bits{1} << shift) >> 1;
-  Bits increment = 0;
-  if constexpr (mode == Rounding::nearest_even) increment = half - 1 + ((significand >> shift) & 1);
-  if constexpr (mode == Rounding::nearest_away) increment = half;
-  return {(significand + increment) >> shift, quantum};
-}
-
-// What a block's elements are rounded to, in carrier terms.
+// The elements under one scale, in carrier terms.
 template <class C>
 struct BlockTarget {
-  typename C::Int min_field;         // biased exponent of the smallest normal element, scale included
-  typename C::Bits max_value;        // largest finite magnitude
-  typename C::Bits overflow_value;   // what lies beyond it becomes this
-  bool fast;                         // every non-zero result is a normal number of the carrier, or overflows
-  bool aligned;                      // the element's subnormals are the carrier's own (bf16): round in place
+  typename C::Bits min_power;       // smallest normal element, a power of two
+  typename C::Bits limit;           // every larger magnitude rounds to what this one does
+  typename C::Bits max_value;       // largest finite magnitude
+  typename C::Bits overflow_value;  // what lies beyond it becomes this
 };
 
+// Magnitudes order like signed integers, which every instruction set compares.
 template <class C>
-inline BlockTarget<C> block_target(const QuantizeJob& job, int scale_exponent, bool& exact) {
+inline typename C::Bits larger_magnitude(typename C::Bits a, typename C::Bits b) {
   using Int = typename C::Int;
-  BlockTarget<C> target{};
-  const int min_field = job.min_exponent + scale_exponent + C::bias;
-  target.min_field = static_cast<Int>(min_field);
-  target.max_value = compose<C>(job.top_significand, job.top_exponent + scale_exponent, exact);
-  target.overflow_value = job.overflow_is_nan        ? nan_bits<C>
-                          : job.overflow_is_infinity ? infinity_bits<C>
-                                                     : target.max_value;
-  target.fast = min_field > job.mantissa_bits && min_field - job.mantissa_bits < C::max_field;
-  target.aligned = min_field == 1 && job.mantissa_bits > 0 && job.mantissa_bits < C::mantissa;
-  return target;
+  return static_cast<typename C::Bits>(larger(static_cast<Int>(a), static_cast<Int>(b)));
 }
 
-// Rounded magnitudes as values. Fast targets only: the product below is exact, or overflows to Inf.
+template <class C>
+inline typename C::Bits smaller_magnitude(typename C::Bits a, typename C::Bits b) {
+  using Int = typename C::Int;
+  return static_cast<typename C::Bits>(smaller(static_cast<Int>(a), static_cast<Int>(b)));
+}
+
+// A magnitude that was rounded: `sum` is `anchor` plus the result, and its last bit is one quantum.
+template <class C>
+struct Rounded {
+  typename C::Bits power;  // of two: the binade that sets the quantum
+  typename C::Value anchor, sum;
+};
+
+// `anchor` is 2^mantissa quanta, so the addition itself rounds to the quantum, nearest even. Everything else is
+// exact: results are multiples of the quantum, and within half a quantum of what they are subtracted from (or, as
+// `above`, only compared with less than that). An element has fewer mantissa bits than the carrier.
 template <class C, Rounding mode>
-inline typename C::Bits fast_value(typename C::Bits magnitude, const BlockTarget<C>& target, int mantissa_bits) {
+inline Rounded<C> round_magnitude(typename C::Bits bits, typename C::Bits min_power, int mantissa_bits) {
   using Bits = typename C::Bits;
-  const Units<C> r = round_magnitude<C, mode>(magnitude, target.min_field, mantissa_bits);
-  const Bits power = static_cast<Bits>(r.field - mantissa_bits) << C::mantissa;
-  // Units are below 2^25, and converting 32-bit integers vectorises on every instruction set.
-  const auto units = static_cast<typename C::Value>(static_cast<std::int32_t>(r.units));
-  return as_bits<C>(units * as_value<C>(power));
+  using Value = typename C::Value;
+  const Value magnitude = as_value<C>(bits);
+  const Bits power = larger_magnitude<C>(bits & infinity_bits<C>, min_power);
+  const Value anchor = as_value<C>(power + (static_cast<Bits>(C::mantissa - mantissa_bits) << C::mantissa));
+  Value sum = magnitude + anchor;
+  if constexpr (mode == Rounding::toward_zero)
+    sum = as_value<C>(as_bits<C>(sum) - (sum - anchor > magnitude ? Bits{1} : Bits{0}));
+  if constexpr (mode == Rounding::nearest_away) {
+    const Value next = as_value<C>(as_bits<C>(sum) + 1);
+    const Value below = magnitude - (sum - anchor), above = (next - anchor) - magnitude;
+    sum = above <= below ? next : sum;
+  }
+  return {power, anchor, sum};
 }
 
-template <class C, Rounding mode>
-inline typename C::Bits fast_code(typename C::Bits magnitude, const BlockTarget<C>& target, int mantissa_bits) {
-  using Bits = typename C::Bits;
-  const Units<C> r = round_magnitude<C, mode>(magnitude, target.min_field, mantissa_bits);
-  return (static_cast<Bits>(r.field - target.min_field) << mantissa_bits) + r.units;
+template <class C>
+inline typename C::Bits rounded_value(const Rounded<C>& r) {
+  return as_bits<C>(r.sum - r.anchor);
 }
 
-// Aligned targets: the carrier's own bit pattern is rounded; a carry runs into the exponent by itself.
+// Codes count quanta, and 2^mantissa_bits more of them for each binade.
+template <class C>
+inline typename C::Bits rounded_code(const Rounded<C>& r, typename C::Bits min_power, int mantissa_bits) {
+  return ((r.power - min_power) >> (C::mantissa - mantissa_bits)) + (as_bits<C>(r.sum) - as_bits<C>(r.anchor));
+}
+
+// Where the element's subnormals are the carrier's own (bf16), the carrier's bit pattern can be rounded, at any
+// magnitude; a carry runs into the exponent by itself.
 template <class C, Rounding mode>
 inline typename C::Bits aligned_value(typename C::Bits magnitude, int mantissa_bits) {
   using Bits = typename C::Bits;
@@ -89,6 +78,58 @@ inline typename C::Bits aligned_value(typename C::Bits magnitude, int mantissa_b
   if constexpr (mode == Rounding::nearest_even) increment = half - 1 + ((magnitude >> shift) & 1);
   if constexpr (mode == Rounding::nearest_away) increment = half;
   return ((magnitude + increment) >> shift) << shift;
+}
+
+// A normal number of the carrier. Where the exponent is not one, the field wraps: a shift may bring it back.
+template <class C>
+inline typename C::Bits wrapped_bits(std::uint32_t significand, int exponent) {
+  using Bits = typename C::Bits;
+  const int top = highest_bit(significand);
+  const auto field = static_cast<Bits>(static_cast<typename C::Int>(exponent + top + C::bias - 1));
+  return (field << C::mantissa) + (Bits{significand} << (C::mantissa - top));
+}
+
+// The targets of a job for all power-of-two scales: the same bits, with the exponent fields shifted.
+template <class C>
+struct TargetFamily {
+  BlockTarget<C> unscaled;
+  bool to_infinity;     // overflow_value is Inf under any scale
+  int lowest, highest;  // exponents of scales under which elements can be rounded by addition
+  int aligned;          // exponent of the scale under which they can be rounded in place
+  bool has_aligned;
+};
+
+template <class C>
+inline TargetFamily<C> target_family(const QuantizeJob& job) {
+  const int top = job.top_exponent + highest_bit(job.top_significand);
+  // Where overflow leaves the finite range, the code above the largest finite one is Inf.
+  const std::uint32_t limit = job.top_significand + (job.overflow_is_infinity ? 1 : 0);
+  const int limit_top = larger(job.top_exponent + highest_bit(limit), job.min_exponent);
+  const int first = 1 - C::bias, last = C::bias;  // exponents of normal numbers
+  const bool coarser = job.mantissa_bits < C::mantissa;
+  TargetFamily<C> family{};
+  family.unscaled.min_power = wrapped_bits<C>(1, job.min_exponent);
+  family.unscaled.max_value = wrapped_bits<C>(job.top_significand, job.top_exponent);
+  family.unscaled.limit = wrapped_bits<C>(limit, job.top_exponent);
+  family.to_infinity = job.overflow_is_infinity;
+  family.lowest = first - smaller(top, job.min_exponent);
+  family.highest = last - (C::mantissa - job.mantissa_bits) - limit_top;
+  family.aligned = first - job.min_exponent;
+  const int aligned_top = top + family.aligned;
+  family.has_aligned = coarser && job.mantissa_bits > 0 && first <= aligned_top && aligned_top <= last;
+  // A NaN has no sign; such overflow is looked at element by element.
+  if (!coarser || job.overflow_is_nan) family.highest = family.lowest - 1;
+  if (job.overflow_is_nan) family.has_aligned = false;
+  return family;
+}
+
+template <class C>
+inline BlockTarget<C> block_target(const TargetFamily<C>& family, int scale_exponent) {
+  using Bits = typename C::Bits;
+  const Bits shift = static_cast<Bits>(static_cast<typename C::Int>(scale_exponent)) << C::mantissa;
+  const Bits max_value = family.unscaled.max_value + shift;
+  return {family.unscaled.min_power + shift, family.unscaled.limit + shift, max_value,
+          family.to_infinity ? infinity_bits<C> : max_value};
 }
 
 template <class C>
