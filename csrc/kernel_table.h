@@ -39,7 +39,7 @@ struct QuantizeJob {
 
   const void* input = nullptr;
   FloatType input_type = FloatType::fp32;
-  bool wide = false;  // compute in float64 bits instead of float32 bits
+  bool wide = false;       // compute in float64 bits instead of float32 bits
   void* values = nullptr;  // decoded result, or null
   FloatType values_type = FloatType::fp32;
   void* codes = nullptr;  // one code per element in code_bytes, or null
@@ -131,7 +131,7 @@ struct MultiplyJob {
   const float* c = nullptr;  // null: starts at +0
   float* d = nullptr;
   std::int64_t d_row_stride = 0, d_column_stride = 1;  // of c too
-  const float* bias = nullptr;  // added last, one float32 addition; null: none
+  const float* bias = nullptr;                         // added last, one float32 addition; null: none
   std::int64_t bias_row_stride = 0, bias_column_stride = 1;
   // Derived: bits that hold any partial sum of a segment exactly, as an integer multiple of the smallest product.
   int sum_bits = 0;

@@ -312,9 +312,7 @@ def _special_code(element: Element, negative: bool) -> int:
     return element.nan_code
 
 
-def round_to_code(
-    element: Element, value: Number, rounding: str = NEAREST_EVEN, overflow: str = "saturate"
-) -> int:
+def round_to_code(element: Element, value: Number, rounding: str = NEAREST_EVEN, overflow: str = "saturate") -> int:
     """One value to one code: section 2 for finite values, section 5 (no scale) for NaN and Inf."""
     _check_word("overflow", overflow, OVERFLOWS)
     if value.kind == "nan":
@@ -322,7 +320,8 @@ def round_to_code(
             raise RefusedError("NaN in a format without a NaN code")
         return element.nan_code
     if value.kind == "infinite":
-        if element.infinity_code is not None or overflow == "special":
+        # The saturating mode holds Inf back even where the format has a code for it (OCP OFP8).
+        if overflow == "special":
             return _special_code(element, value.negative)
         return _with_sign(element, element.largest_code, value.negative)
     rounded = rounded_magnitude(element, value.magnitude, rounding)
@@ -552,10 +551,7 @@ def tied_groups(ranks: Sequence[tuple[int, Fraction]], mask: Sequence[bool], m: 
 def apply_mask(bits: Sequence[int], type_name: str, mask: Sequence[bool]) -> list[int]:
     """The values of `sparsify`: +0 where pruned, and a NaN that is kept is canonical (sections 1 and 8)."""
     element = _carrier(type_name)
-    return [
-        round_to_float(decode(element, b), type_name) if keep else 0
-        for b, keep in zip(bits, mask, strict=True)
-    ]
+    return [round_to_float(decode(element, b), type_name) if keep else 0 for b, keep in zip(bits, mask, strict=True)]
 
 
 # Sections 4 to 8: quantization
@@ -633,9 +629,7 @@ def _cast(value: Number, result: Element, inexact: str) -> int:
     """Section 7: the decoded value in the type of the result."""
     code = round_to_code(result, value, NEAREST_EVEN, "special")
     if inexact == "error" and value.kind != "nan" and decode(result, code) != value:
-        raise RefusedError(
-            f"{value} is not exact in the result's dtype; choose another dtype= or inexact='round'"
-        )
+        raise RefusedError(f"{value} is not exact in the result's dtype; choose another dtype= or inexact='round'")
     return code
 
 
@@ -692,11 +686,11 @@ def quantize_tensor(
         choose(x)
         # From here on a pruned element is a +0 like any other: it moves no scale and raises no event.
         x = [_pruned(line, row, POSITIVE_ZERO) for line, row in zip(x, kept, strict=True)]
-    was_zero = [[v.is_zero for v in line] for line in x]
     if fmt.has_float_scale:
         # Section 4, step 1: a value beyond the range of `compute` becomes an Inf and is one from here on.
         assert fmt.scale is not None
         x = [[_in_type(fmt.scale, v) for v in line] for line in x]
+    was_zero = [[v.is_zero for v in line] for line in x]
 
     block_groups = _blocks([len(line) for line in x], block)
     if scales is not None and [len(row) for row in scales] != [len(group) for group in block_groups]:
@@ -704,8 +698,7 @@ def quantize_tensor(
     codes = [[0] * len(line) for line in x]
     scale_of: dict[tuple[int, int], int | None] = {}
     out_scales: list[list[int]] = []
-    poisoned_blocks: list[bool] = []
-    saturated = underflowed = nonfinite = 0
+    saturated = underflowed = nonfinite = zero_blocks = 0
 
     for group_index, group in enumerate(block_groups):
         out_scales.append([])
@@ -724,12 +717,12 @@ def quantize_tensor(
                         raise RefusedError("NaN or Inf below a scale format without a NaN code")
                 else:
                     amax = max((v.magnitude for v in elements), default=Fraction(0))
+                    zero_blocks += amax == 0
                     scale_code = _computed_scale(fmt, fmt.scale, scale_rule, amax)
                 poisoned = decode(fmt.scale, scale_code).kind == "nan"
                 if bad and not poisoned:
                     raise RefusedError("NaN or Inf below a given scale that is a number")
                 out_scales[-1].append(scale_code)
-            poisoned_blocks.append(poisoned)
             for (line, i), value in zip(places, elements, strict=True):
                 scale_of[line, i] = scale_code
                 if poisoned:
@@ -743,20 +736,12 @@ def quantize_tensor(
 
     def decoded() -> list[list[Number]]:
         """Every decoded value, before it is cast."""
-        return [
-            [decode_scaled(fmt, scale_of[i, j], c) for j, c in enumerate(line)]
-            for i, line in enumerate(codes)
-        ]
+        return [[decode_scaled(fmt, scale_of[i, j], c) for j, c in enumerate(line)] for i, line in enumerate(codes)]
 
     if order == "quantize_first":
         choose(decoded())
         codes = [_pruned(line, row, 0) for line, row in zip(codes, kept, strict=True)]
 
-    zero_blocks = 0
-    if fmt.scale is not None:
-        all_places = [places for group in block_groups for places in group]
-        for places, poisoned in zip(all_places, poisoned_blocks, strict=True):
-            zero_blocks += not poisoned and all(x[line][i].is_zero for line, i in places if kept[line][i])
     return QuantizedTensor(
         scales=out_scales if fmt.scale is not None else [],
         codes=codes,
@@ -869,11 +854,18 @@ def dot_exact(a: Operand, b: Operand, c: Number) -> Number:
     return rn32(add(c, *(multiply(x, y) for x, y in zip(a.decoded(), b.decoded(), strict=True))))
 
 
+def fused_sum(product: Number, acc: Number) -> Number:
+    """The exact sum of two terms as IEEE 754-2019, 6.3 signs it: two negative zeros keep their sign."""
+    if product.is_zero and acc.is_zero and product.negative and acc.negative:
+        return NEGATIVE_ZERO
+    return add(product, acc)
+
+
 def dot_fma32(a: Operand, b: Operand, c: Number) -> Number:
     """`fma32`: one fused multiply-add per k, in ascending order (section 10)."""
     acc = c
     for x, y in zip(a.decoded(), b.decoded(), strict=True):
-        acc = rn32(add(multiply(rn32(x), rn32(y)), acc))
+        acc = rn32(fused_sum(multiply(rn32(x), rn32(y)), acc))
     return acc
 
 

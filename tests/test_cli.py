@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors
-import sparq_sim as sq
 import torch
 from safetensors.torch import load_file, save_file
+
+import sparq_sim as sq
 
 
 def sparq(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:

@@ -8,6 +8,7 @@ import pkgutil
 from pathlib import Path
 
 import pytest
+
 import sparq_sim
 
 ROOT = Path(__file__).parent.parent

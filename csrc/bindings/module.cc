@@ -131,7 +131,7 @@ struct SideArrays {
   Array block_scales;
   std::vector<std::int64_t> segment_end;
   Array float_scales;
-  std::optional<float> tensor_scale;
+  std::optional<double> tensor_scale;
 
   ops::Side side() const {
     ops::Side s;
@@ -143,7 +143,7 @@ struct SideArrays {
     s.segment_end = segment_end;
     s.float_scales = static_cast<const float*>(read_pointer(float_scales));
     s.has_tensor_scale = tensor_scale.has_value();
-    s.tensor_scale = tensor_scale.value_or(1.0F);
+    s.tensor_scale = tensor_scale.value_or(1.0);
     return s;
   }
 };
@@ -199,7 +199,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<SideArrays>(m, "Side").def(
       py::init([](py::array codes, const sparq::ElementFormat& element, std::optional<sparq::ElementFormat> scale,
                   Array block_scales, std::vector<std::int64_t> segment_end, Array float_scales,
-                  std::optional<float> tensor_scale) {
+                  std::optional<double> tensor_scale) {
         return SideArrays{std::move(codes),        element,     scale, std::move(block_scales), std::move(segment_end),
                           std::move(float_scales), tensor_scale};
       }),

@@ -120,10 +120,10 @@ inline void align_group(const AlignStep& step, const std::int32_t* row, std::int
       acc[l] = 0;
       continue;
     }
-    // |sum| < 2^24 is exact in float32; dropping low mantissa bits is the cut toward zero.
-    const std::uint32_t bits = as_bits<Carrier32>(static_cast<float>(sum[l])) & step.keep;
-    const double scaled = static_cast<double>(as_value<Carrier32>(bits)) * power_of_two(top[l] - step.fraction_bits);
-    acc[l] = static_cast<float>(scaled);
+    // |sum| < 2^24 is exact in float32 at any exponent that it can have here; dropping low mantissa bits is the cut
+    // toward zero, of normal and of subnormal numbers.
+    const double scaled = static_cast<double>(sum[l]) * power_of_two(top[l] - step.fraction_bits);
+    acc[l] = as_value<Carrier32>(as_bits<Carrier32>(static_cast<float>(scaled)) & step.keep);
   }
 }
 

@@ -37,8 +37,7 @@ inline void multiply_values(const MultiplyJob& job, std::int64_t first, std::int
   const bool wide = job.sum_bits > 53;
   // fma32 multiplies decoded float32 values; exact does so where decoding rounds, which is under float scales.
   const auto decoded = [&](const Operand& o) {
-    return job.path.reduce == Reduce::fma ||
-           (job.path.reduce == Reduce::exact && o.scale_kind == ScaleKind::floating);
+    return job.path.reduce == Reduce::fma || (job.path.reduce == Reduce::exact && o.scale_kind == ScaleKind::floating);
   };
   const ElementTable a_table(job.a.element), b_table(job.b.element);
   const Packer<Value> pack_a{job, job.a, a_table, decoded(job.a)}, pack_b{job, job.b, b_table, decoded(job.b)};

@@ -9,7 +9,8 @@ namespace {
 inline std::uint32_t widen_half(std::uint32_t h) {
   const std::uint32_t magnitude = h & 0x7FFF;
   // A subnormal is an integer times 2^-24; conversion and product are exact.
-  const std::uint32_t subnormal = as_bits<Carrier32>(static_cast<float>(static_cast<std::int32_t>(magnitude)) * 0x1p-24f);
+  const std::uint32_t subnormal =
+      as_bits<Carrier32>(static_cast<float>(static_cast<std::int32_t>(magnitude)) * 0x1p-24f);
   const std::uint32_t offset = magnitude >= 0x7C00 ? std::uint32_t{255 - 31} << 23 : std::uint32_t{127 - 15} << 23;
   // Masks, because a choice that skips floating-point operations would not be vectorised.
   const std::uint32_t small = magnitude < 0x0400 ? ~std::uint32_t{0} : 0;
@@ -33,8 +34,7 @@ inline void load_row(const void* source, FloatType type, std::int64_t step, std:
     }
     case FloatType::fp64: {
       const auto* from = static_cast<const double*>(source);
-      for (std::int64_t i = 0; i < count; ++i)
-        to[i] = as_bits<C>(static_cast<typename C::Value>(from[i * step]));
+      for (std::int64_t i = 0; i < count; ++i) to[i] = as_bits<C>(static_cast<typename C::Value>(from[i * step]));
       return;
     }
     case FloatType::bf16: {
@@ -65,7 +65,7 @@ inline std::int64_t narrow_row(const typename C::Bits* __restrict from, std::int
   Bits lost = 0;
   const auto put = [=, &lost](std::int64_t i, Bits magnitude, Bits rounded, Bits code) {
     const bool changed = (rounded != magnitude) | (code == infinity);
-    lost += (magnitude < infinity_bits<C>) & changed ? 1 : 0;
+    lost += (magnitude < infinity_bits<C>)&changed ? 1 : 0;
     code = magnitude > infinity_bits<C> ? quiet : code;
     to[i] = static_cast<std::uint32_t>(code | (from[i] & sign_mask<C>) >> sign_shift);
   };

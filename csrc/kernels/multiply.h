@@ -35,7 +35,8 @@ struct Packer {
 
   void operator()(std::int64_t first_row, std::int64_t count, std::int64_t slots, std::int64_t stride_k,
                   std::int64_t stride_r, Value* to, double* powers, float* factors) const {
-    const auto* bytes = table.tabled && operand.code_bytes == 1 ? static_cast<const std::uint8_t*>(operand.codes) : nullptr;
+    const auto* bytes =
+        table.tabled && operand.code_bytes == 1 ? static_cast<const std::uint8_t*>(operand.codes) : nullptr;
     for (std::int64_t r = 0; r < slots; ++r) {
       for (std::int64_t s = 0; s < job.segments; ++s) {
         const std::int64_t begin = segment_begin(job, s), end = job.segment_end[s];
@@ -53,8 +54,9 @@ struct Packer {
         factors[s * stride_k + r * stride_r] = decoded ? 1 : own_factor;
         const float factor = own_factor * operand.tensor_factor;
         for (std::int64_t k = begin; k < end; ++k) {
-          const double element = bytes != nullptr ? table.values[bytes[row * job.k + k]]
-                                                  : table(load_code(operand.codes, operand.code_bytes, row * job.k + k));
+          const double element = bytes != nullptr
+                                     ? table.values[bytes[row * job.k + k]]
+                                     : table(load_code(operand.codes, operand.code_bytes, row * job.k + k));
           double value = element;
           if (decoded) {
             value = operand.scale_kind == ScaleKind::floating ? static_cast<float>(element) * factor

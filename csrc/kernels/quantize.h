@@ -165,8 +165,8 @@ inline void round_values(const QuantizeJob& job, const BlockTarget<C>& target, b
 }
 
 template <class C, Rounding mode>
-inline void round_codes(const QuantizeJob& job, const BlockTarget<C>& target, bool aligned,
-                        const typename C::Bits* row, std::int64_t count, std::uint32_t* codes) {
+inline void round_codes(const QuantizeJob& job, const BlockTarget<C>& target, bool aligned, const typename C::Bits* row,
+                        std::int64_t count, std::uint32_t* codes) {
   using Bits = typename C::Bits;
   const int mantissa_bits = job.mantissa_bits;
   const SignedCode signed_code(job);
@@ -306,8 +306,7 @@ inline void quantize_block(const QuantizeJob& job, const TargetFamily<C>& family
 
 // +0 where nothing is kept.
 template <class C>
-inline void prune(const typename C::Bits* from, const std::uint8_t* keep, std::int64_t count,
-                  typename C::Bits* to) {
+inline void prune(const typename C::Bits* from, const std::uint8_t* keep, std::int64_t count, typename C::Bits* to) {
 #pragma GCC ivdep
   for (std::int64_t i = 0; i < count; ++i) to[i] = keep[i] != 0 ? from[i] : 0;
 }
@@ -329,8 +328,7 @@ inline void quantize_row(const QuantizeJob& job, const TargetFamily<C>& family, 
   if (job.mask_source == MaskSource::given)
     for (std::int64_t i = 0; i < t.length; ++i) rows.keep[i] = job.mask_in[offset + i * g.step];
   if (sparsify_first) {
-    if (choose)
-      counts.ties += select_row<C>(row, t.length, RankBy::magnitude, job.sparsity, job.count, rows.keep);
+    if (choose) counts.ties += select_row<C>(row, t.length, RankBy::magnitude, job.sparsity, job.count, rows.keep);
     prune<C>(row, rows.keep, t.length, rows.input);
     row = rows.input;
   }
@@ -341,14 +339,13 @@ inline void quantize_row(const QuantizeJob& job, const TargetFamily<C>& family, 
   std::int64_t end = smaller((first_block + 1) * g.block - t.first_element, t.length);
   for (std::int64_t start = 0; start < t.length; start = end, end = smaller(end + g.block, t.length)) {
     quantize_block<C, mode>(job, family, scale_index, row + start, end - start,
-                            values != nullptr ? values + start : nullptr,
-                            codes != nullptr ? codes + start : nullptr, counts);
+                            values != nullptr ? values + start : nullptr, codes != nullptr ? codes + start : nullptr,
+                            counts);
     scale_index += g.scale_step;
   }
 
   if (quantize_first) {
-    if (choose)
-      counts.ties += select_row<C>(values, t.length, RankBy::magnitude, job.sparsity, job.count, rows.keep);
+    if (choose) counts.ties += select_row<C>(values, t.length, RankBy::magnitude, job.sparsity, job.count, rows.keep);
     // A poisoned value stays NaN: its scale says so, whatever the code.
     const Bits stays = job.scale_kind != ScaleKind::none ? infinity_bits<C> : ~sign_mask<C>;
 #pragma GCC ivdep

@@ -77,7 +77,7 @@ Operand operand_of(const Side& side, const Spread& scales) {
                                                                                : ScaleKind::none;
   operand.exponents = side.has_block_scales ? scales.exponents.data() : nullptr;
   operand.factors = side.float_scales != nullptr ? scales.factors.data() : nullptr;
-  operand.tensor_factor = side.tensor_scale;
+  operand.tensor_factor = static_cast<float>(side.tensor_scale);
   operand.has_tensor_factor = side.has_tensor_scale;
   return operand;
 }
@@ -117,7 +117,8 @@ bool varies_along_k(const Side& side) {
 }  // namespace
 
 std::string check_datapath(const Datapath& path) {
-  if ((path.nan_bits & 0x7FFFFFFF) <= 0x7F800000) return "nan_bits must be the bits of a float32 NaN: " + describe(path);
+  if ((path.nan_bits & 0x7FFFFFFF) <= 0x7F800000)
+    return "nan_bits must be the bits of a float32 NaN: " + describe(path);
   if (path.reduce != Reduce::align) return {};
   const std::string it = describe(path);
   if (path.group < 1 || path.group > 4096) return "group must be 1 to 4096: " + it;
@@ -174,8 +175,11 @@ std::string multiply(const MultiplyRequest& request) {
 
   MultiplyJob job;
   job.path = request.path;
-  job.a = operand_of(request.a, a_scales);
-  job.b = operand_of(request.b, b_scales);
+  // On a thread with the default float state: a subnormal tensor scale must not be flushed.
+  parallel_for(1, 1, [&](std::int64_t, std::int64_t, int) {
+    job.a = operand_of(request.a, a_scales);
+    job.b = operand_of(request.b, b_scales);
+  });
   job.m = request.m;
   job.n = request.n;
   job.k = request.k;

@@ -18,7 +18,7 @@ struct Side {
   const void* block_scales = nullptr;   // codes [rows, segment_end.size()]
   const float* float_scales = nullptr;  // [rows, segment_end.size()]
   bool has_tensor_scale = false;
-  float tensor_scale = 1;
+  double tensor_scale = 1;  // a float32 number
 };
 
 struct MultiplyRequest {

@@ -12,7 +12,7 @@ from sparq_sim._core import Datapath
 from sparq_sim.accelerator import Accelerator
 from sparq_sim.arrays import Array, float_name, is_torch, to_numpy
 from sparq_sim.formats import Spec
-from sparq_sim.matmul import Operand, block_ends, multiply
+from sparq_sim.matmul import Operand, block_ends, exact_float, multiply
 from sparq_sim.quantize import emulate, encode, sparsify
 from sparq_sim.tensor import BlockTensor
 
@@ -96,7 +96,7 @@ class _Coded:
             return cls(tensor.codes, None, (), None, tensor.spec)
         if format_.block == "tensor":
             if format_.scale_kind == "float":
-                return cls(tensor.codes, None, (), float(scales.reshape(())), tensor.spec)
+                return cls(tensor.codes, None, (), exact_float(scales), tensor.spec)
             scales = np.ascontiguousarray(np.broadcast_to(scales, (*tensor.shape[:-1], 1)))
         length = tensor.shape[-1]
         ends = block_ends(length, format_.block_format.block_length(length))

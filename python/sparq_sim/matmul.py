@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +105,7 @@ def operand_from_tensor(tensor: BlockTensor, what: str) -> Operand:
     level, scales, k = format_.levels[-1], tensor.scales, tensor.shape[1]
     ends = block_ends(k, format_.block_format.block_length(k))
     if format_.scale_kind == "float" and format_.block == "tensor":
-        return Operand(tensor.codes, element, tensor_scale=float(scales.reshape(())))
+        return Operand(tensor.codes, element, tensor_scale=exact_float(scales))
     if format_.block == "tensor":
         scales = np.ascontiguousarray(np.broadcast_to(scales, (tensor.shape[0], 1)))
     if format_.scale_kind == "float":
@@ -151,9 +152,23 @@ def _raw_codes(array: Array, name: str, element: ElementFormat, what: str) -> Ar
 
 
 def _scale_value(value: float, what: str) -> float:
-    if not np.float32(value) > 0 or np.isinf(np.float32(value)) or float(np.float32(value)) != float(value):
+    # In float64 and integers only: float32 arithmetic may flush subnormals here.
+    number = float(value)
+    mantissa, exponent = math.frexp(number) if math.isfinite(number) else (0.0, 0)
+    on_grid = math.ldexp(mantissa, min(24, exponent + 149)).is_integer()
+    if not number > 0 or mantissa == 0 or exponent > 128 or not on_grid:
         raise ValueError(f"{what}_tensor_scale={value!r}: needed a positive finite float32 number")
-    return float(value)
+    return number
+
+
+def exact_float(scale: Array) -> float:
+    """The one float32 number of an array as a Python float, whatever the float state does to subnormals."""
+    bits = int(scale.reshape(1).view(np.uint32)[0])
+    field, mantissa = bits >> 23 & 0xFF, bits & 0x7FFFFF
+    if field == 0xFF:
+        return math.nan if mantissa else math.inf
+    value = math.ldexp(mantissa | (1 << 23 if field else 0), max(field, 1) - 150)
+    return -value if bits >> 31 else value
 
 
 def _with_scales(operand: Operand, scales: object, what: str) -> Operand:

@@ -136,8 +136,9 @@ int products(int rounds) {
           for (int s = 0; s < 2; ++s) {
             const auto rows = static_cast<std::size_t>(s == 0 ? r.m : r.n);
             const auto bytes = static_cast<std::size_t>(code_bytes(sides[s]->element));
-            codes[s] = bytes == 4 ? random_tensor(FloatType::fp32, rows * static_cast<std::size_t>(r.k), raw)
-                                  : random_tensor(FloatType::bf16, rows * static_cast<std::size_t>(r.k) * bytes / 2 + 1, true);
+            codes[s] = bytes == 4
+                           ? random_tensor(FloatType::fp32, rows * static_cast<std::size_t>(r.k), raw)
+                           : random_tensor(FloatType::bf16, rows * static_cast<std::size_t>(r.k) * bytes / 2 + 1, true);
             const std::uint8_t mask = static_cast<std::uint8_t>((1U << std::min(8, code_bits(sides[s]->element))) - 1);
             if (bytes == 1)
               for (auto& c : codes[s]) c &= mask;

@@ -1,0 +1,76 @@
+"""Blocks that torchao and microxcaling quantized, bit for bit; tests/golden/README.md says whence they come.
+
+The inputs are 609 blocks of 32: random, ties, edges of every scale rule, NaN, Inf, tiny and huge.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sparq_sim as sq
+from conftest import Array, assert_same_bits, assert_same_integers
+
+FOLDER = Path(__file__).parent / "golden" / "quant"
+ROWS = 609
+FLOAT_FORMATS = ("mxfp4", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2")
+#: The words of microxcaling, which has one scale rule (floor) and three roundings.
+MICROXCALING_ROUNDINGS = {"even": "nearest_even", "nearest": "nearest_away", "floor": "toward_zero"}
+
+
+def inputs() -> Array:
+    with np.load(FOLDER / "inputs_block32.npz") as file:
+        x: Array = file["x"]
+    assert x.shape == (ROWS, 32) and x.dtype == np.float32
+    return x
+
+
+def recorded(library: str, name: str) -> dict[str, Array]:
+    with np.load(FOLDER / library / f"{name}.npz") as file:
+        return {key: file[key] for key in file}
+
+
+def nan_as_canonical(values: Array) -> Array:
+    """NaN payloads are not significant in these files."""
+    return np.where(np.isnan(values), np.float32(np.nan), values)
+
+
+@pytest.mark.parametrize("rule", ["floor", "ceil", "rceil"])
+@pytest.mark.parametrize("format", FLOAT_FORMATS)
+def test_codes_scales_and_values_are_those_of_torchao(format: str, rule: str, isa: str) -> None:
+    x, wanted = inputs(), recorded("torchao_main", f"{format}__{rule}")
+    encoded = sq.encode(x, format, scale_rule=rule)
+    assert encoded.scales is not None
+    assert_same_integers(encoded.scales[:, 0], wanted["scale"], "scales")
+
+    codes = wanted["codes"]
+    if format == "mxfp4":
+        codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(ROWS, 32)
+    # A block of NaN scale has no meaningful elements: torchao writes the NaN or the largest code, we write 0.
+    poisoned = wanted["scale"] == 255
+    assert np.array_equal(poisoned, ~np.isfinite(x).all(axis=1))
+    assert_same_integers(encoded.codes[~poisoned], codes[~poisoned], "codes")
+    assert not encoded.codes[poisoned].any()
+
+    values = nan_as_canonical(wanted["dq"])
+    assert_same_bits(sq.emulate(x, format, scale_rule=rule, inexact="round"), values)
+    assert_same_bits(encoded.decode(inexact="round"), values)
+
+
+@pytest.mark.parametrize("word", MICROXCALING_ROUNDINGS)
+@pytest.mark.parametrize("format", [*FLOAT_FORMATS, "mxint8"])
+def test_values_are_those_of_microxcaling(format: str, word: str, isa: str) -> None:
+    x, wanted = inputs(), recorded("microxcaling_cuda_host", f"{format}__{word}")["dq"]
+    got = sq.emulate(x, format, rounding=MICROXCALING_ROUNDINGS[word], inexact="round")
+    # microxcaling drops the sign of some zeros; + 0 makes every zero positive and changes nothing else.
+    assert_same_bits(got + np.float32(0), nan_as_canonical(wanted) + np.float32(0))
+
+
+def test_the_recorded_inputs_reach_the_corners() -> None:
+    x = inputs()
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(x).any() and np.isinf(x).any() and (np.abs(x) > 2.0**126).any()
+        assert ((x != 0) & (np.abs(x) < 2.0**-126)).any() and (np.signbit(x) & (x == 0)).any()
+        assert (~x.any(axis=1)).any()

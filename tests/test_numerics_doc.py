@@ -1,0 +1,102 @@
+"""Every worked example of docs/numerics.md, reproduced by every implementation of the library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import oracle
+import sparq_sim as sq
+from conftest import Array, bits_of, codes_tensor, from_bits, plain_format
+from numerics_examples import Example, Patterns, load_examples
+
+CARRIER_OF_DIGITS = {8: "fp32", 16: "fp64"}
+DTYPE_OF_DIGITS = {8: "float32", 16: "float64"}
+#: Numbers of examples of each operation when this was written: the page may gain some, never lose any.
+AT_LEAST = {"decode": 2, "quantize": 18, "sparsify": 2, "matmul": 5}
+
+
+def floats(patterns: Patterns) -> Array:
+    return from_bits(patterns.values, CARRIER_OF_DIGITS[patterns.digits])
+
+
+def hexes(values: Any) -> list[str]:
+    """Readable in a failing assertion."""
+    return [f"{int(v):#x}" for v in np.ravel(values)]
+
+
+def check_decode(example: Example) -> None:
+    wanted = example.lists["values"]
+    codes = np.array(example.lists["codes"].values)
+    format_ = plain_format(oracle.ELEMENTS[example.format])
+    got = codes_tensor(codes, format_).decode(DTYPE_OF_DIGITS[wanted.digits])
+    assert hexes(bits_of(got)) == hexes(wanted.values)
+
+
+def check_quantize(example: Example) -> None:
+    arguments: dict[str, Any] = dict(example.options)
+    if arguments.get("block", "").isdigit():
+        arguments["block"] = int(arguments["block"])
+    if "scales" in arguments:
+        arguments["scales"] = np.array([int(c, 16) for c in arguments["scales"].split(",")], dtype=np.uint8)
+    inexact = arguments.pop("inexact", None)
+    x = floats(example.lists["x"])
+    encoded = sq.encode(x, example.format, **arguments)
+    scales = encoded.scales
+    if scales is not None and scales.dtype == np.float32:
+        scales = scales.view(np.uint32)
+    values = sq.emulate(x, example.format, inexact=inexact, **arguments)
+    produced = {"scale": scales, "codes": encoded.codes, "values": bits_of(values)}
+    wanted = {name: patterns for name, patterns in example.lists.items() if name != "x"}
+    for name, patterns in wanted.items():
+        assert hexes(produced[name]) == hexes(patterns.values), name
+    assert bits_of(encoded.decode(inexact=inexact)).tobytes() == bits_of(values).tobytes()
+
+
+def check_sparsify(example: Example) -> None:
+    values, mask = sq.sparsify(floats(example.lists["x"]), example.format, **example.options)
+    assert hexes(mask) == hexes(example.lists["mask"].values)
+    if "values" in example.lists:
+        assert hexes(bits_of(values)) == hexes(example.lists["values"].values)
+
+
+def check_matmul(example: Example) -> None:
+    options: dict[str, Any] = dict(example.options)
+    options.pop("block", None)  # follows from the numbers of codes and scales
+    operands = []
+    for side in "ab":
+        width = oracle.ELEMENTS[options[f"{side}_format"]].width
+        store = np.uint8 if width <= 8 else np.uint16 if width <= 16 else np.uint32
+        operands.append(np.array([example.lists[side].values], dtype=store))
+        if f"{side}_scales" in options:
+            codes = [int(code, 16) for code in options[f"{side}_scales"].split(",")]
+            options[f"{side}_scales"] = np.array([codes], dtype=np.uint8)
+    if "c" in example.lists:
+        options["c"] = floats(example.lists["c"]).reshape(1, 1)
+    got = sq.matmul(*operands, datapath=example.format, **options)
+    assert hexes(bits_of(got)) == hexes(example.lists["d"].values)
+
+
+CHECKS = {
+    "decode": check_decode,
+    "quantize": check_quantize,
+    "sparsify": check_sparsify,
+    "matmul": check_matmul,
+}
+
+
+@pytest.mark.parametrize("example", load_examples(), ids=lambda example: example.name)
+def test_the_library_reproduces_the_example(example: Example, isa: str) -> None:
+    CHECKS[example.operation](example)
+
+
+def test_no_example_is_skipped() -> None:
+    operations = [example.operation for example in load_examples()]
+    assert set(operations) == set(CHECKS)
+    assert all(operations.count(name) >= count for name, count in AT_LEAST.items())
+
+
+def test_matmul_exists() -> None:
+    assert callable(sq.matmul)

@@ -1,0 +1,321 @@
+"""Every rounding at a fixed scale: all 16-bit inputs, and float32 and float64 corners around every code.
+
+The oracle decides in exact fractions where each code begins, once per element and rounding. Inputs are then
+looked up among those boundaries with float64 comparisons only. That is exact: a boundary is a value of the
+element or the midpoint of two, which float64 holds (asserted); a tie that goes down moves its boundary to the
+next float64, and no input lies between the two; inputs are float64 or widen to it exactly; and no arithmetic
+takes place except multiplication by 2^X, far from the ends of float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+
+import oracle
+import sparq_sim as sq
+from conftest import (
+    CARRIERS,
+    Array,
+    assert_same_bits,
+    assert_same_integers,
+    bits_of,
+    from_bits,
+    oracle_quantize,
+    plain_format,
+    user_format,
+)
+from oracle import E8M0, ELEMENTS, BlockFormat, Element
+
+USER_ELEMENTS = {
+    "e3m0": Element(3, 0, 3),
+    "e4m0_fn": Element(4, 0, 7, "fn"),
+    "e2m2_fnuz": Element(2, 2, 1, "fnuz"),
+    "e3m4_ieee": Element(3, 4, 3, "ieee"),
+    "e1m4": Element(1, 4, 0),
+    "int4": Element(0, 3, -2, "finite", "twos_complement"),
+    "int12_sign": Element(0, 11, 3),
+    "e5m4_low": Element(5, 4, 60),
+    "e6m3_fn": Element(6, 3, 10, "fn"),
+}
+#: Elements of up to 16 bits; float32 is too long a list and is left to the slow oracle.
+TABLED = {name: e for name, e in ELEMENTS.items() if e.width <= 16 and name != "e8m0"} | USER_ELEMENTS
+
+
+@dataclass(frozen=True)
+class Table:
+    """Code c of magnitudes begins at begins[c - 1]; the last entry is where overflow begins."""
+
+    begins: Array
+    values: Array
+    """By magnitude code, the largest last."""
+
+
+@cache
+def table(name: str, rounding: str) -> Table:
+    element = TABLED[name]
+    magnitudes = oracle.magnitude_list(element)
+
+    def exact(value: Fraction) -> float:
+        """The same number as float64."""
+        assert Fraction(float(value)) == value
+        return float(value)
+
+    begins = []
+    for code, (low, high) in enumerate(pairwise(magnitudes), start=1):
+        middle = (low + high) / 2
+        if rounding == oracle.TOWARD_ZERO:
+            begins.append(exact(high))
+            continue
+        up = rounding == oracle.NEAREST_AWAY or code % 2 == 0
+        # Parity says it all, except for codes without mantissa; long lists ask the oracle here and there.
+        if len(magnitudes) < 3000 or code % 61 == 0 or code < 50 or code > len(magnitudes) - 50:
+            number = oracle.finite(middle)
+            if code == len(magnitudes) - 1:
+                up = oracle.overflows(element, number, rounding)
+            else:
+                up = oracle.round_to_code(element, number, rounding) == code
+            assert element.mantissa_bits == 0 or up == (rounding == oracle.NEAREST_AWAY or code % 2 == 0)
+        begins.append(exact(middle) if up else np.nextafter(exact(middle), np.inf))
+    return Table(np.array(begins), np.array([exact(value) for value in magnitudes[:-1]]))
+
+
+def expected_codes(name: str, rounding: str, overflow: str, x: Array, exponent: int = 0) -> Array:
+    """The codes of x / 2^exponent; NaN as section 5 says for a format without a scale."""
+    element, cuts = TABLED[name], table(name, rounding)
+    with np.errstate(invalid="ignore"):
+        wide = x.astype(np.float64)
+    negative = np.signbit(wide)
+    codes = np.searchsorted(cuts.begins * 2.0**exponent, np.abs(wide), side="right").astype(np.int64)
+    top = element.largest_code
+    over = codes > top
+    finite = np.isfinite(wide)
+    codes[over] = top
+    if element.signedness == "twos_complement":
+        signed = np.where(negative, -codes, codes) % (1 << element.width)
+    else:
+        signed = codes | np.where(negative & (element.has_negative_zero | (codes > 0)), element.sign_bit, 0)
+    if overflow == "special":
+        # Toward zero a finite value stays finite; Inf itself goes to the special code in every rounding.
+        over &= ~finite | (rounding != oracle.TOWARD_ZERO)
+        for sign in (False, True):
+            signed[over & (negative == sign)] = oracle.round_to_code(
+                element, oracle.Number("infinite", negative=sign), rounding, "special"
+            )
+    if element.nan_code is not None:
+        signed[np.isnan(wide)] = element.nan_code
+    return signed.astype(np.uint64)
+
+
+@cache
+def decoded_codes(name: str) -> Array:
+    """Every code as float64, by the oracle."""
+    element = TABLED[name]
+    values = []
+    for code in range(1 << element.width):
+        number = oracle.decode(element, code)
+        plain = {"nan": np.nan, "infinite": np.inf}.get(number.kind) or float(number.magnitude)
+        values.append(-plain if number.negative else plain)
+    return np.array(values)
+
+
+def expected_values(name: str, codes: Array, exponent: int = 0) -> Array:
+    """The values of codes times 2^exponent as float64."""
+    return decoded_codes(name)[codes] * 2.0**exponent
+
+
+def overflows_of(element: Element) -> tuple[str, ...]:
+    return oracle.OVERFLOWS if element.nan_code is not None else oracle.OVERFLOWS[:1]
+
+
+def all_16_bit_inputs(carrier: str, isa: str) -> Array:
+    """All of them; one in seven and both ends for the slow reference."""
+    patterns = np.arange(1 << 16, dtype=np.uint16)
+    if isa == "reference":
+        ends = np.r_[0:64, 0x0300:0x0400:5, 0x7B80:0x7C40, 0x7F00:0x8040, 0xFB80:0xFC40, 0xFF00:0x10000]
+        patterns = np.unique(np.concatenate([patterns[::13], patterns[ends]]))
+    return from_bits(patterns, carrier)
+
+
+@cache
+def corners(name: str, carrier: str, exponent: int = 0) -> Array:
+    """Every value and midpoint of the element times 2^exponent with both neighbours in the carrier, of both
+    signs, and the corners of the carrier itself."""
+    element = ELEMENTS[carrier]
+    magnitudes = oracle.magnitude_list(TABLED[name])
+    points = np.array([float(m) for m in magnitudes])
+    points = np.concatenate([points, (points[:-1] + points[1:]) / 2, points[-1] * np.array([1.5, 2, 1e6])])
+    with np.errstate(over="ignore", under="ignore"):
+        near = bits_of((points * 2.0**exponent).astype(CARRIERS[carrier][0])).astype(np.int64)
+    infinity = ((1 << element.exponent_bits) - 1) << element.mantissa_bits
+    near = np.clip((near[:, None] + np.array([-1, 0, 1])).ravel(), 0, infinity)
+    smallest = 1 << element.mantissa_bits
+    own = [0, 1, 2, smallest - 1, smallest, smallest + 1, infinity - 1, infinity, infinity + 1]
+    own += [infinity | (smallest >> 1), infinity | (smallest - 1)]
+    magnitude = np.unique(np.concatenate([near, np.array(own, dtype=np.int64)])).astype(np.uint64)
+    both = np.concatenate([magnitude, magnitude | np.uint64(1 << (element.width - 1))])
+    return from_bits(both.astype(CARRIERS[carrier][1]), carrier)
+
+
+def thinned(x: Array, isa: str) -> Array:
+    """The reference takes a sample where there is much."""
+    step = max(1, x.size // 4000) if isa == "reference" else 1
+    return x[:: step | 1]  # odd, so that below, at and above a point take turns
+
+
+def is_nan(x: Array) -> Array:
+    """np.isnan without the warnings of signalling NaNs."""
+    with np.errstate(invalid="ignore"):
+        return np.isnan(x.astype(np.float64))
+
+
+def is_finite(x: Array) -> Array:
+    """Likewise."""
+    with np.errstate(invalid="ignore"):
+        return np.isfinite(x.astype(np.float64))
+
+
+def check_plain(name: str, x: Array) -> None:
+    """All roundings and overflows without a scale: codes, and values as float64."""
+    element = TABLED[name]
+    if element.nan_code is None:
+        with pytest.raises(ValueError, match="NaN"):
+            sq.emulate(np.array([np.nan], x.dtype), plain_format(element))
+        x = x[~is_nan(x)]
+    for rounding in oracle.ROUNDINGS:
+        for overflow in overflows_of(element):
+            format_ = plain_format(element, rounding=rounding, overflow=overflow)
+            codes = expected_codes(name, rounding, overflow, x)
+            what = f"{name} {rounding} {overflow}"
+            assert_same_integers(sq.encode(x, format_).codes, codes, what)
+            values = sq.emulate(x, format_, dtype="float64", inexact="error")
+            assert_same_bits(values, expected_values(name, codes), what)
+
+
+@pytest.mark.parametrize("carrier", ["fp16", "bf16"])
+@pytest.mark.parametrize("name", TABLED)
+def test_every_16_bit_input_rounds_to_the_oracle_s_code(name: str, carrier: str, isa: str) -> None:
+    check_plain(name, all_16_bit_inputs(carrier, isa))
+
+
+@pytest.mark.parametrize("carrier", ["fp32", "fp64"])
+@pytest.mark.parametrize("name", TABLED)
+def test_the_corners_of_every_code_round_to_the_oracle_s_code(name: str, carrier: str, isa: str) -> None:
+    check_plain(name, thinned(corners(name, carrier), isa))
+
+
+SCALE_EXPONENTS = (0, 5, -127, 127, -14)
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize("name", TABLED)
+def test_below_a_given_scale_every_corner_rounds_to_the_oracle_s_code(name: str, carrier: str, isa: str) -> None:
+    element = TABLED[name]
+    for number, exponent in enumerate(SCALE_EXPONENTS):
+        narrow = carrier in ("fp16", "bf16")
+        x = all_16_bit_inputs(carrier, isa) if narrow else corners(name, carrier, exponent)
+        x = thinned(x[is_finite(x)], isa)
+        if isa == "reference":
+            x = x[number::3]
+        scales = np.array([exponent + 127], np.uint8)
+        for rounding in oracle.ROUNDINGS:
+            format_ = user_format(BlockFormat(element, E8M0, "row"), rounding=rounding)
+            codes = expected_codes(name, rounding, "saturate", x, exponent)
+            what = f"{name} {rounding} 2^{exponent}"
+            assert_same_integers(sq.encode(x, format_, scales=scales).codes, codes, what)
+            values = sq.emulate(x, format_, scales=scales, dtype="float64", inexact="error")
+            assert_same_bits(values, expected_values(name, codes, exponent), what)
+
+
+@pytest.mark.parametrize("rounding", oracle.ROUNDINGS)
+@pytest.mark.parametrize("overflow", oracle.OVERFLOWS)
+def test_float64_rounds_once_to_float32(rounding: str, overflow: str, isa: str) -> None:
+    rng = np.random.default_rng(2)
+    singles = rng.integers(0, 1 << 31, 300, dtype=np.uint32)
+    singles = np.concatenate([singles, np.uint32([0, 1, 2, 0x7FFFFF, 0x800000, 0x7F7FFFFE, 0x7F7FFFFF])])
+    singles = singles[singles < 0x7F800000]
+    low = singles.view(np.float32).astype(np.float64)
+    with np.errstate(over="ignore"):
+        step = np.nextafter(singles.view(np.float32), np.float32(np.inf)).astype(np.float64)
+    step[~np.isfinite(step)] = 2.0**128
+    special = [2.0**128, 1e300, np.inf, np.nan, 2.0**-149, 2.0**-150, 5e-324]
+    points = np.concatenate([low, (low + step) / 2, special])
+    near = (points.view(np.int64)[:, None] + np.array([-1, 0, 1])).ravel()
+    near = near[(near >= 0) & (near <= 0x7FF8000000000000)].astype(np.uint64)
+    x = np.concatenate([near, near | np.uint64(1 << 63)]).view(np.float64)
+    fmt = BlockFormat(ELEMENTS["fp32"], overflow=overflow)
+    wanted = oracle_quantize(x, fmt, rounding=rounding)
+    got = sq.encode(x, plain_format(ELEMENTS["fp32"], rounding=rounding, overflow=overflow))
+    assert_same_integers(got.codes, wanted.codes, "codes")
+
+
+# Witnesses outside of the project
+
+ML_TYPES: dict[str, Any] = {
+    "e4m3": ml_dtypes.float8_e4m3fn,
+    "e5m2": ml_dtypes.float8_e5m2,
+    "e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
+    "e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
+    "e2m3": ml_dtypes.float6_e2m3fn,
+    "e3m2": ml_dtypes.float6_e3m2fn,
+    "e2m1": ml_dtypes.float4_e2m1fn,
+    "bf16": ml_dtypes.bfloat16,
+    "fp16": np.float16,
+}
+
+
+def canonical_nans(codes: Array, element: Element) -> Array:
+    """Casts keep the sign or payload of a NaN; the library writes one NaN."""
+    if element.nan_code is None:
+        return codes
+    found = np.unique(codes)
+    nans = [c for c in found if oracle.decode(element, int(c)).kind == "nan"]
+    return np.where(np.isin(codes, nans), element.nan_code, codes)
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize("name", ML_TYPES)
+def test_casts_of_ml_dtypes_match_in_every_row(name: str, carrier: str) -> None:
+    element = ELEMENTS[name]
+    x = corners(name, carrier) if carrier in ("fp32", "fp64") else all_16_bit_inputs(carrier, "")
+    # Types without special codes saturate in ml_dtypes; what they make of NaN is not defined.
+    overflow = "special" if element.nan_code is not None else "saturate"
+    x = x if element.nan_code is not None else x[~is_nan(x)]
+    with np.errstate(all="ignore"):
+        if carrier == "fp64" and name != "fp16":
+            # ml_dtypes rounds a float64 to float32 first, so only what float32 holds is rounded once.
+            x = x[(x.astype(np.float32) == x) | np.isnan(x)]
+        cast = x.astype(ML_TYPES[name])
+    codes = canonical_nans(cast.view(f"u{cast.dtype.itemsize}"), element)
+    assert_same_integers(sq.encode(x, plain_format(element, overflow=overflow)).codes, codes, name)
+
+
+#: torch saturates e4m3fn, where Inf is not compared, and sends the others to their specials.
+TORCH_TYPES = {
+    "e4m3": (torch.float8_e4m3fn, "saturate"),
+    "e5m2": (torch.float8_e5m2, "special"),
+    "e4m3fnuz": (torch.float8_e4m3fnuz, "special"),
+    "e5m2fnuz": (torch.float8_e5m2fnuz, "special"),
+    "bf16": (torch.bfloat16, "special"),
+    "fp16": (torch.float16, "special"),
+}
+
+
+@pytest.mark.parametrize("name", TORCH_TYPES)
+def test_casts_of_torch_match_in_every_row(name: str) -> None:
+    element = ELEMENTS[name]
+    torch_type, overflow = TORCH_TYPES[name]
+    x = np.concatenate([corners(name, "fp32"), all_16_bit_inputs("bf16", "").astype(np.float32)])
+    x = x[~np.isinf(x)] if overflow == "saturate" else x
+    store = torch.uint8 if element.width == 8 else torch.uint16
+    cast = torch.from_numpy(x).to(torch_type).view(store).numpy()
+    codes = canonical_nans(cast, element)
+    assert_same_integers(sq.encode(x, plain_format(element, overflow=overflow)).codes, codes, name)
