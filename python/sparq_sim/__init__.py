@@ -4,11 +4,13 @@ from sparq_sim._core import Conversion, Datapath, ElementFormat, ScaleLevel, Spa
 from sparq_sim.accelerator import Accelerator
 from sparq_sim.arrays import FLOATS
 from sparq_sim.check import check, simulate
+from sparq_sim.events import Events
 from sparq_sim.formats import Format, Spec, conversions, datapaths, elements, formats, spec
 from sparq_sim.layers import linear
 from sparq_sim.matmul import matmul
-from sparq_sim.quantize import Events, emulate, encode, sparsify
+from sparq_sim.quantize import emulate, encode
 from sparq_sim.report import LayerReport, Report
+from sparq_sim.sparsify import sparsify
 from sparq_sim.tensor import BlockTensor
 
 __version__ = "0.1.0"

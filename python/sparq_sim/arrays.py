@@ -152,3 +152,12 @@ def thread_argument(threads: int | None) -> int:
     if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or threads < 1:
         raise ValueError(f"threads={threads!r}: needed a positive integer or None")
     return int(threads)
+
+
+def like(values: Array, result: str, x: Any) -> Any:
+    """Results as what `x` is: an array, or a tensor on its device."""
+    if is_torch(x):
+        from sparq_sim.torch import bridge
+
+        return bridge.from_numpy(values, result, x)
+    return values.view(numpy_dtype(result)) if values.dtype == np.uint16 else values

@@ -13,7 +13,8 @@ from sparq_sim.accelerator import Accelerator
 from sparq_sim.arrays import Array, float_name, is_torch, to_numpy
 from sparq_sim.formats import Spec
 from sparq_sim.matmul import Operand, block_ends, exact_float, multiply
-from sparq_sim.quantize import emulate, encode, sparsify
+from sparq_sim.quantize import emulate, encode
+from sparq_sim.sparsify import sparsify
 from sparq_sim.tensor import BlockTensor
 
 # Gathered window elements that are worked on at once.

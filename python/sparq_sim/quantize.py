@@ -1,4 +1,4 @@
-"""emulate, encode and sparsify: what a tensor becomes, and in which bits."""
+"""emulate and encode: what a tensor becomes, and in which bits."""
 
 from __future__ import annotations
 
@@ -16,38 +16,16 @@ from sparq_sim.arrays import (
     extents,
     float_name,
     is_torch,
-    numpy_dtype,
+    like,
     source,
     thread_argument,
     to_numpy,
 )
-from sparq_sim.formats import Format, Spec, checked_order, parse_sparsity, spec
-from sparq_sim.tensor import BlockTensor
+from sparq_sim.events import Events
+from sparq_sim.formats import Format, Spec, checked_order, spec
+from sparq_sim.tensor import BlockTensor, inexact_policy, raise_inexact
 
 T = TypeVar("T")
-
-
-@dataclass
-class Events:
-    """Counts of what happened, added up over the calls that were given this object (docs/numerics.md section 13).
-
-    >>> import numpy as np, sparq_sim as sq
-    >>> events = sq.Events()
-    >>> _ = sq.emulate(np.float32([7.5, 0.1, 0, 0]), "mxfp4", events=events)
-    >>> events.saturated, events.underflowed
-    (1, 1)
-    """
-
-    saturated: int = 0
-    underflowed: int = 0
-    nonfinite: int = 0
-    zero_blocks: int = 0
-    ties: int = 0
-
-    def add(self, counts: dict[str, int]) -> None:
-        """Adds the counts of one call."""
-        for name in vars(self):
-            setattr(self, name, getattr(self, name) + counts[name])
 
 
 @dataclass(frozen=True)
@@ -210,21 +188,6 @@ def _given_scales(scales: object, format: Format, data: Source, shape: tuple[int
     return np.ascontiguousarray(np.where(np.isnan(array), nan, codes), dtype=dtype)
 
 
-def _inexact_policy(inexact: str | None, format: Format, result: str) -> str:
-    if inexact is None:
-        return "round" if format.scale_kind == "float" or result in ("float16", "bfloat16") else "error"
-    if inexact not in ("error", "round"):
-        raise ValueError(f"inexact={inexact!r}: choose one of error, round")
-    return inexact
-
-
-def _raise_inexact(format: Format, result: str, count: int) -> None:
-    raise ValueError(
-        f"{count} value(s) of {format.name} are not representable in {result}; "
-        f"ask for dtype='float64', or for inexact='round' (to nearest even)"
-    )
-
-
 def _may_fail(job: _Job, result: str, policy: str) -> bool:
     """Whether a run that writes over its own input could end in an error. Computed scales keep float32 and float64
     results exact unless a magnitude comes near the top of its type."""
@@ -303,7 +266,7 @@ def emulate(
         to_numpy(out, "out")  # only for its error
         dtype = out.dtype if dtype is None else dtype  # type: ignore[attr-defined]
     result = job.x.dtype if dtype is None else float_name(dtype, "dtype")
-    policy = _inexact_policy(inexact, job.format, result)
+    policy = inexact_policy(inexact, job.format, result)
     target = _out_array(out, x, result, job.x) if out is not None else None
     direct = target is not None and target.flags.c_contiguous and target.flags.aligned
     if direct and target is not None and np.may_share_memory(target, to_numpy(x, "x")):
@@ -316,7 +279,7 @@ def emulate(
         values = np.empty(job.x.data.shape, dtype=np.uint16 if bits else np.dtype(result))
     counts = job.run(values=values, values_type=result, count=events is not None, threads=threads)
     if policy == "error" and counts["inexact"]:
-        _raise_inexact(job.format, result, counts["inexact"])
+        raise_inexact(job.format, result, counts["inexact"])
     if events is not None:
         events.add(counts)
     if out is not None:
@@ -324,7 +287,7 @@ def emulate(
             target[...] = values
         _copy_to_device(out, target)
         return out
-    made: T = _like(job.x.to_user(values), result, x)
+    made: T = like(job.x.to_user(values), result, x)
     return made
 
 
@@ -351,14 +314,6 @@ def _copy_to_device(out: object, target: Array | None) -> None:
         from sparq_sim.torch import bridge
 
         out.copy_(bridge.from_numpy(target, dtype_name(out.dtype), out))  # type: ignore[attr-defined, arg-type]
-
-
-def _like(values: Array, result: str, x: Any) -> Any:
-    if is_torch(x):
-        from sparq_sim.torch import bridge
-
-        return bridge.from_numpy(values, result, x)
-    return values.view(numpy_dtype(result)) if values.dtype == np.uint16 else values
 
 
 def encode(
@@ -421,90 +376,3 @@ def encode(
         dtype=job.x.dtype,
         library="torch" if is_torch(x) else "numpy",
     )
-
-
-#: Bits of Inf and of the canonical NaN.
-_INF_NAN = {
-    "float16": (0x7C00, 0x7E00),
-    "bfloat16": (0x7F80, 0x7FC0),
-    "float32": (0x7F800000, 0x7FC00000),
-    "float64": (0x7FF0000000000000, 0x7FF8000000000000),
-}
-
-
-def _prune(data: Source, keep: Array) -> Array:
-    """+0 where pruned, the canonical NaN for kept NaNs."""
-    dtype = np.dtype(f"uint{8 * data.data.dtype.itemsize}")
-    bits = data.data.view(dtype) * keep
-    infinity, nan = (dtype.type(pattern) for pattern in _INF_NAN[data.dtype])
-    magnitude = bits & dtype.type((1 << (8 * dtype.itemsize - 1)) - 1)
-    np.copyto(bits, nan, where=magnitude > infinity)
-    return bits.view(data.data.dtype)
-
-
-def sparsify(
-    x: T,
-    sparsity: str,
-    *,
-    axis: int = -1,
-    score: object = None,
-    ties: str | None = None,
-    events: Events | None = None,
-    threads: int | None = None,
-) -> tuple[T, Any]:
-    """N:M sparsity: every M consecutive elements along `axis` keep the N of largest magnitude (docs/numerics.md
-    section 8).
-
-    Args:
-        x: as in `emulate`.
-        sparsity: ``"N:M"``, 1 <= N <= M <= 32.
-        axis: along which groups run.
-        score: array shaped like x of a float dtype that replaces |x|: larger is kept, sign counts, NaN ranks highest.
-        ties: ``"lowest_index"`` (default) or ``"highest_index"``.
-        events: an `Events` to add ``ties`` to.
-        threads: as in `emulate`.
-
-    Returns:
-        The pruned values (+0 where pruned) and the mask (bool, True where kept), both like x.
-
-    Raises:
-        ValueError, TypeError: as in `emulate`.
-
-    >>> import numpy as np, sparq_sim as sq
-    >>> values, mask = sq.sparsify(np.float32([1, -3, 2, 2]), "2:4")
-    >>> values
-    array([ 0., -3.,  2.,  0.], dtype=float32)
-    """
-    pattern = parse_sparsity(sparsity, ties)
-    if pattern is None:
-        raise TypeError("sparsity: needed a pattern such as '2:4', got None")
-    data = source(x, "x")
-    place = data.axis(axis)
-    ranked = data
-    if score is not None:
-        float_name(getattr(score, "dtype", type(score).__name__), "score")
-        array = to_numpy(score, "score")
-        array = bits_view(array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("=")))
-        if array.shape != data.shape:
-            raise ValueError(f"score: shape {array.shape}; needed the shape of x, {data.shape}")
-        ranked = Source(data.from_user(array), dtype_name(score.dtype), data.shape, data.order)  # type: ignore[attr-defined]
-    keep = np.empty(data.data.shape, dtype=np.uint8)
-    counts = _core.sparsify(
-        x=ranked.data,
-        x_type=ranked.dtype,
-        shape=extents(data.data.shape, place),
-        sparsity=pattern,
-        by_score=score is not None,
-        mask_out=keep,
-        count=events is not None,
-        threads=thread_argument(threads),
-    )
-    if events is not None:
-        events.add(counts)
-    pruned = _prune(data, keep)
-    mask: Any = data.to_user(keep.view(np.bool_))
-    if is_torch(x):
-        from sparq_sim.torch import bridge
-
-        mask = bridge.from_numpy(mask, "bool", x)  # type: ignore[arg-type]
-    return _like(data.to_user(pruned), data.dtype, x), mask

@@ -12,6 +12,23 @@ from sparq_sim.arrays import Array, extents, float_name, normal_axis, numpy_dtyp
 from sparq_sim.formats import Format, Spec
 
 
+def inexact_policy(inexact: str | None, format: Format, result: str) -> str:
+    """``"error"`` or ``"round"`` (docs/numerics.md section 7); ValueError for any other word."""
+    if inexact is None:
+        return "round" if format.scale_kind == "float" or result in ("float16", "bfloat16") else "error"
+    if inexact not in ("error", "round"):
+        raise ValueError(f"inexact={inexact!r}: choose one of error, round")
+    return inexact
+
+
+def raise_inexact(format: Format, result: str, count: int) -> None:
+    """The error of results that are not exact."""
+    raise ValueError(
+        f"{count} value(s) of {format.name} are not representable in {result}; "
+        f"ask for dtype='float64', or for inexact='round' (to nearest even)"
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class BlockTensor:
     """Codes, scales and kept positions of a tensor, and the spec that made them.
@@ -82,10 +99,8 @@ class BlockTensor:
         >>> sq.encode(np.float32([1.3, -6]), "mxfp4").decode()
         array([ 1.5, -6. ], dtype=float32)
         """
-        from sparq_sim.quantize import _inexact_policy, _raise_inexact
-
         result = self.dtype if dtype is None else float_name(dtype, "dtype")
-        policy = _inexact_policy(inexact, self.format, result)
+        policy = inexact_policy(inexact, self.format, result)
         bits = result in ("float16", "bfloat16")
         values = np.empty(self.shape, dtype=np.uint16 if bits else np.dtype(result))
         counts = _core.decode(
@@ -98,7 +113,7 @@ class BlockTensor:
             threads=thread_argument(threads),
         )
         if policy == "error" and counts["inexact"]:
-            _raise_inexact(self.format, result, counts["inexact"])
+            raise_inexact(self.format, result, counts["inexact"])
         if self.library == "torch":
             import torch
 
