@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,20 @@ def matmul(a: Side, b: Side, **keywords: Any) -> Any:
     return sq.matmul(a.argument, b.argument, **keywords)
 
 
+def folded(line: Operand) -> Operand:
+    """A row and a tensor scale of one operand as the one factor that both make where an operand is decoded."""
+    if line.tensor_scale is None or not line.has_float_scales:
+        return line
+    assert line.scales is not None
+    tensor = oracle.decode(FP32, line.tensor_scale)
+    factors = [oracle.multiply(oracle.decode(FP32, bits), tensor) for bits in line.scales]
+    return replace(line, scales=[oracle.round_to_float(factor) for factor in factors], tensor_scale=None)
+
+
 def expected(a: Side, b: Side, datapath: str, c: Array | None = None) -> Array:
     """The oracle's bits, [M, N]; K is not 0."""
+    if datapath in ("exact", "fma32"):
+        a, b = (replace(side, lines=[folded(line) for line in side.lines]) for side in (a, b))
     result = np.empty((len(a.lines), len(b.lines)), dtype=np.uint32)
     for i, x in enumerate(a.lines):
         for j, y in enumerate(b.lines):

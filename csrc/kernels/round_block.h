@@ -1,0 +1,160 @@
+// The elements of a block under one scale, as values and as codes.
+#pragma once
+
+#include "round.h"
+
+namespace sparq::SPARQ_ISA_NAME {
+namespace {
+
+// `loop(first, last)` over 0 to count. Most runs have a fixed length, so that the compiler lays a short block out
+// as straight vector code.
+template <class Loop>
+inline void in_runs(std::int64_t count, const Loop& loop) {
+  constexpr std::int64_t run = 32;
+  std::int64_t done = 0;
+  for (; done + run <= count; done += run) loop(done, done + run);
+  if (done < count) loop(done, count);
+}
+
+// A rounded magnitude as a signed value.
+template <class C>
+struct SignedValue {
+  using Bits = typename C::Bits;
+  using Int = typename C::Int;
+  Int max_value;
+  Bits overflow_value;
+  typename C::Value zero;  // x + -0 is x, and -0 + 0 is +0
+
+  SignedValue(const QuantizeJob& job, const BlockTarget<C>& target)
+      : max_value(static_cast<Int>(target.max_value)),
+        overflow_value(target.overflow_value),
+        zero(as_value<C>(job.negative_zero ? sign_mask<C> : 0)) {}
+
+  Bits operator()(Bits rounded, Bits sign) const {
+    const Bits value = static_cast<Int>(rounded) > max_value ? overflow_value : rounded;
+    return as_bits<C>(as_value<C>(value | sign) + zero);
+  }
+};
+
+// A magnitude's code with its sign.
+struct SignedCode {
+  std::uint32_t negate, or_sign, code_mask, keep_zero_sign;
+
+  explicit SignedCode(const QuantizeJob& job)
+      : negate(job.twos_complement ? ~std::uint32_t{0} : 0),
+        or_sign(job.twos_complement ? 0 : job.sign_bit),
+        code_mask(job.code_mask),
+        keep_zero_sign(job.negative_zero ? ~std::uint32_t{0} : 0) {}
+
+  std::uint32_t operator()(std::uint32_t code, bool minus) const {
+    const std::uint32_t signs = code != 0 ? ~std::uint32_t{0} : keep_zero_sign;
+    const std::uint32_t negative = signs & (minus ? ~std::uint32_t{0} : 0);
+    const std::uint32_t flip = negative & negate;
+    return (((code ^ flip) - flip) & code_mask) | (negative & or_sign);
+  }
+};
+
+// The loops below may run in place (values == row, element by element), which is what ivdep promises.
+template <class C, Rounding mode>
+inline void round_values(const QuantizeJob& job, const BlockTarget<C>& target, bool aligned,
+                         const typename C::Bits* row, std::int64_t count, typename C::Bits* values) {
+  using Bits = typename C::Bits;
+  const int mantissa_bits = job.mantissa_bits;
+  const SignedValue<C> signed_value(job, target);
+  if (aligned) {
+#pragma GCC ivdep
+    for (std::int64_t i = 0; i < count; ++i) {
+      const Bits sign = row[i] & sign_mask<C>;
+      values[i] = signed_value(aligned_value<C, mode>(row[i] ^ sign, mantissa_bits), sign);
+    }
+    return;
+  }
+  const Bits min_power = target.min_power, limit = target.limit;
+  in_runs(count, [=](std::int64_t first, std::int64_t last) {
+#pragma GCC ivdep
+    for (std::int64_t i = first; i < last; ++i) {
+      const Bits sign = row[i] & sign_mask<C>;
+      const Bits within = smaller_magnitude<C>(row[i] ^ sign, limit);
+      values[i] = signed_value(rounded_value<C>(round_magnitude<C, mode>(within, min_power, mantissa_bits)), sign);
+    }
+  });
+}
+
+template <class C, Rounding mode>
+inline void round_codes(const QuantizeJob& job, const BlockTarget<C>& target, bool aligned, const typename C::Bits* row,
+                        std::int64_t count, std::uint32_t* codes) {
+  using Bits = typename C::Bits;
+  const int mantissa_bits = job.mantissa_bits;
+  const SignedCode signed_code(job);
+  if (aligned) {
+    const Bits max_code = job.max_code, overflow_code = job.overflow_code;
+#pragma GCC ivdep
+    for (std::int64_t i = 0; i < count; ++i) {
+      const Bits sign = row[i] & sign_mask<C>;
+      const Bits code = aligned_value<C, mode>(row[i] ^ sign, mantissa_bits) >> (C::mantissa - mantissa_bits);
+      codes[i] = signed_code(static_cast<std::uint32_t>(code > max_code ? overflow_code : code), sign != 0);
+    }
+    return;
+  }
+  const Bits min_power = target.min_power, limit = target.limit;
+  in_runs(count, [=](std::int64_t first, std::int64_t last) {
+#pragma GCC ivdep
+    for (std::int64_t i = first; i < last; ++i) {
+      const Bits sign = row[i] & sign_mask<C>;
+      const Bits within = smaller_magnitude<C>(row[i] ^ sign, limit);
+      const Rounded<C> rounded = round_magnitude<C, mode>(within, min_power, mantissa_bits);
+      const Bits code = rounded_code<C>(rounded, min_power, mantissa_bits);
+      codes[i] = signed_code(static_cast<std::uint32_t>(code), sign != 0);
+    }
+  });
+}
+
+// Element by element, any case.
+template <class C>
+__attribute__((noinline)) void round_each(const QuantizeJob& job, int exponent, const typename C::Bits* row,
+                                          std::int64_t count, typename C::Bits* values, std::uint32_t* codes,
+                                          Counts& counts) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    bool kept_exactly = true;
+    const RoundedElement<C> one = round_one<C>(job, row[i], exponent, kept_exactly);
+    if (values != nullptr) {
+      values[i] = one.value;
+      counts.inexact += !kept_exactly;
+    }
+    if (codes != nullptr) codes[i] = one.code;
+    counts.refused += one.refused;
+  }
+}
+
+// Apart, like the function above, so that what every block needs stays short.
+template <class C>
+__attribute__((noinline)) void count_events(const QuantizeJob& job, int exponent, const typename C::Bits* raw,
+                                            const typename C::Bits* row, std::int64_t count, Counts& counts) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    bool ignored = true;
+    const RoundedElement<C> one = round_one<C>(job, row[i], exponent, ignored);
+    counts.saturated += one.saturated;
+    counts.underflowed += one.zero && (raw[i] & ~sign_mask<C>) != 0;
+  }
+}
+
+// A block whose elements share `exponent`, finite input guaranteed when `finite`. Either output may be null.
+// `raw` is the input before any float scaling: what underflowed is judged by it.
+template <class C, Rounding mode>
+inline void round_block(const QuantizeJob& job, const TargetFamily<C>& family, int exponent, bool finite,
+                        const typename C::Bits* raw, const typename C::Bits* row, std::int64_t count,
+                        typename C::Bits* values, std::uint32_t* codes, Counts& counts) {
+  if (job.count) count_events<C>(job, exponent, raw, row, count, counts);
+  const bool by_addition = family.lowest <= exponent && exponent <= family.highest;
+  const bool aligned = family.has_aligned && exponent == family.aligned;
+  if (!finite || !(by_addition || aligned)) {
+    round_each<C>(job, exponent, row, count, values, codes, counts);
+    return;
+  }
+  const BlockTarget<C> target = block_target<C>(family, exponent);
+  if (values != nullptr) round_values<C, mode>(job, target, !by_addition, row, count, values);
+  if (codes != nullptr) round_codes<C, mode>(job, target, !by_addition, row, count, codes);
+}
+
+}  // namespace
+}  // namespace sparq::SPARQ_ISA_NAME
