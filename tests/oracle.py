@@ -829,10 +829,14 @@ class Operand:
         return None if self.scales is None else decode(self.scale_element, self.scales[k // self.extent])
 
     def decoded(self) -> list[Number]:
-        """Decoded values: powers of two exact, float and tensor scales rounded once each (section 4)."""
+        """Decoded values: powers of two exact; float scales round once, by RN32(row * tensor) if there are both
+        (sections 4 and 10)."""
         values = []
         for k, value in enumerate(self.values):
             scale = self.scale_at(k)
+            if scale is not None and self.has_float_scales and self.tensor_scale is not None:
+                values.append(rn32(multiply(value, rn32(multiply(scale, decode(FP32, self.tensor_scale))))))
+                continue
             if scale is not None:
                 value = multiply(value, scale)
                 value = rn32(value) if self.has_float_scales else value

@@ -50,6 +50,9 @@ class Accelerator:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", dict(self.rules))
+        for name in self.rules:
+            if name.startswith("conv_") and name not in ("conv_blocks", "conv_k_order"):
+                raise TypeError(f"unknown rule {name!r}; rules: conv_blocks, conv_k_order and the choices of a spec")
         _one_of("conv_blocks", self.conv_blocks, CONV_BLOCKS)
         _one_of("conv_k_order", self.conv_k_order, CONV_K_ORDERS)
         if self.conv_k_order != "khwc" and self.conv_blocks == "tap":

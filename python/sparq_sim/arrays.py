@@ -145,6 +145,14 @@ def extents(shape: Sequence[int], axis: int) -> tuple[int, int, int]:
     return outer, int(shape[axis]), inner
 
 
+def positive_finite_or_nan(values: Array) -> bool:
+    """Whether all float32 values are positive and finite, or NaN: by bits, since comparing may flush subnormals."""
+    bits = values.view(np.uint32)
+    infinity = 0x7F800000
+    good = ((bits > 0) & (bits < infinity)) | ((bits & 0x7FFFFFFF) > infinity)
+    return bool(good.all())
+
+
 def thread_argument(threads: int | None) -> int:
     """0 (let the core decide) for None, else a positive count."""
     if threads is None:

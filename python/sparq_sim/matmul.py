@@ -10,7 +10,7 @@ import numpy as np
 
 from sparq_sim import _core
 from sparq_sim._core import Datapath, ElementFormat
-from sparq_sim.arrays import Array, dtype_name, is_torch, thread_argument, to_numpy
+from sparq_sim.arrays import Array, dtype_name, is_torch, positive_finite_or_nan, thread_argument, to_numpy
 from sparq_sim.formats import Machine, find_datapath, find_element
 from sparq_sim.tensor import BlockTensor
 
@@ -179,7 +179,7 @@ def _with_scales(operand: Operand, scales: object, what: str) -> Operand:
         if array.shape not in ((rows,), (rows, 1)):
             raise ValueError(f"{what}_scales: shape {array.shape}; float scales are one per row, ({rows},)")
         values = np.ascontiguousarray(array.reshape(rows, 1), dtype=np.float32)
-        if bool(np.any(values <= 0)) or bool(np.any(np.isinf(values))):
+        if not positive_finite_or_nan(values):
             raise ValueError(f"{what}_scales: needed positive finite numbers (or NaN, which poisons its row)")
         return Operand(
             operand.codes,

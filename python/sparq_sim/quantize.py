@@ -17,6 +17,7 @@ from sparq_sim.arrays import (
     float_name,
     is_torch,
     like,
+    positive_finite_or_nan,
     source,
     thread_argument,
     to_numpy,
@@ -166,7 +167,7 @@ def _given_scales(scales: object, format: Format, data: Source, shape: tuple[int
         values = np.ascontiguousarray(array, dtype=np.float32)
         if bool(np.any((values != array) & ~np.isnan(array))):
             raise ValueError("scales: values that float32 does not hold")
-        if bool(np.any(values <= 0)) or bool(np.any(np.isinf(values))):
+        if not positive_finite_or_nan(values):
             raise ValueError("scales: needed positive finite numbers (or NaN, which poisons its block)")
         return values
     dtype = np.dtype(f"uint{8 * scale.code_bytes}")

@@ -87,6 +87,10 @@ def _padding(conv: nn.Conv2d) -> _Padding:
     )
 
 
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    return x.float() if x.element_size() == 2 else x
+
+
 class Simulated(nn.Module):
     """A linear or convolution layer on a simulated machine; keeps the original's parameters."""
 
@@ -98,7 +102,8 @@ class Simulated(nn.Module):
         padding = _padding(layer) if isinstance(layer, nn.Conv2d) else None
         self.pad_mode = "zeros" if padding is None else padding.mode
         self.pad_before = None if padding is None else padding.before
-        weight = bridge.to_numpy(layer.weight.detach().float())
+        # 16-bit weights widen exactly; float64 ones are rounded once, to the element.
+        weight = bridge.to_numpy(_wide(layer.weight.detach()))
         self.machine = MachineLayer(weight, accelerator, None if padding is None else padding.window)
 
     def padded(self, x: torch.Tensor) -> torch.Tensor:
@@ -110,7 +115,7 @@ class Simulated(nn.Module):
     def encode(self, x: torch.Tensor) -> tuple[BlockTensor, tuple[int, ...]]:
         """The activations in codes, and the shape of the input that they stand for."""
         x = self.padded(x.detach())
-        array = bridge.to_numpy(x.float() if x.element_size() == 2 else x)
+        array = bridge.to_numpy(_wide(x))
         return self.machine.encode_activations(array), array.shape
 
     def run(self, encoded: tuple[BlockTensor, tuple[int, ...]], path: Datapath | None = None) -> torch.Tensor:
