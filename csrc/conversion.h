@@ -12,14 +12,10 @@ enum class Overflow : std::uint8_t { saturate, special };
 // Power-of-two rules of section 3, and amax / max for float scales (section 4).
 enum class ScaleRule : std::uint8_t { floor, ceil, rceil, even, amax };
 
-// Type of each arithmetic step that float scales need.
-enum class Compute : std::uint8_t { fp32, fp64 };
-
 struct Conversion {
   Rounding rounding = Rounding::nearest_even;
   Overflow overflow = Overflow::saturate;
   ScaleRule scale_rule = ScaleRule::floor;
-  Compute compute = Compute::fp32;
 
   friend constexpr bool operator==(const Conversion&, const Conversion&) = default;
 };

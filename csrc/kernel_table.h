@@ -100,7 +100,6 @@ struct DecodeJob {
   FloatType values_type = FloatType::fp32;
 
   // Derived.
-  int mantissa_bits = 0;
   ElementFormat element;
   int scale_min = 0;
   bool scale_nan = false;

@@ -286,8 +286,11 @@ def test_the_bound_of_one_rounding_per_block_counts_blocks_and_not_products() ->
     assert worst(path, pairs) > 1 / 100
 
 
-@pytest.mark.parametrize("kind", ["int8 per row", "fp8_e4m3 per tensor", "raw fp32 with row scales"])
-@pytest.mark.parametrize("datapath", DEFINED)
+# Section 11: the bound of block_fp32 is idle under float scales for elements that are wider than 8 bits.
+@pytest.mark.parametrize(
+    ("datapath", "kind"),
+    [(datapath, kind) for datapath in DEFINED for kind in ("int8 per row", "fp8_e4m3 per tensor", "fp8_e5m2 per row")],
+)
 def test_the_bounds_under_float_scales_are_within_a_hundred_times_of_a_found_error(datapath: str, kind: str) -> None:
     rng = np.random.default_rng(10)
     path = sq.datapaths()[datapath].record

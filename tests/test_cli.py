@@ -130,7 +130,7 @@ def test_wrong_arguments_are_one_line_of_error(
 def test_tensors_that_are_no_floats_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "in.npy", np.arange(4))
     stderr = sparq("emulate", tmp_path / "in.npy", "-f", "mxfp4", "-o", tmp_path / "o.npy", code=2).stderr
-    assert "is int64; needed float16, bfloat16, float32, float64" in stderr
+    assert "holds int64; needed a tensor of float16, bfloat16, float32, float64" in stderr
 
 
 def test_an_operand_that_the_machine_cannot_take_is_refused_before_any_work() -> None:

@@ -127,14 +127,15 @@ py::class_<Record> bind_record(py::module_& module, const char* doc) {
          ...);
       },
       Fields<Record>::list);
-  type.def(py::pickle([](const Record& r) { return to_dict(r); },
-                      [](const py::dict& state) {
-                        py::dict fields(state);
-                        if (fields.contains("format") && py::isinstance<py::dict>(fields["format"]))
-                          fields["format"] =
-                              py::cast(from_fields<ElementFormat>(py::kwargs(py::dict(fields["format"]))));
-                        return from_fields<Record>(py::kwargs(fields));
-                      }));
+  if constexpr (!std::is_same_v<Record, Datapath>)
+    type.def(py::pickle([](const Record& r) { return to_dict(r); },
+                        [](const py::dict& state) {
+                          py::dict fields(state);
+                          if (fields.contains("format") && py::isinstance<py::dict>(fields["format"]))
+                            fields["format"] =
+                                py::cast(from_fields<ElementFormat>(py::kwargs(py::dict(fields["format"]))));
+                          return from_fields<Record>(py::kwargs(fields));
+                        }));
   add_common(type);
   return type;
 }
@@ -211,6 +212,13 @@ void bind_records(py::module_& module) {
     py::tuple operands(static_cast<std::size_t>(d.operand_count));
     for (std::size_t i = 0; i < operands.size(); ++i) operands[i] = d.operands[i];
     return operands;
+  });
+  datapath.def("__reduce__", [](const py::object& self) {
+    const py::object fields = py::module_::import("sparq_sim._core").attr("_datapath");
+    return py::make_tuple(fields, py::make_tuple(self.attr("to_dict")(), self.attr("operands")));
+  });
+  module.def("_datapath", [](const py::dict& fields, const py::sequence& operands) {
+    return py::cast(from_fields<Datapath>(py::kwargs(fields))).attr("with_operands")(operands);
   });
   datapath.def("with_operands", [](const Datapath& d, const py::sequence& operands) {
     Datapath out = d;

@@ -35,6 +35,10 @@ std::string check_format(const BlockFormat& format) {
     if (!float32 && !power)
       return "a scale is float32, or an unsigned power of two of 1 to 10 exponent bits without zero: " +
              describe(scale);
+    // Decoding goes through float64, elements and all.
+    const int top = power ? min_exponent(scale) + static_cast<int>(max_code(scale)) : 0;
+    if (power && (min_exponent(scale) < -700 || top > 700))
+      return "scale exponents must lie within +-700: " + describe(scale);
     if (power && (scale.bias < -512 || scale.bias > 512)) return "bias must be -512 to 512: " + describe(scale);
     if (level.along < 0) return "a block needs at least one element: along=" + std::to_string(level.along);
     if (level.across != 1 && level.across != whole)

@@ -261,7 +261,6 @@ std::string decode(const DecodeRequest& request, Counts& counts) {
   DecodeJob job;
   job.format = request.format;
   job.element = request.format.element;
-  job.mantissa_bits = request.format.element.mantissa_bits;
   job.scale_kind = scale_kind(request.format);
   job.codes = request.codes;
   job.code_bytes = code_bytes(request.format.element);

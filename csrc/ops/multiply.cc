@@ -109,6 +109,22 @@ std::string check_side(const char* name, const Side& side, std::int64_t k) {
   return {};
 }
 
+// Products and their scales together stay among float64's normal numbers, and within the exact accumulator.
+std::string check_reach(const Side& a, const Side& b) {
+  int lowest = 0, highest = 0;
+  for (const Side* side : {&a, &b}) {
+    lowest += min_exponent(side->element) - side->element.mantissa_bits;
+    highest += max_exponent(side->element) + 1;
+    if (!side->has_block_scales) continue;
+    lowest += min_exponent(side->scale);
+    highest += min_exponent(side->scale) + static_cast<int>(max_code(side->scale));
+  }
+  if (lowest < -960 || highest > 960)
+    return "products and scales of these operands reach beyond 2^+-960: " + describe(a.element) + ", " +
+           describe(b.element);
+  return {};
+}
+
 // Scales that change along K, or that the accumulator must know of because they are powers of two per block.
 bool varies_along_k(const Side& side) {
   return side.has_block_scales || (side.float_scales != nullptr && side.segment_end.size() > 1);
@@ -155,6 +171,7 @@ std::string multiply(const MultiplyRequest& request) {
                            varies_along_k(request.a) || varies_along_k(request.b));
   if (error.empty()) error = check_side("a", request.a, request.k);
   if (error.empty()) error = check_side("b", request.b, request.k);
+  if (error.empty()) error = check_reach(request.a, request.b);
   const bool end_scaled = request.a.has_tensor_scale || request.b.has_tensor_scale ||
                           (request.path.reduce == Reduce::align &&
                            (request.a.float_scales != nullptr || request.b.float_scales != nullptr));
@@ -191,6 +208,11 @@ std::string multiply(const MultiplyRequest& request) {
   job.d_row_stride = request.groups * request.n;
   job.d_column_stride = 1;
   // Every rule is symmetric in a and b: the side that fills panels better goes second.
+  // float32 lanes also need every product to be a normal number or zero.
+  const auto lowest = [](const ElementFormat& f) { return min_exponent(f) - f.mantissa_bits; };
+  const bool narrow = lowest(job.a.element) + lowest(job.b.element) >= -120 &&
+                      max_exponent(job.a.element) + max_exponent(job.b.element) <= 100 &&
+                      lowest(job.a.element) >= -120 && lowest(job.b.element) >= -120;
   const auto padded = [](std::int64_t rows, std::int64_t columns) {
     return rows * ((columns + panel_rows - 1) / panel_rows);
   };
@@ -208,6 +230,7 @@ std::string multiply(const MultiplyRequest& request) {
   // The exact datapath multiplies decoded values, and a float scale makes those arbitrary float32 numbers.
   const bool floating = job.a.scale_kind == ScaleKind::floating || job.b.scale_kind == ScaleKind::floating;
   if (job.path.reduce == Reduce::exact && floating) job.sum_bits = 1024;
+  if (!narrow) job.sum_bits = std::max(job.sum_bits, 25);
 
   const std::int64_t products = request.groups * job.m * job.n * std::max<std::int64_t>(1, job.k);
   const std::int64_t pieces = request.groups > 1 ? request.groups : job.m;

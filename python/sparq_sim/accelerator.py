@@ -60,13 +60,19 @@ class Accelerator:
                 "rules: conv_k_order='chw' needs conv_blocks='window': blocks along a tap need its channels together"
             )
         for operand in (self.weight_spec, self.activation_spec):
-            scaled = operand.format.scale_kind == "power_of_two"
+            # Scales that vary along K: every power of two per block, and float scales of blocks within a row.
+            scaled = operand.format.scale_kind == "power_of_two" or (
+                operand.format.scale_kind == "float" and isinstance(operand.format.block, int)
+            )
             _core.check_operands(self.path, operand.format.element, operand.format.element, scaled)
         _core.check_operands(self.path, self.weight_spec.format.element, self.activation_spec.format.element, False)
         if self.output_spec is not None and self.output_spec.format.levels:
             raise ValueError(
                 f"output={self.output_spec.format.name}: needed a format without scales, such as bf16 or fp16"
             )
+
+    def __hash__(self) -> int:
+        return hash((self.weight_spec, self.activation_spec, self.path, self.output_spec, tuple(sorted(self.rules))))
 
     @property
     def conv_blocks(self) -> str:

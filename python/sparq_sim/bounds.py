@@ -17,7 +17,7 @@ ETA = 2.0**-150
 
 def gamma(n: int) -> float:
     """n u / (1 - n u): the relative error of n roundings (Higham, Accuracy and Stability, 2002, 3.1)."""
-    return n * U / (1 - n * U)
+    return n * U / (1 - n * U) if n * U < 1 else float("inf")
 
 
 @dataclass(frozen=True)

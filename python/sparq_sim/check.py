@@ -98,6 +98,8 @@ def check(
     (True, [True, True])
     """
     machine = Accelerator() if accelerator is None else accelerator
+    if not isinstance(machine, Accelerator):
+        raise TypeError(f"accelerator: needed an Accelerator, got {type(machine).__name__}")
     report: Report = _torch_check().check(
         subject, inputs, machine, against=against, metric=metric, layers=layers, threads=threads, progress=progress,
         numerics=_core.numerics_version, isa=_core.active_isa(),

@@ -172,15 +172,20 @@ def emulate(
     """Write the values that every tensor of a file has after encoding and decoding."""
     spec = sq.spec(format, axis=axis, sparsity=sparsity, **_choices(choice or []))
     tensors = files.read_tensors(source)
-    for name, tensor in tensors.items():
-        if tensor.dtype not in sq.FLOATS:
-            raise TypeError(f"{source}: tensor {name!r} is {tensor.dtype}; needed {', '.join(sq.FLOATS)}")
-    results, rows = {}, []
-    for name, tensor in track(tensors.items(), description="emulating", console=_log, transient=True):
+    if output.exists() and output.samefile(source):
+        raise ValueError(f"{output}: is the input; give another file")
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.dtype in sq.FLOATS}
+    if not floats:
+        kinds = ", ".join(sorted({tensor.dtype for tensor in tensors.values()})) or "no tensors"
+        raise TypeError(f"{source}: holds {kinds}; needed a tensor of {', '.join(sq.FLOATS)}")
+    # Tensors of other dtypes go through unchanged.
+    results, rows = dict(tensors), []
+    for name, tensor in track(floats.items(), description="emulating", console=_log, transient=True):
         result, row = _emulate_one(name, tensor, spec, inexact, threads)
         results[name] = result
         rows.append(row)
-    files.write_tensors(output, results, {"sparq_spec": spec.to_json(), "sparq_digest": spec.digest})
+    kept = files.read_metadata(source)
+    files.write_tensors(output, results, {**kept, "sparq_spec": spec.to_json(), "sparq_digest": spec.digest})
     if as_json:
         return _print_json({"spec": json.loads(spec.to_json()), "digest": spec.digest, "tensors": rows})
     table = Table(title=f"{spec} ({spec.digest})", title_justify="left")
@@ -189,6 +194,9 @@ def emulate(
     for row in rows:
         table.add_row(*("" if v is None else f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()))
     _out.print(table)
+    unchanged = [name for name in tensors if name not in floats]
+    if unchanged:
+        _out.print(f"unchanged, not floats: {', '.join(unchanged)}", highlight=False, markup=False)
     return None
 
 
@@ -249,7 +257,8 @@ def check(
         listed = [{"title": c.title, "expected_ok": c.expected_ok, "report": c.report.to_dict()} for c in made]
         _print_json({**report.to_dict(), "cases": listed})
     else:
-        _out.print(report.table(every_layer=every_layer))
+        if every_layer or not all(layer.ok for layer in report.layers):
+            _out.print(report.table(every_layer=every_layer))
         for line in report.summary():
             _out.print(line, highlight=False, markup=False)
         if made:

@@ -18,7 +18,11 @@ from sparq_sim.arrays import Array
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 
-_SAFETENSORS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+_SAFETENSORS = {
+    "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "BOOL": "bool",
+    "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
+    "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,23 @@ def write_tensors(path: Path, tensors: Mapping[str, Named], metadata: Mapping[st
         data = safetensors.serialize(specs, metadata=dict(metadata))
         _write(path, lambda file: file.write(data))
     elif suffix == ".npz":
-        arrays: dict[str, Any] = {name or "tensor": t.array for name, t in tensors.items()}
+        arrays: dict[str, Any] = {name or "tensor": _numpy_bytes(t) for name, t in tensors.items()}
         _write(path, lambda file: np.savez(file, **arrays))
     else:
-        _write(path, lambda file: np.save(file, next(iter(tensors.values())).array))
+        _write(path, lambda file: np.save(file, _numpy_bytes(next(iter(tensors.values())))))
+
+
+def _numpy_bytes(tensor: Named) -> Array:
+    """NumPy's own files store bfloat16 as two anonymous bytes."""
+    return tensor.array.view("V2") if tensor.dtype == "bfloat16" else tensor.array
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; empty for the others."""
+    if path.suffix != ".safetensors":
+        return {}
+    with safetensors.safe_open(path, "np") as file:
+        return dict(file.metadata() or {})
 
 
 def _write(path: Path, put: Callable[[BinaryIO], object]) -> None:

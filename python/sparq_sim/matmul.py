@@ -124,6 +124,9 @@ def _operand(
         raise TypeError(f"{what}: needed a BlockTensor, a NumPy array or a torch tensor, got {type(x).__name__}")
     name = dtype_name(x.dtype)  # type: ignore[attr-defined]
     array = to_numpy(x, what)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    array = np.require(array, requirements=["A"])
     if array.ndim != 2:
         raise ValueError(f"{what}: shape {array.shape}; {_SHAPES}")
     if format is not None:
@@ -157,7 +160,7 @@ def _scale_value(value: float, what: str) -> float:
     mantissa, exponent = math.frexp(number) if math.isfinite(number) else (0.0, 0)
     on_grid = math.ldexp(mantissa, min(24, exponent + 149)).is_integer()
     if not number > 0 or mantissa == 0 or exponent > 128 or not on_grid:
-        raise ValueError(f"{what}_tensor_scale={value!r}: needed a positive finite float32 number")
+        raise ValueError(f"{what}_tensor_scale={value!r}: needed a positive finite number that float32 holds exactly")
     return number
 
 
@@ -268,7 +271,8 @@ def matmul(
         datapath: a name of `datapaths()`, or a `Datapath`.
         c: float32 [M, N], what the accumulator starts with.
         a_format, b_format: element of raw codes: e4m3 e5m2 e4m3fnuz e5m2fnuz e3m2 e2m3 e2m1 fp16 bf16 fp32 int8.
-        a_scales, b_scales: raw scales: E8M0 codes (uint8) [rows, K / block], or float32 [rows].
+        a_scales, b_scales: raw scales: E8M0 codes (uint8) [rows, K / block] of equal blocks (a shorter last one
+            needs a `BlockTensor`), or float32 [rows].
         a_tensor_scale, b_tensor_scale: a float32 scale of the whole operand.
         threads: threads to use; default by size. Results never depend on it.
 

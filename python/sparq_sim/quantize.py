@@ -98,6 +98,13 @@ def _scale_shape(format: Format, shape: tuple[int, ...], axis: int) -> tuple[int
     return (*shape[:axis], blocks, *shape[axis + 1 :])
 
 
+def _events_argument(events: object) -> bool:
+    """Whether to count."""
+    if events is not None and not isinstance(events, Events):
+        raise TypeError(f"events: needed an Events object, got {type(events).__name__}")
+    return events is not None
+
+
 def _prepare(
     x: object,
     format: str | Format | Spec,
@@ -200,7 +207,11 @@ def _may_fail(job: _Job, result: str, policy: str) -> bool:
         return True  # amax divided by a largest value below 1 can overflow
     if job.x.data.size == 0 or (speaks_nan and policy == "round" and job.scales is None):
         return False
-    values = job.x.data.view(np.dtype(result)) if result in ("float32", "float64") else job.x.data.astype(np.float32)
+    values = job.x.data
+    if job.x.dtype == "float16":
+        values = values.view(np.float16)
+    elif job.x.dtype == "bfloat16":
+        values = (values.astype(np.uint32) << 16).view(np.float32)
     limit = 2.0**120 if result == "float32" else 2.0**1016
     with np.errstate(invalid="ignore"):
         return not bool(-limit < values.min() and values.max() < limit)
@@ -259,6 +270,7 @@ def emulate(
     >>> sq.emulate(np.float32([7.5, 1, -0.25, 0]), "mxfp4")
     array([ 6.,  1., -0.,  0.], dtype=float32)
     """
+    counted = _events_argument(events)
     job = _prepare(
         x, format, axis=axis, sparsity=sparsity, order=order, mask=mask, scales=scales, tensor_scale=tensor_scale,
         choices=choices,
@@ -278,7 +290,7 @@ def emulate(
     else:
         bits = result in ("float16", "bfloat16")
         values = np.empty(job.x.data.shape, dtype=np.uint16 if bits else np.dtype(result))
-    counts = job.run(values=values, values_type=result, count=events is not None, threads=threads)
+    counts = job.run(values=values, values_type=result, count=counted, threads=threads)
     if policy == "error" and counts["inexact"]:
         raise_inexact(job.format, result, counts["inexact"])
     if events is not None:
@@ -343,6 +355,7 @@ def encode(
     >>> t.codes, t.scales
     (array([7, 2, 8, 0], dtype=uint8), array([127], dtype=uint8))
     """
+    counted = _events_argument(events)
     job = _prepare(
         x, format, axis=axis, sparsity=sparsity, order=order, mask=mask, scales=scales, tensor_scale=tensor_scale,
         choices=choices,
@@ -363,7 +376,7 @@ def encode(
         codes=codes,
         scales=made_scales,
         mask_out=made_mask if job.spec.sparsity is not None else None,
-        count=events is not None,
+        count=counted,
         threads=threads,
     )
     if events is not None:

@@ -31,6 +31,8 @@ class LayerReport:
     """The worst of its calls."""
     reproduced_by: str | None = None
     """A named datapath that gives the reference's very bits."""
+    nonfinite: int = 0
+    """Outputs of the reference that are NaN or Inf."""
     different: int = 0
     """Outputs whose bits differ, local."""
     max_ulp: int = 0
@@ -82,6 +84,9 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Plain data; infinite ratios are None."""
         record = asdict(self)
+        for scores in record["metric"].values():
+            for name, value in scores.items():
+                scores[name] = value if abs(value) < float("inf") else None
         for layer, made in zip(record["layers"], self.layers, strict=True):
             layer["ok"] = made.ok
             for name in ("snr_db", "drift_db", "bound_ratio", "bias"):
@@ -118,7 +123,13 @@ class Report:
             lines.append(f"finding: {len(self.findings) - 10} more")
         dense = [layer.name for layer in self.layers if layer.kept_dense]
         if dense:
-            lines.append(f"kept dense (fewer channels than a group): {len(dense)} layers, from {dense[0]}")
+            lines.append(f"kept dense (fewer channels than a group): {', '.join(dense)}")
+        wild = [layer.name for layer in self.layers if layer.nonfinite]
+        if wild:
+            lines.append(f"NaN or Inf in the reference's outputs: {len(wild)} layers, from {wild[0]}")
+        unseen = [layer.name for layer in self.layers if layer.operands_equal is None]
+        if unseen:
+            lines.append(f"operands not seen, judged by outputs alone: {len(unseen)} layers, from {unseen[0]}")
         if self.skipped:
             lines.append(f"not on the machine: {', '.join(self.skipped)}")
         for name in next(iter(self.metric.values()), {}):

@@ -50,9 +50,37 @@ class BlockTensor:
     """``"numpy"`` or ``"torch"``: what `decode` returns."""
 
     def __post_init__(self) -> None:
+        self._check()
         for array in (self.codes, self.scales, self.mask):
             if array is not None:
                 array.flags.writeable = False
+
+    def _check(self) -> None:
+        """ValueError unless the arrays are what the spec says."""
+        format_, shape = self.spec.format, self.codes.shape
+        needed: list[tuple[str, Array | None, object, tuple[int, ...]]] = []
+        needed.append(("codes", self.codes, np.dtype(f"uint{8 * format_.element.code_bytes}"), shape))
+        if format_.levels:
+            kind = "float32" if format_.scale_kind == "float" else f"uint{8 * format_.levels[-1].format.code_bytes}"
+            needed.append(("scales", self.scales, np.dtype(kind), self._scale_shape()))
+        elif self.scales is not None:
+            raise ValueError(f"scales: {format_.name} has none")
+        if self.mask is not None:
+            needed.append(("mask", self.mask, np.dtype(np.bool_), shape))
+        for name, array, dtype, extent in needed:
+            if array is None or array.dtype != dtype or array.shape != extent or not array.flags.c_contiguous:
+                given = "nothing" if array is None else f"{array.dtype} {array.shape}"
+                raise ValueError(f"{name}: {given}; needed C-contiguous {dtype} {extent}")
+
+    def _scale_shape(self) -> tuple[int, ...]:
+        shape = self.codes.shape
+        if not shape:
+            return ()
+        if self.spec.format.block == "tensor":
+            return (1,) * len(shape)
+        length = shape[self.axis]
+        blocks = self.spec.format.block_format.blocks_per_line(length) if length else 0
+        return (*shape[: self.axis], blocks, *shape[self.axis + 1 :])
 
     @property
     def shape(self) -> tuple[int, ...]:

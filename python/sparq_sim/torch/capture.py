@@ -11,11 +11,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-#: Functions whose first two arguments are the operands of a layer, activations first.
-_PRODUCTS = {
-    nn.functional.linear,
-    nn.functional.conv2d,
-    torch.conv2d,
+#: Functions whose first two arguments are the operands of a layer, activations first, weight as [out, ...].
+_LAYER_PRODUCTS = {nn.functional.linear, nn.functional.conv2d, torch.conv2d}
+#: Products of two matrices, [M, K] by [K, N].
+_MATRIX_PRODUCTS = {
     torch.matmul,
     torch.mm,
     torch.Tensor.matmul,
@@ -34,8 +33,9 @@ class LayerCall:
     """The layer's input."""
     y: torch.Tensor
     """Its output."""
-    operands: tuple[torch.Tensor, torch.Tensor] | None
-    """Activations and weight as they were multiplied, if a single product was seen."""
+    operands: list[tuple[torch.Tensor, torch.Tensor]]
+    """Activations and weight [out, ...] as they were multiplied, if a single product was seen; a plain matrix product
+    does not say which of its sides is which, so it leaves two readings."""
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
@@ -51,13 +51,18 @@ class _Products(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stack: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
+        self.stack: list[list[list[tuple[torch.Tensor, torch.Tensor]]]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.stack and func in _PRODUCTS:
-            named = {**dict(zip(("input", "weight"), args, strict=False)), **(kwargs or {})}
-            if isinstance(named.get("input"), torch.Tensor) and isinstance(named.get("weight"), torch.Tensor):
-                self.stack[-1].append((_plain(named["input"]), _plain(named["weight"])))
+        if self.stack and (func in _LAYER_PRODUCTS or func in _MATRIX_PRODUCTS):
+            sides = [x for x in (*args, *(kwargs or {}).values()) if isinstance(x, torch.Tensor)][:2]
+            if len(sides) == 2:
+                first, second = _plain(sides[0]), _plain(sides[1])
+                readings = [(first, second)]
+                if func in _MATRIX_PRODUCTS:
+                    transposed = second.mT if second.dim() > 1 else second
+                    readings = [(first, transposed), (transposed, first)]
+                self.stack[-1].append(readings)
         return func(*args, **(kwargs or {}))
 
 
@@ -87,7 +92,7 @@ def _hooks(
             # What the callback computes is none of the model's products.
             with torch._C.DisableTorchFunction():
                 exposed = getattr(module, "decoded_operands", None)
-                operands = found[0] if len(found) == 1 else exposed(x) if exposed is not None else None
+                operands = found[0] if len(found) == 1 else [exposed(x)] if exposed is not None else []
                 seen(LayerCall(name, calls[name] - 1, x.detach(), y.detach(), operands))
 
         return hook

@@ -14,7 +14,7 @@ from sparq_sim._core import Datapath
 from sparq_sim.accelerator import Accelerator
 from sparq_sim.arrays import Array
 from sparq_sim.bounds import ETA, Problem, U, any_order_bound, datapath_bound, gamma
-from sparq_sim.formats import datapaths
+from sparq_sim.formats import datapaths, find_element
 from sparq_sim.layers import MachineLayer
 from sparq_sim.report import VERDICTS, LayerReport, Report
 from sparq_sim.tensor import BlockTensor
@@ -27,7 +27,7 @@ from sparq_sim.torch.simulate import Simulated, replace_layers, targets, untouch
 _SAMPLES = 1 << 16
 # Machines whose accumulation is float32 arithmetic in some order: what a float32 claim may turn out to be.
 _FLOAT32_REDUCTIONS = ("exact", "blocks", "fma")
-# A mean signed error beyond this many square roots of K is a bias (docs/numerics.md section 12).
+# A mean signed error of n outputs beyond sqrt(K) * max(1, this / sqrt(n)) is a bias (docs/numerics.md section 12).
 _BIAS_LIMIT = 8.0
 
 
@@ -48,7 +48,11 @@ def _ulp_distance(a: Array, b: Array) -> Array:
 
 def _different(a: Array, b: Array) -> Array:
     """Where values differ: NaN equals NaN, zeros of either sign are equal."""
-    different: Array = ~((a == b) | (np.isnan(a) & np.isnan(b)))
+    x, y = _bits(a), _bits(b)  # comparing as floats could flush subnormals
+    magnitudes = (x & 0x7FFFFFFF, y & 0x7FFFFFFF)
+    zeros = (magnitudes[0] | magnitudes[1]) == 0
+    nans = (magnitudes[0] > 0x7F800000) & (magnitudes[1] > 0x7F800000)
+    different: Array = (x != y) & ~zeros & ~nans
     return different
 
 
@@ -104,6 +108,7 @@ class _Layer:
         self.simulated = Simulated(layer, accelerator, threads)
         self.weight = self.simulated.decoded_weight
         self.layer = layer
+        self.rounded_to: str | None = None
         machine = self.simulated.machine
         self.report = LayerReport(name, type(layer).__name__, machine.k, kept_dense=machine.kept_dense)
 
@@ -115,14 +120,17 @@ class _Layer:
         encoded = self.simulated.encode(x)
         activations = bridge.as_float32(self.simulated.machine.decoded_activations(*encoded))
         agree = self._compare_operands(call, activations, self.weight)
-        ours = bridge.to_numpy(self.simulated.run(encoded))
+        # A layer returns its input's dtype: 16-bit models round every output once more.
+        ours = bridge.to_numpy(self.simulated.run(encoded).to(call.y.dtype).float())
         theirs = bridge.to_numpy(call.y.float().cpu())
+        self.rounded_to = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(call.y.dtype)
         if ours.shape != theirs.shape:
             self._worsen("unexplained")
             self._find(f"the output has shape {theirs.shape}, the machine's {ours.shape}")
             return
         report = self.report
         report.outputs += ours.size
+        report.nonfinite += int(np.count_nonzero(~np.isfinite(theirs)))
         report.different += int(np.count_nonzero(_bits(ours) != _bits(theirs)))
         report.max_ulp = max(report.max_ulp, int(_ulp_distance(ours, theirs).max(initial=0)))
         if not agree:
@@ -140,27 +148,39 @@ class _Layer:
         self.report.verdict = max(self.report.verdict, verdict, key=VERDICTS.index)
 
     def _compare_operands(self, call: LayerCall, activations: torch.Tensor, weight: torch.Tensor) -> bool:
-        if call.operands is None:
+        """False if the reference's operands were seen and differ."""
+        ours = (bridge.to_numpy(activations), bridge.to_numpy(weight))
+        readings = [self._fitting(ours, reading) for reading in call.operands]
+        fitting = [reading for reading in readings if reading is not None]
+        if not fitting:
             if self.report.operands_equal is True:
                 self.report.operands_equal = None
             return True
-        for what, ours, theirs in (
-            ("activation", activations, call.operands[0]),
-            ("weight", weight, call.operands[1]),
-        ):
-            if not self._compare_operand(what, bridge.to_numpy(ours), bridge.to_numpy(theirs.float().cpu())):
+        same = [r for r in fitting if not any(np.any(_different(a, b)) for a, b in zip(ours, r, strict=True))]
+        chosen = (same or fitting)[0]
+        for what, mine, other in zip(("activation", "weight"), ours, chosen, strict=True):
+            if not self._compare_operand(what, mine, other):
                 self.report.operands_equal = False
         return self.report.operands_equal is not False
 
+    def _fitting(
+        self, ours: tuple[Array, Array], reading: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[Array, Array] | None:
+        """A reading of the reference's operands in the machine's shapes, or None if it is of another kind."""
+        machine, fitted = self.simulated.machine, []
+        for mine, tensor in zip(ours, reading, strict=True):
+            other = bridge.to_numpy(tensor.float().cpu())
+            flat = machine.window is None or machine.windowed
+            if other.shape != mine.shape and flat and other.shape[-1:] == mine.shape[-1:] and other.size == mine.size:
+                other = other.reshape(mine.shape)
+            if other.shape != mine.shape:
+                other = self._without_padding(mine, other)
+            if other.shape != mine.shape:
+                return None
+            fitted.append(other)
+        return fitted[0], fitted[1]
+
     def _compare_operand(self, what: str, ours: Array, theirs: Array) -> bool:
-        machine = self.simulated.machine
-        if theirs.shape != ours.shape and theirs.size == ours.size and (machine.window is None or machine.windowed):
-            theirs = theirs.reshape(ours.shape)
-        if theirs.shape != ours.shape:
-            theirs = self._without_padding(ours, theirs)
-        if theirs.shape != ours.shape:
-            self._find(f"{what}: multiplied with shape {theirs.shape}, needed {ours.shape}")
-            return False
         self.report.zero_signs += int(np.count_nonzero((ours == 0) & (theirs == 0) & (_bits(ours) != _bits(theirs))))
         different = _different(ours, theirs)
         count = int(np.count_nonzero(different))
@@ -209,20 +229,20 @@ class _Layer:
                 out = nn.functional.conv2d(padded, w, offset, window.stride, 0, window.dilation, window.groups)
             return bridge.to_numpy(out.double())
 
-        # Magnitudes need no more than float32, whose own error the bound takes in.
-        total = product(activations.abs(), weight.abs(), None) * (1 + 2 * gamma(self.report.k + 2))
-        norm = np.sqrt(product(activations * activations, weight * weight, None))
-        return _Products(product(activations.double(), weight.double(), bias), total, norm)
+        a, w = activations.double(), weight.double()
+        total = product(a.abs(), w.abs(), None) * (1 + 2 * self.report.k * 2.0**-53)
+        return _Products(product(a, w, bias), total, np.sqrt(product(a * a, w * w, None)))
 
     def _machine_bound(self, total: Array, activations_max: float, weight_max: float) -> Array:
         machine = self.simulated.machine
         a, w = machine.activation_spec.format, machine.weight_spec.format
         floats = "float" in (a.scale_kind, w.scale_kind)
-        largest = {f.name: max(1.0, m) for f, m in ((a, activations_max), (w, weight_max))}
+        # A computed scale is the largest decoded magnitude over the largest element, which is at least 2^emax.
+        scales = [2 * m / 2.0**f.element.emax for f, m in ((a, activations_max), (w, weight_max))]
         problem = Problem(
             total, machine.k, machine.segments(), a.element, w.element, activations_max, weight_max, floats,
-            a_scale=largest[a.name] if a.scale_kind == "float" else 1.0,
-            b_scale=largest[w.name] if w.scale_kind == "float" else 1.0,
+            a_scale=scales[0] if a.scale_kind == "float" else 1.0,
+            b_scale=scales[1] if w.scale_kind == "float" else 1.0,
         )  # fmt: skip
         return datapath_bound(machine.accelerator.path, problem)
 
@@ -251,14 +271,15 @@ class _Layer:
         self._worsen("unexplained" if unexplained else "consistent")
 
     def _judge_bias(self, sums: _Products, theirs: Array, finite: Array) -> None:
-        if self.simulated.machine.accelerator.output is not None:
+        if self.simulated.machine.accelerator.output is not None or self.rounded_to is not None:
             return  # an output format's own rounding would drown the statistic
         with np.errstate(invalid="ignore", divide="ignore"):
             z = np.sign(sums.exact) * (theirs - sums.exact) / (U * np.hypot(sums.norm, sums.exact))
         use = finite & np.isfinite(z)
         bias = float(np.mean(z, where=use)) if bool(use.any()) else 0.0
         self.report.bias = bias if abs(bias) > abs(self.report.bias) else self.report.bias
-        limit = _BIAS_LIMIT * float(np.sqrt(self.report.k))
+        # The mean of few outputs scatters more.
+        limit = float(np.sqrt(self.report.k)) * max(1.0, _BIAS_LIMIT / float(np.sqrt(np.count_nonzero(use) or 1)))
         if abs(bias) > limit:
             side = "toward" if bias < 0 else "away from"
             self._find(
@@ -276,8 +297,9 @@ class _Layer:
         added = U * (1 + gamma(1)) * (sums.total + machine + bias) + ETA
         bound = machine + added + any_order_bound(sums.total, bias, self.report.k)
         output = self.simulated.machine.accelerator.output_spec
-        if output is not None:
-            element = output.format.element
+        rounded = [output.format.element] if output is not None else []
+        rounded += [find_element(self.rounded_to)] if self.rounded_to is not None else []
+        for element in rounded:
             half_step = 2.0 ** -(element.mantissa_bits + 1)
             largest = np.maximum(np.abs(ours), np.abs(theirs)) + bound
             bound = bound + 2 * (half_step * largest + 2.0 ** (element.emin - element.mantissa_bits))
@@ -358,6 +380,15 @@ def check(
 ) -> Report:
     """See `sparq_sim.check`."""
     say = progress if progress is not None else lambda line: None
+    if not isinstance(subject, nn.Module):
+        raise TypeError(f"subject: needed a torch module, got {type(subject).__name__}")
+    if isinstance(layers, str):
+        raise TypeError(f"layers: needed a list of names, got {layers!r}")
+    for value in (
+        inputs.values() if isinstance(inputs, dict) else inputs if isinstance(inputs, (tuple, list)) else [inputs]
+    ):
+        if isinstance(value, np.ndarray):
+            raise TypeError("inputs: needed torch tensors, got a NumPy array")
     found = targets(subject)
     names = list(found) if layers is None else list(layers)
     for name in names:
@@ -386,13 +417,7 @@ def check(
 
     say("running the machine on its own")
     in_machine = _Sampler()
-    alone = replace_layers(subject, lambda layer: layer, [])
-    for name in names:
-        parent, _, attribute = name.rpartition(".")
-        if not name:
-            alone = watched[name].simulated
-        else:
-            setattr(alone.get_submodule(parent), attribute, watched[name].simulated)
+    alone = replace_layers(subject, lambda name, layer: watched[name].simulated, names)
     runs["machine"] = watch(alone, inputs, names, in_machine)
 
     reports = []
@@ -401,6 +426,9 @@ def check(
         if report.outputs == 0 and not report.findings:
             report.findings.append("never called: nothing was checked")
             report.verdict = "unexplained"
+        calls = [sum(key[0] == name for key in run.outputs) for run in (in_float, in_reference)]
+        if calls[0] != calls[1] and calls[1]:
+            report.findings.append(f"called {calls[0]} times by the model, {calls[1]} times by the reference")
         report.snr_db = in_float.snr(in_machine, name)
         report.drift_db = in_reference.snr(in_machine, name)
         reports.append(report)

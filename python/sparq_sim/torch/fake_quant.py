@@ -19,6 +19,7 @@ class FakeQuant(nn.Module):
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, accelerator: Accelerator) -> None:
         super().__init__()
+        self.weight, self.bias = layer.weight, layer.bias
         self.operands = Simulated(layer, accelerator)
         self.decoded_weight = self.operands.decoded_weight
         self.output = accelerator.output_spec
@@ -28,13 +29,14 @@ class FakeQuant(nn.Module):
         return self.operands.decoded_operands(x)
 
     @torch.no_grad()
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """float32 arithmetic, cast to the dtype of x."""
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """float32 arithmetic, cast to the dtype of the input."""
+        x = input
         window = self.operands.machine.window
         image = window is not None and x.dim() == 3
         values, _ = self.operands.decoded_operands(x[None] if image else x)
         weight = self.decoded_weight
-        bias = None if self.operands.bias is None else self.operands.bias.detach().float()
+        bias = None if self.operands.bias is None else self.operands.bias.detach().float().cpu()
         if window is None:
             out = nn.functional.linear(values, weight, bias)
         elif self.operands.machine.windowed:
@@ -45,7 +47,7 @@ class FakeQuant(nn.Module):
             out = nn.functional.conv2d(padded, weight, bias, window.stride, 0, window.dilation, window.groups)
         if self.output is not None:
             out = emulate(out, self.output, inexact="round")
-        return (out[0] if image else out).to(dtype=x.dtype)
+        return (out[0] if image else out).to(device=x.device, dtype=x.dtype)
 
     def _product_of_windows(
         self, x: torch.Tensor, values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
@@ -64,4 +66,4 @@ class FakeQuant(nn.Module):
 def fake_quantize(model: M, accelerator: Accelerator, *, layers: list[str] | None = None) -> M:
     """A copy of a model with every Linear and Conv2d layer's operands emulated (all those that `simulate` replaces)."""
     names = list(targets(model)) if layers is None else layers
-    return replace_layers(model, lambda layer: FakeQuant(layer, accelerator), names)
+    return replace_layers(model, lambda name, layer: FakeQuant(layer, accelerator), names)

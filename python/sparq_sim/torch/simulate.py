@@ -125,7 +125,8 @@ class Simulated(nn.Module):
 
     def decoded_operands(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The activations and the weight as the multipliers see them, float32."""
-        return bridge.as_float32(self.machine.decoded_activations(*self.encode(x))), self.decoded_weight
+        batch = x[None] if self.machine.window is not None and x.dim() == 3 else x
+        return bridge.as_float32(self.machine.decoded_activations(*self.encode(batch))), self.decoded_weight
 
     @property
     def decoded_weight(self) -> torch.Tensor:
@@ -133,23 +134,31 @@ class Simulated(nn.Module):
         return bridge.as_float32(self.machine.decoded_weight())
 
     @torch.no_grad()
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """float32 results, cast to the dtype of x."""
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """float32 results, cast to the dtype of the input."""
+        x = input
         image = self.machine.window is not None and x.dim() == 3
         out = self.run(self.encode(x[None] if image else x))
         return (out[0] if image else out).to(device=x.device, dtype=x.dtype)
 
 
-def replace_layers(model: M, make: Callable[[Any], nn.Module], names: list[str]) -> M:
-    """A deep copy of a model with the named layers replaced by ``make(layer)``."""
+def replace_layers(model: M, make: Callable[[str, Any], nn.Module], names: list[str]) -> M:
+    """A deep copy of a model with the named layers replaced by ``make(name, layer)``, under every name they have."""
     changed = copy.deepcopy(model)
+    for module in changed.modules():
+        # Torch's fused path for inference would read the weights of replaced layers and pass their forward by.
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
+    made: dict[int, tuple[nn.Module, nn.Module]] = {}
     for name in names:
         layer = changed.get_submodule(name)
-        replacement = make(layer)
         if not name:
-            return cast(M, replacement)
-        parent, _, attribute = name.rpartition(".")
-        setattr(changed.get_submodule(parent), attribute, replacement)
+            return cast(M, make(name, layer))
+        made[id(layer)] = (layer, make(name, layer))
+    for alias, module in list(changed.named_modules(remove_duplicate=False)):
+        if id(module) in made:
+            parent, _, attribute = alias.rpartition(".")
+            setattr(changed.get_submodule(parent), attribute, made[id(module)][1])
     return changed
 
 
@@ -169,9 +178,11 @@ def simulate(model: M, accelerator: Accelerator, *, layers: list[str] | None = N
     Raises:
         ValueError: an unknown layer name, or a layer that the machine cannot take.
     """
+    if isinstance(layers, str):
+        raise TypeError(f"layers: needed a list of names, got {layers!r}")
     found = targets(model)
     names = list(found) if layers is None else layers
     for name in names:
         if name not in found:
             raise ValueError(f"no Linear or Conv2d layer named {name!r}; layers: {', '.join(found) or 'none'}")
-    return replace_layers(model, lambda layer: Simulated(layer, accelerator, threads), names)
+    return replace_layers(model, lambda name, layer: Simulated(layer, accelerator, threads), names)
