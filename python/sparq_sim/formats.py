@@ -286,7 +286,7 @@ def _with_block(base: Format, block: int | str) -> Format:
     extents = {"row": (_WHOLE, 1), "tensor": (_WHOLE, _WHOLE)}
     if isinstance(block, str):
         if block not in extents:
-            raise ValueError(f"block={block!r}: needed a positive integer, 'row' or 'tensor'")
+            raise ValueError(f"block={block!r}: needed a positive integer below 2^31, 'row' or 'tensor'")
         along, across = extents[block]
     elif isinstance(block, bool) or not isinstance(block, int) or block < 1 or block >= 2**31:
         raise ValueError(f"block={block!r}: needed a positive integer below 2^31, 'row' or 'tensor'")
