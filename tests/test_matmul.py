@@ -591,7 +591,7 @@ def test_every_implementation_and_thread_count_gives_equal_bits(
     datapath: str, left: str, right: str, style: str
 ) -> None:
     rng = np.random.default_rng(17)
-    for m, n, k in ((33, 17, 67), (1, 18, 300), (65, 3, 19)):
+    for m, n, k in ((33, 17, 35), (1, 9, 300), (65, 3, 19)):
         a, b = KINDS[left](rng, m, k, style, "a"), KINDS[right](rng, n, k, style, "b")
         at_end = a.float_scaled or b.float_scaled
         c = None if at_end else starting_values(rng, (m, n))
@@ -613,7 +613,7 @@ def test_a_product_is_the_same_alone_and_inside_a_large_matrix(isa: str, datapat
         numpy_array("e4m3")(rng, 50, 150, "special", "b"),
     )
     whole = matmul(a, b, datapath=datapath)
-    for i, j in itertools.product((0, 7, 31, 39), (0, 16, 33)):
+    for i, j in itertools.product((0, 7, 31, 32), (0, 9, 18)):
         alone = sq.matmul(a.argument[i : i + 1], b.argument[j : j + 1], datapath=datapath)
         assert_same_bits(alone, whole[i : i + 1, j : j + 1], (i, j))
 
@@ -625,9 +625,9 @@ def test_flushing_subnormals_to_zero_changes_nothing(isa: str, datapath: str) ->
     if datapath == "hopper_fp8":
         kinds = HOPPER_KINDS
     for left, right in itertools.combinations_with_replacement(kinds, 2):
-        a, b = KINDS[left](rng, 9, 40, "tiny", "a"), KINDS[right](rng, 9, 40, "tiny", "b")
+        a, b = KINDS[left](rng, 5, 33, "tiny", "a"), KINDS[right](rng, 5, 33, "tiny", "b")
         at_end = a.float_scaled or b.float_scaled
-        c = None if at_end else (rng.integers(0, 1 << 22, (9, 9)).astype(np.uint32)).view(np.float32)
+        c = None if at_end else (rng.integers(0, 1 << 22, (5, 5)).astype(np.uint32)).view(np.float32)
         plain = matmul(a, b, datapath=datapath, c=c)
         assert torch.set_flush_denormal(True)
         try:
