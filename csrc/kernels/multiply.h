@@ -147,7 +147,8 @@ struct RowPanel {
 inline float classify_dot(const MultiplyJob& job, const RowPanel<double>& in, int lane, double start) {
   double sum = start;
   for (std::int64_t s = 0; s < job.segments; ++s) {
-    const double power = in.row_powers[s] * in.panel_powers[s * lanes + lane];
+    const double factor = static_cast<double>(in.row_factors[s] * in.panel_factors[s * lanes + lane]);
+    const double power = in.row_powers[s] * in.panel_powers[s * lanes + lane] * factor;
     for (std::int64_t k = segment_begin(job, s); k < job.segment_end[s]; ++k)
       sum += in.row[k] * in.panel[k * lanes + lane] * power;
   }
