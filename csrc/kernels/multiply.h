@@ -182,7 +182,8 @@ inline void reduce_blocks_wide(const MultiplyJob& job, const RowPanel<double>& i
     double terms[lanes];
     for (int l = 0; l < lanes; ++l) {
       terms[l] = 0;
-      if (in.special[l] || !is_finite(acc[l])) continue;
+      // Under float scales a segment's sum is a float32 of its own, which may be the Inf that meets acc's.
+      if (in.special[l] || (!floating && !is_finite(acc[l]))) continue;
       sum.clear();
       if (!floating) sum.add(acc[l]);
       sum_segment_wide(in.row, in.panel, segment_begin(job, s), job.segment_end[s], l,
