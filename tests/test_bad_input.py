@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import sparq_sim as sq
+from sparq_sim import _core
 
 X = np.arange(1, 9, dtype=np.float32)
 E2M1 = sq.elements()["e2m1"].record
@@ -112,7 +113,7 @@ def test_a_choice_that_is_no_word_is_refused(word: Any) -> None:
 
 @pytest.mark.parametrize("block", [0, -1, 2.0, True, "rows", "", 2**31, 10**30, (4,)])
 def test_a_block_that_is_no_extent_is_refused(block: Any) -> None:
-    refuse(ValueError, "block=.*needed a positive integer below 2^31, 'row' or 'tensor'", X, "mxfp4", block=block)
+    refuse(ValueError, r"block=.*needed a positive integer below 2\^31, 'row' or 'tensor'", X, "mxfp4", block=block)
 
 
 @pytest.mark.parametrize(
@@ -504,3 +505,29 @@ def test_a_bad_argument_touches_neither_input_nor_output() -> None:
         with pytest.raises((TypeError, ValueError)):
             sq.emulate(x, "mxfp4", out=out, **bad)
     assert np.array_equal(x, X) and (out == 5).all()
+
+
+def test_a_scale_rule_for_a_format_without_scales_is_refused() -> None:
+    refuse(ValueError, "scale_rule='floor': bf16 has no scales", X, "bf16", scale_rule="floor")
+
+
+def test_the_core_refuses_arrays_of_the_wrong_size_instead_of_reading_past_them() -> None:
+    spec = sq.spec("mxfp4")
+    decoding = {
+        "codes": np.zeros(8, np.uint8), "scales": np.zeros(1, np.uint8), "shape": (1, 8, 1),
+        "format": spec.format.block_format, "values": np.zeros(8, np.float32), "values_type": "float32", "threads": 1,
+    }  # fmt: skip
+    bad: list[dict[str, Any]] = [
+        {"scales": None},
+        {"scales": np.zeros(2, np.uint8)},
+        {"scales": np.zeros(1, np.float32)},
+        {"codes": np.zeros(7, np.uint8)},
+        {"codes": np.zeros(16, np.uint8)[::2]},
+        {"values": np.zeros(8, np.float64)},
+        {"values_type": "float128"},
+        {"shape": (1, 9, 1)},
+    ]
+    _core.decode(**decoding)
+    for one in bad:
+        with pytest.raises(ValueError):
+            _core.decode(**{**decoding, **one})

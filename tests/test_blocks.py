@@ -127,7 +127,8 @@ def user_scales(draw: st.DrawFn) -> Element | None:
     if kind == "float":
         return FP32
     bits = 5 if kind == "five" else draw(st.integers(1, 10))
-    bias = draw(st.integers(0, min((1 << bits) - 1, 512)))
+    # Exponents within +-700, biases up to 512: beyond, a scale is refused.
+    bias = draw(st.integers(max(0, (1 << bits) - 1 - 700), min((1 << bits) - 1, 512)))
     return Element(bits, 0, bias, draw(st.sampled_from(["finite", "fn"])), "unsigned", zero=False)
 
 

@@ -774,3 +774,32 @@ def test_a_model_that_is_itself_a_layer_is_replaced_whole() -> None:
     simulated = sq.simulate(layer, MACHINES["mxint8"])
     x = normal(2, 40)
     assert_same_bits(simulated(x), sq.linear(x, layer.weight, layer.bias, accelerator=MACHINES["mxint8"]))
+
+
+@pytest.mark.parametrize("machine", [Accelerator("int8", "int8"), Accelerator("mxfp4", "mxfp8")], ids=str)
+@pytest.mark.parametrize(("inputs", "outputs", "rows"), [(0, 3, 2), (4, 0, 2), (4, 3, 0), (0, 0, 0)])
+def test_layers_without_inputs_outputs_or_rows_are_what_torch_makes_of_them(
+    machine: Accelerator, inputs: int, outputs: int, rows: int
+) -> None:
+    x, weight, bias = np.ones((rows, inputs), np.float32), np.ones((outputs, inputs), np.float32), np.ones(outputs)
+    got = sq.linear(x, weight, bias.astype(np.float32), accelerator=machine)
+    assert np.array_equal(got, x @ weight.T + bias)
+
+
+def test_an_input_that_does_not_fit_a_simulated_layer_is_refused() -> None:
+    linear = sq.simulate(nn.Linear(4, 3), Accelerator())
+    conv = sq.simulate(nn.Conv2d(4, 6, 3, groups=2), Accelerator())
+    for shape in ((2, 5), ()):
+        with pytest.raises(ValueError, match=r"needs \[\.\.\., 4\]"):
+            linear(torch.zeros(shape))
+    for shape in ((2, 5, 6, 6), (6, 6)):
+        with pytest.raises(ValueError, match=r"needs \[N, 4, H, W\]"):
+            conv(torch.zeros(shape))
+
+
+def test_a_loaded_state_dict_is_encoded() -> None:
+    first, second, x = nn.Linear(8, 4), nn.Linear(8, 4), torch.randn(3, 8)
+    simulated, wanted = sq.simulate(first, Accelerator()), sq.simulate(second, Accelerator())(x)
+    assert not torch.equal(simulated(x), wanted)
+    simulated.load_state_dict(second.state_dict())
+    assert torch.equal(simulated(x), wanted)

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 
 import oracle
 import sparq_sim as sq
@@ -284,3 +285,41 @@ def test_a_quotient_beyond_float32_saturates(isa: str) -> None:
             element = BLOCK_FORMATS[name].element
             top = float(element.largest) * 2.0**-149
             assert got.decode("float64").tolist() == [top, -top, 2.0**-149], (name, rounding)
+
+
+def test_subnormal_given_scales_survive_a_machine_that_flushes() -> None:
+    """Scales as float32 and as float64, of a tensor, of a row and of an MX block, given and raw."""
+    subnormal = np.uint32([512]).view(np.float32)  # 2^-140
+    block = np.uint32([0x00400000]).view(np.float32)  # 2^-127, E8M0 code 0
+    codes, one = np.uint8([[0x38]]), np.float32([1.0])
+
+    def everything() -> list[bytes]:
+        made = []
+        for scale in (subnormal[0], 2.0**-140):
+            made.append(sq.encode(one, "fp8_e4m3", tensor_scale=scale).scales.tobytes())
+            named = {"a_format": "e4m3", "b_format": "e4m3", "a_tensor_scale": scale}
+            made.append(sq.matmul(codes, codes, **named).tobytes())
+        for scales in (subnormal, np.float64([2.0**-140])):
+            made.append(sq.encode(one, "int8", scales=scales).scales.tobytes())
+            made.append(sq.matmul(codes, codes, a_format="e4m3", b_format="e4m3", b_scales=scales).tobytes())
+        made += [sq.encode(one, "mxfp4", scales=scales).scales.tobytes() for scales in (block, np.float64([2.0**-127]))]
+        return made
+
+    wanted = [subnormal.tobytes()] * 8 + [b"\0"] * 2
+    assert everything() == wanted
+    try:
+        assert torch.set_flush_denormal(True)
+        assert everything() == wanted
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@pytest.mark.parametrize("value", [0.1, 2.0**-150, 2.0**128, 1 + 2.0**-24])
+def test_a_given_scale_that_float32_does_not_hold_is_refused(value: float) -> None:
+    codes = np.uint8([[0x38]])
+    with pytest.raises(ValueError, match="float32 does not hold"):
+        sq.encode(np.float32([1.0]), "int8", scales=np.float64([value]))
+    with pytest.raises(ValueError, match="float32 does not hold"):
+        sq.matmul(codes, codes, a_format="e4m3", b_format="e4m3", a_scales=np.float64([value]))
+    with pytest.raises(ValueError, match="float32 holds exactly"):
+        sq.matmul(codes, codes, a_format="e4m3", b_format="e4m3", a_tensor_scale=value)

@@ -6,6 +6,7 @@
 #include "../describe.h"
 #include "../dispatch.h"
 #include "../ops/encode.h"
+#include "../ops/guard.h"
 #include "../ops/multiply.h"
 #include "records.h"
 
@@ -15,18 +16,38 @@ namespace sparq::bindings {
 namespace {
 
 void require_ok(const std::string& error) {
+  if (error == ops::out_of_memory) throw std::bad_alloc();
   if (!error.empty()) throw py::value_error(error);
+}
+
+// The core trusts pointers, so an array that is not of the size it needs ends here.
+void require_bytes(const py::array& array, const char* name, std::int64_t count, int bytes) {
+  if (array.nbytes() != count * bytes || (array.flags() & py::array::c_style) == 0)
+    throw py::value_error(std::string(name) + ": needed " + std::to_string(count) + " contiguous items of " +
+                          std::to_string(bytes) + " bytes");
+}
+
+void require_bytes(const std::optional<py::array>& array, const char* name, std::int64_t count, int bytes) {
+  if (array) require_bytes(*array, name, count, bytes);
 }
 
 const void* read_pointer(const std::optional<py::array>& array) { return array ? array->data() : nullptr; }
 
 void* write_pointer(std::optional<py::array>& array) { return array ? array->mutable_data() : nullptr; }
 
-FloatType float_type(const std::string& name) {
-  if (name == "float16") return FloatType::fp16;
-  if (name == "bfloat16") return FloatType::bf16;
-  if (name == "float32") return FloatType::fp32;
-  if (name == "float64") return FloatType::fp64;
+struct NamedFloat {
+  std::string_view name;
+  FloatType type;
+  int bytes;
+};
+constexpr NamedFloat floats[] = {{"float16", FloatType::fp16, 2},
+                                 {"bfloat16", FloatType::bf16, 2},
+                                 {"float32", FloatType::fp32, 4},
+                                 {"float64", FloatType::fp64, 8}};
+
+const NamedFloat& float_type(const std::string& name) {
+  for (const NamedFloat& known : floats)
+    if (known.name == name) return known;
   throw py::value_error("no such float type: " + name);
 }
 
@@ -61,10 +82,20 @@ py::dict encode(const py::array& x, const std::string& x_type, const Extents& sh
   r.sparsity = sparsity.value_or(Sparsity{});
   r.order = order_of(order);
   r.shape = {shape[0], shape[1], shape[2]};
+  const NamedFloat& from = float_type(x_type);
+  const NamedFloat& to = float_type(values_type);
+  const std::int64_t size = r.shape.size();
+  require_bytes(x, "x", size, from.bytes);
+  require_bytes(values, "values", size, to.bytes);
+  require_bytes(codes, "codes", size, code_bytes(format.element));
+  require_bytes(mask_in, "mask_in", size, 1);
+  require_bytes(mask_out, "mask_out", size, 1);
+  if (format.level_count > 0)
+    require_bytes(scales, "scales", ops::scale_count(format, r.shape), code_bytes(format.levels[0].format));
   r.input = x.data();
-  r.input_type = float_type(x_type);
+  r.input_type = from.type;
   r.values = write_pointer(values);
-  r.values_type = float_type(values_type);
+  r.values_type = to.type;
   r.codes = write_pointer(codes);
   r.scales = scales_given ? const_cast<void*>(read_pointer(scales)) : write_pointer(scales);
   r.scales_given = scales_given;
@@ -87,10 +118,15 @@ py::dict decode(const py::array& codes, const Array& scales, const Extents& shap
   ops::DecodeRequest r;
   r.format = format;
   r.shape = {shape[0], shape[1], shape[2]};
+  const NamedFloat& to = float_type(values_type);
+  require_bytes(codes, "codes", r.shape.size(), code_bytes(format.element));
+  require_bytes(values, "values", r.shape.size(), to.bytes);
+  if (format.level_count > 0)
+    require_bytes(scales, "scales", ops::scale_count(format, r.shape), code_bytes(format.levels[0].format));
   r.codes = codes.data();
   r.scales = read_pointer(scales);
   r.values = values.mutable_data();
-  r.values_type = float_type(values_type);
+  r.values_type = to.type;
   r.threads = threads;
   Counts counts;
   std::string error;
@@ -107,8 +143,11 @@ py::dict sparsify(const py::array& x, const std::string& x_type, const Extents& 
   ops::SparsifyRequest r;
   r.sparsity = sparsity;
   r.shape = {shape[0], shape[1], shape[2]};
+  const NamedFloat& from = float_type(x_type);
+  require_bytes(x, "x", r.shape.size(), from.bytes);
+  require_bytes(mask_out, "mask_out", r.shape.size(), 1);
   r.input = x.data();
-  r.input_type = float_type(x_type);
+  r.input_type = from.type;
   r.by_score = by_score;
   r.mask_out = static_cast<std::uint8_t*>(mask_out.mutable_data());
   r.count = count;
@@ -133,7 +172,11 @@ struct SideArrays {
   Array float_scales;
   std::optional<double> tensor_scale;
 
-  ops::Side side() const {
+  ops::Side side(std::int64_t rows, std::int64_t k) const {
+    const auto segments = rows * static_cast<std::int64_t>(segment_end.size());
+    require_bytes(codes, "codes", rows * k, code_bytes(element));
+    require_bytes(float_scales, "float_scales", segments, 4);
+    if (scale) require_bytes(block_scales, "block_scales", segments, code_bytes(*scale));
     ops::Side s;
     s.codes = codes.data();
     s.element = element;
@@ -152,12 +195,15 @@ void multiply(const Datapath& path, const SideArrays& a, const SideArrays& b, st
               const Array& c, const Array& bias, py::array d, int threads) {
   ops::MultiplyRequest r;
   r.path = path;
-  r.a = a.side();
-  r.b = b.side();
   r.groups = groups;
   r.m = mnk[0];
   r.n = mnk[1];
   r.k = mnk[2];
+  r.a = a.side(groups * r.m, r.k);
+  r.b = b.side(groups * r.n, r.k);
+  require_bytes(c, "c", r.m * groups * r.n, 4);
+  require_bytes(bias, "bias", groups * r.n, 4);
+  require_bytes(d, "d", r.m * groups * r.n, 4);
   r.c = static_cast<const float*>(read_pointer(c));
   r.bias = static_cast<const float*>(read_pointer(bias));
   r.d = static_cast<float*>(d.mutable_data());

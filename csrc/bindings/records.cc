@@ -236,7 +236,7 @@ void bind_catalog(py::module_& module) {
   py::list elements, formats, aliases, datapaths;
   for (const auto& e : catalog::elements) elements.append(py::make_tuple(text(e.name), e.format, text(e.source)));
   for (const auto& f : catalog::formats)
-    formats.append(py::make_tuple(text(f.name), text(f.element), f.format, f.conversion, text(f.source)));
+    formats.append(py::make_tuple(text(f.name), f.format, f.conversion, text(f.source)));
   for (const auto& a : catalog::aliases) aliases.append(py::make_tuple(text(a.name), text(a.format)));
   for (const auto& d : catalog::datapaths)
     datapaths.append(py::make_tuple(text(d.name), d.datapath, text(d.source), text(d.evidence)));

@@ -8,7 +8,6 @@ namespace sparq::catalog {
 
 struct NamedFormat {
   std::string_view name;
-  std::string_view element;
   BlockFormat format;
   Conversion conversion;
   std::string_view source;
@@ -22,21 +21,21 @@ constexpr BlockFormat blocked(std::string_view element_name, std::string_view sc
 constexpr BlockFormat plain(std::string_view element_name) { return {element(element_name), {}, 0}; }
 
 constexpr NamedFormat mx(std::string_view name, std::string_view element_name) {
-  return {name, element_name, blocked(element_name, "e8m0", 32), {}, "OCP MX v1.0"};
+  return {name, blocked(element_name, "e8m0", 32), {}, "OCP MX v1.0"};
 }
 
 constexpr NamedFormat hbfp(std::string_view name, std::string_view element_name) {
-  return {name, element_name, blocked(element_name, "e8m0", 64), {}, "HBFP (Drumond et al., NeurIPS 2018)"};
+  return {name, blocked(element_name, "e8m0", 64), {}, "HBFP (Drumond et al., NeurIPS 2018)"};
 }
 
 constexpr NamedFormat scaled(std::string_view name, std::string_view element_name, int across,
                              std::string_view source) {
   const Conversion by_amax{.scale_rule = ScaleRule::amax};
-  return {name, element_name, blocked(element_name, "fp32", whole, across), by_amax, source};
+  return {name, blocked(element_name, "fp32", whole, across), by_amax, source};
 }
 
 constexpr NamedFormat cast(std::string_view name, std::string_view source) {
-  return {name, name, plain(name), {.overflow = Overflow::special}, source};
+  return {name, plain(name), {.overflow = Overflow::special}, source};
 }
 
 inline constexpr std::array formats{

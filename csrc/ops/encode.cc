@@ -8,6 +8,7 @@
 
 #include "../dispatch.h"
 #include "geometry.h"
+#include "guard.h"
 #include "parallel.h"
 
 namespace sparq::ops {
@@ -113,8 +114,8 @@ void compute_scales(const KernelTable& kernels, const QuantizeJob& job, const En
   run_tiles(g, request.threads, ignored,
             [&](std::int64_t first, std::int64_t last, Counts&) { kernels.amax(find, first, last); });
 
-  const std::int64_t scale_count = one_scale ? 1 : shape.outer * blocks * shape.inner;
-  std::vector<double> largest(static_cast<std::size_t>(scale_count), 0.0);
+  const std::int64_t count = scale_count(request.format, shape);
+  std::vector<double> largest(static_cast<std::size_t>(count), 0.0);
   const std::int64_t along = round_up(g.length, g.tile_length) / g.tile_length;
   const std::int64_t across = round_up(g.lines, g.tile_lines) / g.tile_lines;
   for (std::int64_t tile = 0; tile < tiles; ++tile) {
@@ -129,7 +130,7 @@ void compute_scales(const KernelTable& kernels, const QuantizeJob& job, const En
   }
 
   QuantizeJob scales = job;
-  scales.geometry = make_geometry({scale_count, 1, 1}, 1, 1, false, 1);
+  scales.geometry = make_geometry({count, 1, 1}, 1, 1, false, 1);
   scales.input = largest.data();
   scales.input_type = FloatType::fp64;
   scales.wide = job.scale_kind != ScaleKind::floating;
@@ -163,7 +164,34 @@ std::int64_t blocks_per_line(const BlockFormat& format, std::int64_t length) {
   return round_up(length, block) / block;
 }
 
-std::string encode(const EncodeRequest& request, Counts& counts) {
+std::int64_t scale_count(const BlockFormat& format, const Shape& shape) {
+  if (format.level_count == 0) return 0;
+  if (format.levels[0].across == whole) return 1;
+  return shape.outer * blocks_per_line(format, shape.length) * shape.inner;
+}
+
+namespace {
+
+std::string run(const SparsifyRequest& request, Counts& counts) {
+  std::string error = check_sparsity(request.sparsity);
+  if (error.empty() && request.sparsity.group == 0) error = "a sparsity pattern is needed, such as 2:4";
+  const KernelTable* kernels = error.empty() ? active_table(error) : nullptr;
+  if (!error.empty()) return error;
+  if (request.shape.size() == 0) return {};
+  SelectJob job;
+  job.input = request.input;
+  job.input_type = request.input_type;
+  job.by_score = request.by_score;
+  job.sparsity = request.sparsity;
+  job.mask_out = request.mask_out;
+  job.count = request.count;
+  job.geometry = make_geometry(request.shape, request.shape.length, 1, true, request.sparsity.group);
+  run_tiles(job.geometry, request.threads, counts,
+            [&](std::int64_t first, std::int64_t last, Counts& c) { kernels->select(job, first, last, c); });
+  return {};
+}
+
+std::string run(const EncodeRequest& request, Counts& counts) {
   std::string error = check_format(request.format);
   if (error.empty()) error = check_conversion(request.format, request.conversion);
   if (error.empty()) error = check_sparsity(request.sparsity);
@@ -171,6 +199,7 @@ std::string encode(const EncodeRequest& request, Counts& counts) {
   if (!error.empty()) return error;
   const Shape& shape = request.shape;
   if (shape.size() == 0) return {};
+  if (request.scales_given && request.scales == nullptr) return "scales were said to be given, and none were";
 
   QuantizeJob job;
   job.format = request.format;
@@ -228,15 +257,14 @@ std::string encode(const EncodeRequest& request, Counts& counts) {
                                  .mask_out = to,
                                  .count = request.count,
                                  .threads = request.threads};
-    if (error = sparsify(select, counts); !error.empty()) return error;
+    if (error = run(select, counts); !error.empty()) return error;
     job.mask_source = MaskSource::given;
     job.mask_in = to;
     job.mask_out = nullptr;
   }
   if (scales_first) {
     if (job.scales == nullptr) {
-      const std::int64_t count = one_scale ? 1 : shape.outer * blocks * shape.inner;
-      scales.resize(static_cast<std::size_t>(count));
+      scales.resize(static_cast<std::size_t>(scale_count(request.format, shape)));
       job.scales = scales.data();
     }
     const bool masked = job.mask_source == MaskSource::given && job.order == Order::sparsify_first;
@@ -253,11 +281,13 @@ std::string encode(const EncodeRequest& request, Counts& counts) {
   return {};
 }
 
-std::string decode(const DecodeRequest& request, Counts& counts) {
+std::string run(const DecodeRequest& request, Counts& counts) {
   std::string error = check_format(request.format);
   const KernelTable* kernels = error.empty() ? active_table(error) : nullptr;
   if (!error.empty()) return error;
   if (request.shape.size() == 0) return {};
+  if (scale_kind(request.format) != ScaleKind::none && request.scales == nullptr)
+    return "this format has scales, and none were given";
   DecodeJob job;
   job.format = request.format;
   job.element = request.format.element;
@@ -284,23 +314,18 @@ std::string decode(const DecodeRequest& request, Counts& counts) {
   return {};
 }
 
+}  // namespace
+
+std::string encode(const EncodeRequest& request, Counts& counts) {
+  return guarded([&] { return run(request, counts); });
+}
+
+std::string decode(const DecodeRequest& request, Counts& counts) {
+  return guarded([&] { return run(request, counts); });
+}
+
 std::string sparsify(const SparsifyRequest& request, Counts& counts) {
-  std::string error = check_sparsity(request.sparsity);
-  if (error.empty() && request.sparsity.group == 0) error = "a sparsity pattern is needed, such as 2:4";
-  const KernelTable* kernels = error.empty() ? active_table(error) : nullptr;
-  if (!error.empty()) return error;
-  if (request.shape.size() == 0) return {};
-  SelectJob job;
-  job.input = request.input;
-  job.input_type = request.input_type;
-  job.by_score = request.by_score;
-  job.sparsity = request.sparsity;
-  job.mask_out = request.mask_out;
-  job.count = request.count;
-  job.geometry = make_geometry(request.shape, request.shape.length, 1, true, request.sparsity.group);
-  run_tiles(job.geometry, request.threads, counts,
-            [&](std::int64_t first, std::int64_t last, Counts& c) { kernels->select(job, first, last, c); });
-  return {};
+  return guarded([&] { return run(request, counts); });
 }
 
 }  // namespace sparq::ops

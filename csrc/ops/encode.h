@@ -20,6 +20,9 @@ std::int64_t block_length(const BlockFormat& format, std::int64_t length);
 std::int64_t blocks_per_line(const BlockFormat& format, std::int64_t length);
 ScaleKind scale_kind(const BlockFormat& format);
 
+// Scales of a whole tensor.
+std::int64_t scale_count(const BlockFormat& format, const Shape& shape);
+
 // What cannot be encoded or decoded, and why.
 std::string check_element(const ElementFormat& element);
 std::string check_format(const BlockFormat& format);

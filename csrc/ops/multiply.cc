@@ -7,6 +7,7 @@
 #include "../describe.h"
 #include "../dispatch.h"
 #include "encode.h"
+#include "guard.h"
 #include "parallel.h"
 
 namespace sparq::ops {
@@ -149,11 +150,16 @@ std::string check_datapath(const Datapath& path) {
 }
 
 std::string check_operands(const Datapath& path, const ElementFormat& a, const ElementFormat& b, bool block_scales) {
-  if (block_scales && !path.block_scales) return "this datapath takes no scales that vary along K";
+  if (block_scales && !path.block_scales)
+    return "this datapath takes no scales that vary along K, only scales of rows or tensors";
   const auto accepted = path.operands.begin() + path.operand_count;
   for (const ElementFormat* f : {&a, &b}) {
-    if (path.operand_count != 0 && std::find(path.operands.begin(), accepted, *f) == accepted)
-      return "this datapath does not take " + describe(*f);
+    if (path.operand_count != 0 && std::find(path.operands.begin(), accepted, *f) == accepted) {
+      std::string takes;
+      for (auto known = path.operands.begin(); known != accepted; ++known)
+        takes += (takes.empty() ? "" : ", ") + describe(*known);
+      return "this datapath does not take " + describe(*f) + "; it takes " + takes;
+    }
     if (std::string error = check_element(*f); !error.empty()) return error;
     if (path.reduce == Reduce::align && (code_bits(*f) > 8 || f->signedness != Signedness::sign_magnitude))
       return "an align datapath takes signed elements of at most 8 bits: " + describe(*f);
@@ -164,7 +170,9 @@ std::string check_operands(const Datapath& path, const ElementFormat& a, const E
   return {};
 }
 
-std::string multiply(const MultiplyRequest& request) {
+namespace {
+
+std::string run(const MultiplyRequest& request) {
   std::string error = check_datapath(request.path);
   if (error.empty())
     error = check_operands(request.path, request.a.element, request.b.element,
@@ -252,6 +260,12 @@ std::string multiply(const MultiplyRequest& request) {
     }
   });
   return {};
+}
+
+}  // namespace
+
+std::string multiply(const MultiplyRequest& request) {
+  return guarded([&] { return run(request); });
 }
 
 }  // namespace sparq::ops

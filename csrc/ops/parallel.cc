@@ -1,6 +1,7 @@
 #include "parallel.h"
 
 #include <algorithm>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -54,8 +55,14 @@ void parallel_for(std::int64_t pieces, int threads, const std::function<void(std
   };
   std::vector<std::jthread> workers;
   workers.reserve(static_cast<std::size_t>(threads));
-  for (int thread = 1; thread < threads; ++thread) workers.emplace_back(run, thread);
+  int started = 1;
+  try {
+    for (; started < threads; ++started) workers.emplace_back(run, started);
+  } catch (const std::system_error&) {
+    // The system has no more threads: this one does the rest.
+  }
   run(0);
+  for (int thread = started; thread < threads; ++thread) run(thread);
 }
 
 }  // namespace sparq::ops

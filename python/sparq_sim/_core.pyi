@@ -107,7 +107,7 @@ class Side:
     ) -> None: ...
 
 elements: list[tuple[str, ElementFormat, str]]
-formats: list[tuple[str, str, BlockFormat, Conversion, str]]
+formats: list[tuple[str, BlockFormat, Conversion, str]]
 aliases: list[tuple[str, str]]
 datapaths: list[tuple[str, Datapath, str, str]]
 words: dict[str, tuple[str, ...]]

@@ -59,13 +59,17 @@ class Accelerator:
             raise ValueError(
                 "rules: conv_k_order='chw' needs conv_blocks='window': blocks along a tap need its channels together"
             )
-        for operand in (self.weight_spec, self.activation_spec):
+        weights, activations = self.weight_spec.format, self.activation_spec.format
+        for name, operand in (("weights", weights), ("activations", activations)):
             # Scales that vary along K: every power of two per block, and float scales of blocks within a row.
-            scaled = operand.format.scale_kind == "power_of_two" or (
-                operand.format.scale_kind == "float" and isinstance(operand.format.block, int)
+            scaled = operand.scale_kind == "power_of_two" or (
+                operand.scale_kind == "float" and isinstance(operand.block, int)
             )
-            _core.check_operands(self.path, operand.format.element, operand.format.element, scaled)
-        _core.check_operands(self.path, self.weight_spec.format.element, self.activation_spec.format.element, False)
+            try:
+                _core.check_operands(self.path, operand.element, operand.element, scaled)
+            except ValueError as error:
+                raise ValueError(f"{name} {operand.name} on {self.datapath_name}: {error}") from None
+        _core.check_operands(self.path, weights.element, activations.element, False)
         if self.output_spec is not None and self.output_spec.format.levels:
             raise ValueError(
                 f"output={self.output_spec.format.name}: needed a format without scales, such as bf16 or fp16"

@@ -145,6 +145,35 @@ def extents(shape: Sequence[int], axis: int) -> tuple[int, int, int]:
     return outer, int(shape[axis]), inner
 
 
+def widened(values: Array) -> Array:
+    """Floats as float64, exact whatever the float state does to subnormals of float32."""
+    wide: Array = values.astype(np.float64)
+    if values.dtype == np.float32:
+        bits = values.view(np.uint32)
+        small = (bits & 0x7FFFFF).astype(np.float64) * 2.0**-149
+        wide = np.where((bits & 0x7F800000) == 0, np.where(bits >> 31, -small, small), wide)
+    return wide
+
+
+def as_float32_exactly(values: Array) -> Array | None:
+    """Floats as contiguous float32, by integers for the same reason; None if float32 does not hold them all."""
+    if values.dtype == np.float32:
+        return np.ascontiguousarray(values)
+    wide = widened(values)
+    finite = np.isfinite(wide)
+    numbers = np.where(finite, wide, 0.0)
+    exponent = np.frexp(numbers)[1].astype(np.int64)
+    quantum = np.maximum(exponent - 24, -149)
+    steps = np.ldexp(np.abs(numbers), -quantum)
+    if bool(np.any((steps != np.floor(steps)) | (exponent > 128))):
+        return None
+    # Counting quanta from zero up is what the bits of a float do.
+    bits = np.where(steps == 0, 0, steps.astype(np.int64) + ((quantum + 149) << 23))
+    bits = bits.astype(np.uint32) | np.signbit(numbers).astype(np.uint32) << np.uint32(31)
+    special = np.where(finite, 0.0, wide).astype(np.float32)
+    return np.ascontiguousarray(np.where(finite, bits, special.view(np.uint32))).view(np.float32)
+
+
 def positive_finite_or_nan(values: Array) -> bool:
     """Whether all float32 values are positive and finite, or NaN: by bits, since comparing may flush subnormals."""
     bits = values.view(np.uint32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sparq_sim import _core
 from sparq_sim.accelerator import Accelerator
 from sparq_sim.report import Report
 
@@ -101,7 +100,6 @@ def check(
     if not isinstance(machine, Accelerator):
         raise TypeError(f"accelerator: needed an Accelerator, got {type(machine).__name__}")
     report: Report = _torch_check().check(
-        subject, inputs, machine, against=against, metric=metric, layers=layers, threads=threads, progress=progress,
-        numerics=_core.numerics_version, isa=_core.active_isa(),
-    )  # fmt: skip
+        subject, inputs, machine, against=against, metric=metric, layers=layers, threads=threads, progress=progress
+    )
     return report

@@ -16,6 +16,7 @@ from rich.table import Table
 
 import sparq_sim as sq
 from sparq_sim import files
+from sparq_sim.compare import snr_db
 from sparq_sim.formats import Element, Format, Spec
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=sq.__doc__)
@@ -76,7 +77,10 @@ def _element_of(name: str) -> tuple[Element, Format | None]:
     elements = sq.elements()
     if name in elements and name not in sq.formats():
         return elements[name], None
-    format_ = sq.spec(name).format
+    try:
+        format_ = sq.spec(name).format
+    except ValueError as error:
+        raise ValueError(f"{error}; elements: {', '.join(elements)}") from None
     return next(e for e in elements.values() if e.record == format_.element), format_
 
 
@@ -209,13 +213,7 @@ def _emulate_one(
         x = (tensor.array.astype(np.uint32) << 16).view(np.float32)
     y = sq.emulate(x, spec, inexact=inexact, events=events, threads=threads)
     with np.errstate(all="ignore"):
-        noise = float(np.sum((x.astype(np.float64) - y) ** 2))
-        power = float(np.sum(x.astype(np.float64) ** 2))
-        snr = (
-            10 * float(np.log10(power / noise))
-            if noise > 0 and power > 0 and np.isfinite(power) and np.isfinite(noise)
-            else None
-        )
+        snr = snr_db(x, y)
     stored = y
     if tensor.dtype == "bfloat16":
         stored = sq.encode(y, "bf16", threads=threads).codes
@@ -223,7 +221,7 @@ def _emulate_one(
         "name": name,
         "shape": "x".join(map(str, x.shape)),
         "dtype": tensor.dtype,
-        "snr_db": snr,
+        "snr_db": snr if np.isfinite(snr) else None,
         **vars(events),
     }
     return files.Named(stored, tensor.dtype), row

@@ -203,7 +203,7 @@ def formats() -> dict[str, Format]:
     """
     return {
         name: Format(name, block_format.element, block_format.levels, conversion, source)
-        for name, _, block_format, conversion, source in _core.formats
+        for name, block_format, conversion, source in _core.formats
     }
 
 
@@ -338,6 +338,8 @@ def spec(
     if choices.get("block") is not None:
         record = _with_block(record, choices["block"])
     chosen = {name: choices[name] for name in _CONVERSION_CHOICES if choices.get(name) is not None}
+    if "scale_rule" in chosen and not record.levels:
+        raise ValueError(f"scale_rule={chosen['scale_rule']!r}: {record.name} has no scales")
     if chosen:
         record = replace(record, conversion=Conversion(**{**record.conversion.to_dict(), **chosen}))
     pattern = sparsity if sparsity is not None else base.sparsity

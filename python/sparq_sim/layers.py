@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -71,7 +72,7 @@ def _encode_rows(x: Array, spec: Spec, taps: int) -> BlockTensor:
         return encode(x, spec, axis=-1)
     dense = replace(spec, sparsity=None, order="sparsify_first")
     ranked = x if spec.order == "sparsify_first" else emulate(x, dense, dtype="float64")
-    lines = ranked.reshape(x.shape[0], taps, -1)
+    lines = ranked.reshape(x.shape[0], taps, x.shape[1] // taps)
     pattern = f"{spec.sparsity.kept}:{spec.sparsity.group}"
     _, mask = sparsify(lines, pattern, axis=-1, ties=spec.sparsity.ties)
     return encode(x, dense, axis=-1, mask=mask.reshape(x.shape), order=spec.order)
@@ -85,8 +86,8 @@ class _Coded:
     """[..., C]."""
     scales: Array | None
     """[..., segments], or None; a float scale of the tensor is in `tensor_scale`."""
-    ends: tuple[int, ...]
-    """Of the segments within a line; empty without scales."""
+    block: int
+    """Elements of a line under one scale; 0 without such scales."""
     tensor_scale: float | None
     spec: Spec
 
@@ -94,14 +95,12 @@ class _Coded:
     def of(cls, tensor: BlockTensor) -> _Coded:
         format_, scales = tensor.format, tensor.scales
         if scales is None:
-            return cls(tensor.codes, None, (), None, tensor.spec)
+            return cls(tensor.codes, None, 0, None, tensor.spec)
         if format_.block == "tensor":
             if format_.scale_kind == "float":
-                return cls(tensor.codes, None, (), exact_float(scales), tensor.spec)
+                return cls(tensor.codes, None, 0, exact_float(scales), tensor.spec)
             scales = np.ascontiguousarray(np.broadcast_to(scales, (*tensor.shape[:-1], 1)))
-        length = tensor.shape[-1]
-        ends = block_ends(length, format_.block_format.block_length(length))
-        return cls(tensor.codes, scales, ends, None, tensor.spec)
+        return cls(tensor.codes, scales, format_.block_format.block_length(tensor.shape[-1]), None, tensor.spec)
 
     @property
     def padding_scale(self) -> float:
@@ -114,10 +113,15 @@ class _Coded:
         if scales is None:
             return Operand(codes, element, tensor_scale=self.tensor_scale)
         length = codes.shape[1] // lines
-        ends = tuple(line * length + end for line in range(lines) for end in self.ends)
+        ends = block_ends(length, self.block, lines)
         if self.spec.format.scale_kind == "float":
             return Operand(codes, element, float_scales=scales, segment_end=ends)
         return Operand(codes, element, scale=self.spec.format.levels[-1].format, block_scales=scales, segment_end=ends)
+
+
+def _rows(scales: Array | None, rows: int) -> Array | None:
+    """Scales as [rows, segments]; zero rows have zero segments."""
+    return None if scales is None else np.ascontiguousarray(scales.reshape(rows, scales.size // max(1, rows)))
 
 
 class MachineLayer:
@@ -153,7 +157,7 @@ class MachineLayer:
         self._row_scaled = self.weight_spec.format.block == "row"
         if self._row_scaled:
             # A scale per output channel spans all taps.
-            self.weight = _encode_rows(rows.reshape(len(weight), -1), self.weight_spec, self._weight_lines)
+            self.weight = _encode_rows(rows.reshape(len(weight), self.k), self.weight_spec, self._weight_lines)
         else:
             self.weight = encode(rows, self.weight_spec, axis=-1)
 
@@ -166,13 +170,13 @@ class MachineLayer:
     def _weight_operand(self) -> Operand:
         """[out, K]; the rows of a group are neighbours."""
         coded, rows = _Coded.of(self.weight), self.weight_shape[0]
-        scales = None if coded.scales is None else np.ascontiguousarray(coded.scales.reshape(rows, -1))
-        return coded.operand(self.weight.codes.reshape(rows, -1), scales, 1 if self._row_scaled else self._weight_lines)
+        codes, scales = self.weight.codes.reshape(rows, self.k), _rows(coded.scales, rows)
+        return coded.operand(codes, scales, 1 if self._row_scaled else self._weight_lines)
 
     def _lines(self, x: Array) -> Array:
         """Activations as lines along the reduction axis: [T, K], or pixels [N, H, W, G, C]."""
         if self.window is None:
-            return np.ascontiguousarray(x.reshape(-1, self.weight_shape[1]))
+            return np.ascontiguousarray(x.reshape(math.prod(x.shape[:-1]), self.weight_shape[1]))
         n, channels, height, width = x.shape
         groups = self.window.groups
         return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).reshape(n, height, width, groups, channels // groups)
@@ -186,8 +190,22 @@ class MachineLayer:
         return np.ascontiguousarray(gathered.reshape(gathered.shape[0], -1, self.k))
 
     def encode_activations(self, x: Array) -> BlockTensor:
-        """The activations in codes: [T, K] of a linear layer, [N, H, W, G, C] of a convolution, or [G, M, K]."""
+        """The activations in codes: [T, K] of a linear layer, [N, H, W, G, C] of a convolution, or [G, M, K].
+
+        Raises:
+            ValueError: an input of another shape than the weight needs.
+        """
+        self._check_shape(x.shape)
         return encode(self._windows(x) if self.windowed else self._lines(x), self.activation_spec, axis=-1)
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        if self.window is None:
+            fits, needed = bool(shape) and shape[-1] == self.weight_shape[1], f"[..., {self.weight_shape[1]}]"
+        else:
+            channels = self.weight_shape[1] * self.window.groups
+            fits, needed = len(shape) == 4 and shape[1] == channels, f"[N, {channels}, H, W]"
+        if not fits:
+            raise ValueError(f"input: shape {tuple(shape)}; a weight of {tuple(self.weight_shape)} needs {needed}")
 
     def decoded_weight(self) -> Array:
         """float32, shaped like the weight (or [out, K] where blocks run along windows)."""
@@ -256,8 +274,8 @@ class MachineLayer:
             codes = self.window.gather(tensor.codes[part], 0)
             scales = None if coded.scales is None else self.window.gather(coded.scales[part], coded.padding_scale)
             lines = self.taps
-        codes = codes.reshape(-1, self.k)
-        return coded.operand(codes, None if scales is None else scales.reshape(len(codes), -1), lines)
+        rows = self.window.groups * (part.stop - part.start) * positions
+        return coded.operand(codes.reshape(rows, self.k), _rows(scales, rows), lines)
 
     def _round(self, out: Array) -> Array:
         spec = self.accelerator.output_spec

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,16 @@ import numpy as np
 
 from sparq_sim import _core
 from sparq_sim._core import Datapath, ElementFormat
-from sparq_sim.arrays import Array, dtype_name, is_torch, positive_finite_or_nan, thread_argument, to_numpy
+from sparq_sim.arrays import (
+    Array,
+    as_float32_exactly,
+    dtype_name,
+    is_torch,
+    positive_finite_or_nan,
+    thread_argument,
+    to_numpy,
+    widened,
+)
 from sparq_sim.formats import Machine, find_datapath, find_element
 from sparq_sim.tensor import BlockTensor
 
@@ -155,23 +163,16 @@ def _raw_codes(array: Array, name: str, element: ElementFormat, what: str) -> Ar
 
 
 def _scale_value(value: float, what: str) -> float:
-    # In float64 and integers only: float32 arithmetic may flush subnormals here.
-    number = float(value)
-    mantissa, exponent = math.frexp(number) if math.isfinite(number) else (0.0, 0)
-    on_grid = math.ldexp(mantissa, min(24, exponent + 149)).is_integer()
-    if not number > 0 or mantissa == 0 or exponent > 128 or not on_grid:
+    given = np.asarray(value).reshape(-1)
+    scale = as_float32_exactly(given) if given.dtype.kind in "iuf" and given.size == 1 else None
+    if scale is None or not positive_finite_or_nan(scale) or bool(np.isnan(scale[0])):
         raise ValueError(f"{what}_tensor_scale={value!r}: needed a positive finite number that float32 holds exactly")
-    return number
+    return exact_float(scale)
 
 
 def exact_float(scale: Array) -> float:
     """The one float32 number of an array as a Python float, whatever the float state does to subnormals."""
-    bits = int(scale.reshape(1).view(np.uint32)[0])
-    field, mantissa = bits >> 23 & 0xFF, bits & 0x7FFFFF
-    if field == 0xFF:
-        return math.nan if mantissa else math.inf
-    value = math.ldexp(mantissa | (1 << 23 if field else 0), max(field, 1) - 150)
-    return -value if bits >> 31 else value
+    return float(widened(scale.reshape(1))[0])
 
 
 def _with_scales(operand: Operand, scales: object, what: str) -> Operand:
@@ -181,7 +182,9 @@ def _with_scales(operand: Operand, scales: object, what: str) -> Operand:
     if array.dtype.kind == "f":
         if array.shape not in ((rows,), (rows, 1)):
             raise ValueError(f"{what}_scales: shape {array.shape}; float scales are one per row, ({rows},)")
-        values = np.ascontiguousarray(array.reshape(rows, 1), dtype=np.float32)
+        values = as_float32_exactly(array.reshape(rows, 1))
+        if values is None:
+            raise ValueError(f"{what}_scales: values that float32 does not hold")
         if not positive_finite_or_nan(values):
             raise ValueError(f"{what}_scales: needed positive finite numbers (or NaN, which poisons its row)")
         return Operand(

@@ -11,6 +11,7 @@ from sparq_sim import _core
 from sparq_sim.arrays import (
     Array,
     Source,
+    as_float32_exactly,
     bits_view,
     dtype_name,
     extents,
@@ -21,6 +22,7 @@ from sparq_sim.arrays import (
     source,
     thread_argument,
     to_numpy,
+    widened,
 )
 from sparq_sim.events import Events
 from sparq_sim.formats import Format, Spec, checked_order, spec
@@ -132,7 +134,7 @@ def _prepare(
             )
         if scales is not None:
             raise ValueError("scales= and tensor_scale= name the same scale: give one")
-        scales = np.full((1,) * max(1, len(data.shape)), tensor_scale, dtype=np.float64)
+        scales = np.full((1,) * max(1, len(data.shape)), tensor_scale)
     job = _Job(data, made, place, extents(data.data.shape, place), mask_bytes, None)
     if scales is None:
         return job
@@ -171,8 +173,8 @@ def _given_scales(scales: object, format: Format, data: Source, shape: tuple[int
     if format.scale_kind == "float":
         if array.dtype.kind != "f":
             raise TypeError(f"scales: dtype {array.dtype}; {format.name} takes float values")
-        values = np.ascontiguousarray(array, dtype=np.float32)
-        if bool(np.any((values != array) & ~np.isnan(array))):
+        values = as_float32_exactly(array)
+        if values is None:
             raise ValueError("scales: values that float32 does not hold")
         if not positive_finite_or_nan(values):
             raise ValueError("scales: needed positive finite numbers (or NaN, which poisons its block)")
@@ -185,7 +187,7 @@ def _given_scales(scales: object, format: Format, data: Source, shape: tuple[int
         return np.ascontiguousarray(array, dtype=dtype)
     if array.dtype.kind != "f":
         raise TypeError(f"scales: dtype {array.dtype}; needed codes (integers) or values (floats)")
-    fraction, exponent = np.frexp(array.astype(np.float64))
+    fraction, exponent = np.frexp(widened(array))
     codes = exponent.astype(np.int64) - 1 - scale.emin
     bad = ~np.isnan(array) & ((fraction != 0.5) | (codes < 0) | (codes > scale.max_code))
     if bool(bad.any()) or (bool(np.isnan(array).any()) and not scale.has_nan):

@@ -51,6 +51,15 @@ class LayerReport:
     """Too few channels per group for the N:M pattern."""
     findings: list[str] = field(default_factory=list)
 
+    def find(self, finding: str) -> None:
+        """Notes a finding once."""
+        if finding not in self.findings:
+            self.findings.append(finding)
+
+    def worsen(self, verdict: str) -> None:
+        """The worse of the verdict so far and this one."""
+        self.verdict = max(self.verdict, verdict, key=VERDICTS.index)
+
     @property
     def ok(self) -> bool:
         """Nothing unexplained."""

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from sparq_sim.accelerator import Accelerator
-from sparq_sim.check import check, simulate
 from sparq_sim.report import Report
 from sparq_sim.torch import zoo
+from sparq_sim.torch.checking import check
+from sparq_sim.torch.simulate import simulate
 
 #: The machine of the shipped check.
 MACHINE = Accelerator("mxfp6_e2m3", "mxfp8_e4m3", datapath="block_fp32")

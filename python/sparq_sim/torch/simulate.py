@@ -92,7 +92,8 @@ def _wide(x: torch.Tensor) -> torch.Tensor:
 
 
 class Simulated(nn.Module):
-    """A linear or convolution layer on a simulated machine; keeps the original's parameters."""
+    """A linear or convolution layer on a simulated machine; keeps the original's parameters. The weight is encoded when
+    the layer is made, and again when `load_state_dict` brings another."""
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, accelerator: Accelerator, threads: int | None = None) -> None:
         super().__init__()
@@ -102,9 +103,16 @@ class Simulated(nn.Module):
         padding = _padding(layer) if isinstance(layer, nn.Conv2d) else None
         self.pad_mode = "zeros" if padding is None else padding.mode
         self.pad_before = None if padding is None else padding.before
+        self.machine = self._encoded(accelerator, None if padding is None else padding.window)
+        self.register_load_state_dict_post_hook(_encode_again)  # type: ignore[no-untyped-call]
+
+    def _encoded(self, accelerator: Accelerator, window: Window | None) -> MachineLayer:
         # 16-bit weights widen exactly; float64 ones are rounded once, to the element.
-        weight = bridge.to_numpy(_wide(layer.weight.detach()))
-        self.machine = MachineLayer(weight, accelerator, None if padding is None else padding.window)
+        return MachineLayer(bridge.to_numpy(_wide(self.weight.detach())), accelerator, window)
+
+    def encode_weight(self) -> None:
+        """Encodes the weight as it is now."""
+        self.machine = self._encoded(self.machine.accelerator, self.machine.window)
 
     def padded(self, x: torch.Tensor) -> torch.Tensor:
         """The input with any padding that is not zeros."""
@@ -140,6 +148,11 @@ class Simulated(nn.Module):
         image = self.machine.window is not None and x.dim() == 3
         out = self.run(self.encode(x[None] if image else x))
         return (out[0] if image else out).to(device=x.device, dtype=x.dtype)
+
+
+def _encode_again(module: nn.Module, keys: Any) -> None:
+    assert isinstance(module, Simulated)
+    module.encode_weight()
 
 
 def replace_layers(model: M, make: Callable[[str, Any], nn.Module], names: list[str]) -> M:
