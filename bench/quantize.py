@@ -2,8 +2,8 @@
 
     python bench/quantize.py [--size 4096] [--repeat 9] [--json]
 
-One thread everywhere. Figures are medians in G elements per second; "of copy" is the ratio to np.copyto on the same
-arrays, measured in the same run. Contenders: a hand-written torch function, eager and under torch.compile (the
+One thread everywhere. Figures are medians in G elements per second; "of copy" is the median ratio to an np.copyto of
+the same arrays that ran just before. Contenders: a hand-written torch function, eager and under torch.compile (the
 strongest baseline known), and the obvious composite over ml_dtypes.
 """
 
@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +28,54 @@ from rich.table import Table
 
 import sparq_sim as sq
 
-Row = tuple[str, str, float]
+
+@dataclass(frozen=True)
+class Contender:
+    """Something to time."""
+
+    what: str
+    by: str
+    call: Callable[[], Any]
+    elements: int
 
 
-def rate(call: Callable[[], Any], elements: int, repeat: int) -> float:
-    """Median G elements per second, after two calls to warm up."""
+@dataclass(frozen=True)
+class Row:
+    """Medians of one contender."""
+
+    what: str
+    by: str
+    rate: float
+    """G elements per second."""
+    of_copy: float
+    """Of the copy that ran just before, round by round."""
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Of one call."""
+    start = time.perf_counter()
     call()
-    call()
-    times = []
+    return time.perf_counter() - start
+
+
+def race(contenders: list[Contender], copy: Contender, repeat: int) -> list[Row]:
+    """Rounds over all contenders, each after a copy of its own: on a machine whose speed drifts, neighbours in time
+    are what can be compared."""
+    for one in contenders:
+        one.call()
+        one.call()
+    times: dict[str, list[float]] = {one.what: [] for one in contenders}
+    ratios: dict[str, list[float]] = {one.what: [] for one in contenders}
     for _ in range(repeat):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return elements / statistics.median(times) / 1e9
+        for one in contenders:
+            copied = seconds(copy.call) / copy.elements
+            took = seconds(one.call) / one.elements
+            times[one.what].append(took)
+            ratios[one.what].append(copied / took)
+    return [
+        Row(one.what, one.by, 1e-9 / statistics.median(times[one.what]), statistics.median(ratios[one.what]))
+        for one in contenders
+    ]
 
 
 def torch_mxfp4(x: torch.Tensor) -> torch.Tensor:
@@ -65,41 +101,32 @@ def ml_dtypes_mxfp4(x: np.ndarray) -> np.ndarray:
 def measure(size: int, repeat: int) -> list[Row]:
     x = np.random.default_rng(0).standard_normal((size, size)).astype(np.float32)
     out = np.empty_like(x)
-    n = x.size
-    rows: list[Row] = [("np.copyto(out, x)", "memory copy", rate(lambda: np.copyto(out, x), n, repeat))]
-    tensor = torch.from_numpy(x)
+    tensor, small = torch.from_numpy(x), x[: size // 4]
     torch.set_num_threads(1)
-    rows.append(("tensor.clone()", "memory copy, fresh output", rate(tensor.clone, n, repeat)))
-    rows.append(
-        ("emulate mxfp4, fresh output", "sparq_sim", rate(lambda: sq.emulate(x, "mxfp4", threads=1), n, repeat))
-    )
-    for name in ("mxfp4", "mxfp6", "mxfp8", "mxint8", "hbfp8", "int8", "fp8_e4m3", "bf16"):
-        rows.append(
-            (f"emulate {name}, out=", "sparq_sim", rate(lambda f=name: sq.emulate(x, f, out=out, threads=1), n, repeat))
-        )
-    rows.append(
-        (
-            "emulate mxfp4 2:4, out=",
-            "sparq_sim",
-            rate(lambda: sq.emulate(x, "mxfp4", sparsity="2:4", out=out, threads=1), n, repeat),
-        )
-    )
-    for name in ("mxfp4", "mxfp8", "hbfp8"):
-        rows.append((f"encode {name}", "sparq_sim", rate(lambda f=name: sq.encode(x, f, threads=1), n, repeat)))
-        call = _warm_encode(x, name)
-        rows.append((f"encode {name}, warm codes", "sparq_sim core", rate(call, n, repeat)))
-    rows.append(("mxfp4, 12 lines of torch", "torch eager", rate(lambda: torch_mxfp4(tensor), n, repeat)))
     compiled = torch.compile(torch_mxfp4)
-    rows.append(("mxfp4, the same compiled", "torch.compile", rate(lambda: compiled(tensor), n, repeat)))
-    small = x[: size // 4]
-    rows.append(
-        ("mxfp4, composite", "ml_dtypes", rate(lambda: ml_dtypes_mxfp4(small), small.size, max(3, repeat // 3)))
-    )
+
+    def emulate(name: str, **choices: Any) -> Callable[[], Any]:
+        return lambda: sq.emulate(x, name, threads=1, **choices)
+
+    copy = Contender("np.copyto(out, x)", "memory copy", lambda: np.copyto(out, x), x.size)
+    contenders = [copy, Contender("tensor.clone()", "memory copy, fresh output", tensor.clone, x.size)]
+    contenders.append(Contender("emulate mxfp4, fresh output", "sparq_sim", emulate("mxfp4"), x.size))
+    for name in ("mxfp4", "mxfp6", "mxfp8", "mxint8", "hbfp8", "int8", "fp8_e4m3", "bf16"):
+        contenders.append(Contender(f"emulate {name}, out=", "sparq_sim", emulate(name, out=out), x.size))
+    sparse = emulate("mxfp4", sparsity="2:4", out=out)
+    contenders.append(Contender("emulate mxfp4 2:4, out=", "sparq_sim", sparse, x.size))
+    for name in ("mxfp4", "mxfp8", "hbfp8"):
+        contenders.append(
+            Contender(f"encode {name}", "sparq_sim", lambda f=name: sq.encode(x, f, threads=1), x.size)  # type: ignore[misc]
+        )
+        contenders.append(Contender(f"encode {name}, warm codes", "sparq_sim core", _warm_encode(x, name), x.size))
+    contenders.append(Contender("mxfp4, 12 lines of torch", "torch eager", lambda: torch_mxfp4(tensor), x.size))
+    contenders.append(Contender("mxfp4, the same compiled", "torch.compile", lambda: compiled(tensor), x.size))
+    contenders.append(Contender("mxfp4, composite", "ml_dtypes", lambda: ml_dtypes_mxfp4(small), small.size))
     expected = sq.emulate(x, "mxfp4")
-    assert np.array_equal(torch_mxfp4(tensor).numpy(), expected) and np.array_equal(
-        ml_dtypes_mxfp4(small), expected[: size // 4]
-    )
-    return rows
+    assert np.array_equal(torch_mxfp4(tensor).numpy(), expected)
+    assert np.array_equal(ml_dtypes_mxfp4(small), expected[: size // 4])
+    return race(contenders, copy, repeat)
 
 
 def _warm_encode(x: np.ndarray, name: str) -> Callable[[], Any]:
@@ -141,13 +168,13 @@ def main() -> None:
     isa = sq.available_isas()[-1]
     title = f"{options.size}x{options.size} float32, one thread, {isa}, {_processor()}, commit {_commit()}"
     if options.json:
-        print(json.dumps({"title": title, "rows": rows}))
+        print(json.dumps({"title": title, "rows": [asdict(row) for row in rows]}))
         return
     table = Table(title=title, title_justify="left")
     for column in ("what", "by", "G elements/s", "of copy"):
         table.add_column(column, justify="left" if column in ("what", "by") else "right")
-    for what, by, speed in rows:
-        table.add_row(what, by, f"{speed:.3f}", f"{speed / rows[0][2]:.2f}")
+    for row in rows:
+        table.add_row(row.what, row.by, f"{row.rate:.3f}", f"{row.of_copy:.2f}")
     Console(width=110).print(table)
 
 
