@@ -175,8 +175,10 @@ struct SideArrays {
   ops::Side side(std::int64_t rows, std::int64_t k) const {
     const auto segments = rows * static_cast<std::int64_t>(segment_end.size());
     require_bytes(codes, "codes", rows * k, code_bytes(element));
-    require_bytes(float_scales, "float_scales", segments, 4);
-    if (scale) require_bytes(block_scales, "block_scales", segments, code_bytes(*scale));
+    if (k > 0) {  // else no scale is read
+      require_bytes(float_scales, "float_scales", segments, 4);
+      if (scale) require_bytes(block_scales, "block_scales", segments, code_bytes(*scale));
+    }
     ops::Side s;
     s.codes = codes.data();
     s.element = element;
