@@ -5,7 +5,22 @@
 
 namespace sparq {
 
-enum class Rounding : std::uint8_t { nearest_even, nearest_away, toward_zero };
+enum class Rounding : std::uint8_t { nearest_even, nearest_away, nearest_zero, toward_zero, up, down, to_odd };
+
+// Modes under which no finite value becomes Inf, whatever its sign (up and down: on one side of zero).
+static constexpr bool keeps_finite(Rounding rounding) {
+  return rounding == Rounding::toward_zero || rounding == Rounding::to_odd;
+}
+
+// Whether a directed mode moves a value of this sign away from zero.
+static constexpr bool moves_away(Rounding rounding, bool negative) {
+  return rounding == (negative ? Rounding::down : Rounding::up);
+}
+
+// Whether a directed mode moves a value of this sign toward zero.
+static constexpr bool moves_in(Rounding rounding, bool negative) {
+  return rounding == Rounding::toward_zero || rounding == (negative ? Rounding::up : Rounding::down);
+}
 
 enum class Overflow : std::uint8_t { saturate, special };
 

@@ -60,7 +60,11 @@ struct Words<Rounding> {
   static constexpr std::string_view what = "rounding";
   static constexpr Word<Rounding> list[] = {{"nearest_even", Rounding::nearest_even},
                                             {"nearest_away", Rounding::nearest_away},
-                                            {"toward_zero", Rounding::toward_zero}};
+                                            {"nearest_zero", Rounding::nearest_zero},
+                                            {"toward_zero", Rounding::toward_zero},
+                                            {"up", Rounding::up},
+                                            {"down", Rounding::down},
+                                            {"to_odd", Rounding::to_odd}};
 };
 template <>
 struct Words<Overflow> {

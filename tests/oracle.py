@@ -15,8 +15,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-NEAREST_EVEN, NEAREST_AWAY, TOWARD_ZERO = "nearest_even", "nearest_away", "toward_zero"
-ROUNDINGS = (NEAREST_EVEN, NEAREST_AWAY, TOWARD_ZERO)
+NEAREST_EVEN, NEAREST_AWAY, NEAREST_ZERO = "nearest_even", "nearest_away", "nearest_zero"
+TOWARD_ZERO, UP, DOWN, TO_ODD = "toward_zero", "up", "down", "to_odd"
+ROUNDINGS = (NEAREST_EVEN, NEAREST_AWAY, NEAREST_ZERO, TOWARD_ZERO, UP, DOWN, TO_ODD)
 OVERFLOWS = ("saturate", "special")
 SCALE_RULES = ("floor", "ceil", "rceil", "even")
 TIES = ("lowest_index", "highest_index")
@@ -249,30 +250,39 @@ def _carrier(name: str) -> Element:
 # Section 2: rounding
 
 
-def round_integer(k: Fraction, rounding: str) -> int:
-    """k >= 0 to an integer by the table of section 2."""
+def round_integer(k: Fraction, rounding: str, negative: bool = False) -> int:
+    """k = |v| / 2^q to an integer by the table of section 2; `negative` is the sign of v."""
     _check_word("rounding", rounding, ROUNDINGS)
     whole = k.numerator // k.denominator
     rest = k - whole
-    if rounding == TOWARD_ZERO:
+    if rest == 0:
         return whole
+    if rounding in (TOWARD_ZERO, UP, DOWN):
+        return whole + (rounding == (DOWN if negative else UP))
+    if rounding == TO_ODD:
+        return whole + (whole % 2 == 0)
     if rest == Fraction(1, 2):
         # Away from zero is up because k is a magnitude; even is up from an odd integer only.
-        return whole + (1 if rounding == NEAREST_AWAY else whole % 2)
+        return whole + {NEAREST_AWAY: 1, NEAREST_ZERO: 0, NEAREST_EVEN: whole % 2}[rounding]
     return whole + (1 if rest > Fraction(1, 2) else 0)
 
 
-def rounded_magnitude(element: Element, magnitude: Fraction, rounding: str) -> Fraction:
+def stays_finite(rounding: str, negative: bool) -> bool:
+    """Whether overflow of a finite value stays at the largest finite one even where it is `special` (section 2)."""
+    return rounding in (TOWARD_ZERO, TO_ODD) or rounding == (UP if negative else DOWN)
+
+
+def rounded_magnitude(element: Element, magnitude: Fraction, rounding: str, negative: bool = False) -> Fraction:
     """The funnel of section 2 before any overflow: the exponent range is unbounded upwards."""
     if magnitude == 0:
         return Fraction(0)
     quantum = power_of_two(max(floor_log2(magnitude), element.emin) - element.mantissa_bits)
-    return round_integer(magnitude / quantum, rounding) * quantum
+    return round_integer(magnitude / quantum, rounding, negative) * quantum
 
 
 def overflows(element: Element, value: Number, rounding: str) -> bool:
     """Whether the rounded value of a finite number exceeds the largest finite one (sections 2 and 13)."""
-    return value.is_finite and rounded_magnitude(element, value.magnitude, rounding) > element.largest
+    return value.is_finite and rounded_magnitude(element, value.magnitude, rounding, value.negative) > element.largest
 
 
 def _code_of_magnitude(element: Element, magnitude: Fraction) -> int:
@@ -324,10 +334,9 @@ def round_to_code(element: Element, value: Number, rounding: str = NEAREST_EVEN,
         if overflow == "special":
             return _special_code(element, value.negative)
         return _with_sign(element, element.largest_code, value.negative)
-    rounded = rounded_magnitude(element, value.magnitude, rounding)
+    rounded = rounded_magnitude(element, value.magnitude, rounding, value.negative)
     if rounded > element.largest:
-        # Toward zero a finite value stays finite (IEEE 754-2019, 7.4), even where the mode is `special`.
-        if overflow == "special" and rounding != TOWARD_ZERO:
+        if overflow == "special" and not stays_finite(rounding, value.negative):
             return _special_code(element, value.negative)
         rounded = element.largest
     return _with_sign(element, _code_of_magnitude(element, rounded), value.negative)
@@ -359,17 +368,19 @@ def round_by_neighbours(element: Element, value: Number, rounding: str, overflow
             middle = (low + high) // 2
             low, high = (middle, high) if values[middle] <= value.magnitude else (low, middle)
         below, above = value.magnitude - values[low], values[high] - value.magnitude
-        if rounding == TOWARD_ZERO or below < above:
-            code = low
-        elif above < below or rounding == NEAREST_AWAY:
-            code = high
-        elif element.mantissa_bits == 0:
-            # Every power of two has the odd significand 1, so only zero is even.
-            code = low if values[low] == 0 else high
-        else:
-            code = low if low % 2 == 0 else high
+        # Every power of two has the odd significand 1, so without mantissa bits only zero is even.
+        low_is_even = values[low] == 0 if element.mantissa_bits == 0 else low % 2 == 0
+        code = {
+            NEAREST_EVEN: low if below < above or (below == above and low_is_even) else high,
+            NEAREST_AWAY: low if below < above else high,
+            NEAREST_ZERO: low if below <= above else high,
+            TOWARD_ZERO: low,
+            UP: low if value.negative or below == 0 else high,
+            DOWN: high if value.negative and below > 0 else low,
+            TO_ODD: high if low_is_even and below > 0 else low,
+        }[rounding]
     if code == len(values) - 1:
-        if overflow == "special" and rounding != TOWARD_ZERO:
+        if overflow == "special" and not stays_finite(rounding, value.negative):
             return _special_code(element, value.negative)
         code = element.largest_code
     return _with_sign(element, code, value.negative)

@@ -37,7 +37,7 @@ from oracle import ELEMENTS
         ("block", {"rules": {"block": 0}}),
         ("block='column'", {"rules": {"block": "column"}}),
         ("scale_rule|unknown|median", {"rules": {"scale_rule": "median"}}),
-        ("rounding|unknown|up", {"rules": {"rounding": "up"}}),
+        ("rounding|unknown|upward", {"rules": {"rounding": "upward"}}),
         ("block=32: bf16 has no scales", {"weights": "bf16", "rules": {"block": 32}}),
     ],
 )

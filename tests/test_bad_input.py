@@ -81,8 +81,8 @@ def test_a_format_of_another_kind_is_refused(format: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "word", "allowed"),
     [
-        ("rounding", "up", "nearest_even, nearest_away, toward_zero"),
-        ("rounding", "Nearest_Even", "nearest_even, nearest_away, toward_zero"),
+        ("rounding", "upward", "nearest_even, nearest_away, nearest_zero, toward_zero, up, down, to_odd"),
+        ("rounding", "Nearest_Even", "nearest_even, nearest_away, nearest_zero, toward_zero, up, down, to_odd"),
         ("overflow", "wrap", "saturate, special"),
         ("scale_rule", "round", "floor, ceil, rceil, even"),
         ("rounding", "", "nearest_even"),
@@ -493,7 +493,7 @@ def test_a_bad_argument_touches_neither_input_nor_output() -> None:
     x, out = X.copy(), np.full(8, 5, np.float32)
     several: list[dict[str, Any]] = [
         {"axis": 3},
-        {"rounding": "up"},
+        {"rounding": "upward"},
         {"sparsity": "5:4"},
         {"threads": 0},
         {"mask": np.ones(3, bool)},

@@ -100,7 +100,7 @@ def test_a_field_of_a_wrong_type_is_refused_by_name(kind: Any, fields: dict[str,
     [
         (sq.ElementFormat, "specials", "fnu"),
         (sq.ElementFormat, "signedness", "signed"),
-        (sq.Conversion, "rounding", "up"),
+        (sq.Conversion, "rounding", "upward"),
         (sq.ScaleLevel, "combine", "add"),
         (sq.Sparsity, "ties", "random"),
         (sq.Datapath, "reduce", "sum"),
@@ -257,7 +257,7 @@ def test_what_is_no_spec_is_refused(text: str) -> None:
     ("path", "value", "match"),
     [
         (("order",), "first", "order 'first'"),
-        (("conversion", "rounding"), "up", "rounding='up'"),
+        (("conversion", "rounding"), "upward", "rounding='upward'"),
         (("conversion", "extra"), 1, "extra"),
         (("format", "element", "bits"), 1, "bits"),
         (("format", "element", "exponent_bits"), 60, "exponent_bits"),

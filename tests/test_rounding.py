@@ -52,15 +52,20 @@ TABLED = {name: e for name, e in ELEMENTS.items() if e.width <= 16 and name != "
 
 @dataclass(frozen=True)
 class Table:
-    """Code c of magnitudes begins at begins[c - 1]; the last entry is where overflow begins."""
+    """Code c of magnitudes of one sign begins at points[c - 1], or just above where that does not go up; the last
+    entry is where overflow begins."""
 
-    begins: Array
-    values: Array
-    """By magnitude code, the largest last."""
+    points: Array
+    goes_up: Array
+
+    def begins(self, exponent: int) -> Array:
+        """The first float64 of each code, times 2^exponent."""
+        scaled = self.points * 2.0**exponent
+        return np.where(self.goes_up, scaled, np.nextafter(scaled, np.inf))
 
 
 @cache
-def table(name: str, rounding: str) -> Table:
+def table(name: str, rounding: str, negative: bool) -> Table:
     element = TABLED[name]
     magnitudes = oracle.magnitude_list(element)
 
@@ -69,32 +74,42 @@ def table(name: str, rounding: str) -> Table:
         assert Fraction(float(value)) == value
         return float(value)
 
-    begins = []
+    # By rule, where the parity of a code says it all: the point that decides, and whether it goes up itself.
+    inward = rounding == oracle.TOWARD_ZERO or rounding == (oracle.UP if negative else oracle.DOWN)
+    outward = rounding == (oracle.DOWN if negative else oracle.UP)
+    points, goes_up = [], []
     for code, (low, high) in enumerate(pairwise(magnitudes), start=1):
-        middle = (low + high) / 2
-        if rounding == oracle.TOWARD_ZERO:
-            begins.append(exact(high))
-            continue
-        up = rounding == oracle.NEAREST_AWAY or code % 2 == 0
-        # Parity says it all, except for codes without mantissa; long lists ask the oracle here and there.
+        even = (code - 1) % 2 == 0 if element.mantissa_bits else low == 0
+        if rounding == oracle.TO_ODD:
+            point, up = (low, False) if even else (high, True)
+        elif inward or outward:
+            point, up = (low, False) if outward else (high, True)
+        else:
+            point, up = (low + high) / 2, {"even": not even, "away": True, "zero": False}[rounding.split("_")[1]]
+        # The oracle is asked about all of a short list, and here and there in a long one.
         if len(magnitudes) < 3000 or code % 61 == 0 or code < 50 or code > len(magnitudes) - 50:
-            number = oracle.finite(middle)
+            number = oracle.Number("finite", point, negative)
             if code == len(magnitudes) - 1:
-                up = oracle.overflows(element, number, rounding)
+                assert up == oracle.overflows(element, number, rounding)
             else:
-                up = oracle.round_to_code(element, number, rounding) == code
-            assert element.mantissa_bits == 0 or up == (rounding == oracle.NEAREST_AWAY or code % 2 == 0)
-        begins.append(exact(middle) if up else np.nextafter(exact(middle), np.inf))
-    return Table(np.array(begins), np.array([exact(value) for value in magnitudes[:-1]]))
+                got = oracle.decode(element, oracle.round_to_code(element, number, rounding)).magnitude
+                assert up == (got == high)
+        points.append(exact(point))
+        goes_up.append(up)
+    return Table(np.array(points), np.array(goes_up))
 
 
 def expected_codes(name: str, rounding: str, overflow: str, x: Array, exponent: int = 0) -> Array:
     """The codes of x / 2^exponent; NaN as section 5 says for a format without a scale."""
-    element, cuts = TABLED[name], table(name, rounding)
+    element = TABLED[name]
     with np.errstate(invalid="ignore"):
         wide = x.astype(np.float64)
     negative = np.signbit(wide)
-    codes = np.searchsorted(cuts.begins * 2.0**exponent, np.abs(wide), side="right").astype(np.int64)
+    by_sign = [
+        np.searchsorted(table(name, rounding, sign).begins(exponent), np.abs(wide), side="right")
+        for sign in (False, True)
+    ]
+    codes = np.where(negative, by_sign[1], by_sign[0]).astype(np.int64)
     top = element.largest_code
     over = codes > top
     finite = np.isfinite(wide)
@@ -104,8 +119,9 @@ def expected_codes(name: str, rounding: str, overflow: str, x: Array, exponent: 
     else:
         signed = codes | np.where(negative & (element.has_negative_zero | (codes > 0)), element.sign_bit, 0)
     if overflow == "special":
-        # Toward zero a finite value stays finite; Inf itself goes to the special code in every rounding.
-        over &= ~finite | (rounding != oracle.TOWARD_ZERO)
+        # Inf itself goes to the special code in every rounding.
+        stays = np.where(negative, oracle.stays_finite(rounding, True), oracle.stays_finite(rounding, False))
+        over &= ~finite | ~stays
         for sign in (False, True):
             signed[over & (negative == sign)] = oracle.round_to_code(
                 element, oracle.Number("infinite", negative=sign), rounding, "special"

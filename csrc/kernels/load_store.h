@@ -72,14 +72,14 @@ inline std::int64_t narrow_row(const typename C::Bits* __restrict from, std::int
   if (C::bias == bias) {  // float32 to bfloat16: the subnormals are shared
     for (std::int64_t i = 0; i < count; ++i) {
       const Bits magnitude = from[i] & ~sign_mask<C>;
-      const Bits rounded = aligned_value<C, Rounding::nearest_even>(magnitude, mantissa_bits);
+      const Bits rounded = aligned_value<C, Round::nearest_even>(magnitude, mantissa_bits, 0);
       put(i, magnitude, rounded, rounded >> (C::mantissa - mantissa_bits));
     }
   } else {
     for (std::int64_t i = 0; i < count; ++i) {
       const Bits magnitude = from[i] & ~sign_mask<C>;
       const Bits within = smaller_magnitude<C>(magnitude, limit);
-      const Rounded<C> r = round_magnitude<C, Rounding::nearest_even>(within, min_power, mantissa_bits);
+      const Rounded<C> r = round_magnitude<C, Round::nearest_even>(within, min_power, mantissa_bits, 0);
       put(i, magnitude, rounded_value<C>(r), rounded_code<C>(r, min_power, mantissa_bits));
     }
   }

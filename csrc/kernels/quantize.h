@@ -38,7 +38,7 @@ inline void fill_poisoned(std::int64_t count, typename C::Bits* values, std::uin
 }
 
 // One block (or the part of a larger block that lies in this tile): its scale, then its elements.
-template <class C, Rounding mode>
+template <class C, Round mode>
 inline void quantize_block(const QuantizeJob& job, const TargetFamily<C>& family, std::int64_t scale_index,
                            const typename C::Bits* row, std::int64_t count, typename C::Bits* values,
                            std::uint32_t* codes, Counts& counts) {
@@ -89,7 +89,7 @@ inline void prune(const typename C::Bits* from, const std::uint8_t* keep, std::i
 }
 
 // The row of one line within a tile. `row` is the input (left alone), `rows` is working space.
-template <class C, Rounding mode>
+template <class C, Round mode>
 inline void quantize_row(const QuantizeJob& job, const TargetFamily<C>& family, const Tile& t, std::int64_t line,
                          const typename C::Bits* row, typename C::Bits* values, Rows<C>& rows, Counts& counts) {
   using Bits = typename C::Bits;
@@ -138,7 +138,7 @@ inline void quantize_row(const QuantizeJob& job, const TargetFamily<C>& family, 
     for (std::int64_t i = 0; i < t.length; ++i) job.mask_out[offset + i * g.step] = rows.keep[i];
 }
 
-template <class C, Rounding mode>
+template <class C, Round mode>
 inline void quantize_tiles(const QuantizeJob& job, std::int64_t first, std::int64_t last, Counts& counts) {
   using Bits = typename C::Bits;
   const Geometry& g = job.geometry;
@@ -168,9 +168,13 @@ inline void quantize_tiles(const QuantizeJob& job, std::int64_t first, std::int6
 template <class C>
 inline void quantize_with(const QuantizeJob& job, std::int64_t first, std::int64_t last, Counts& counts) {
   switch (job.conversion.rounding) {
-    case Rounding::nearest_even: return quantize_tiles<C, Rounding::nearest_even>(job, first, last, counts);
-    case Rounding::nearest_away: return quantize_tiles<C, Rounding::nearest_away>(job, first, last, counts);
-    case Rounding::toward_zero: return quantize_tiles<C, Rounding::toward_zero>(job, first, last, counts);
+    case Rounding::nearest_even: return quantize_tiles<C, Round::nearest_even>(job, first, last, counts);
+    case Rounding::nearest_away: return quantize_tiles<C, Round::nearest_away>(job, first, last, counts);
+    case Rounding::nearest_zero: return quantize_tiles<C, Round::nearest_zero>(job, first, last, counts);
+    case Rounding::toward_zero:
+    case Rounding::up:
+    case Rounding::down: return quantize_tiles<C, Round::directed>(job, first, last, counts);
+    case Rounding::to_odd: return quantize_tiles<C, Round::to_odd>(job, first, last, counts);
   }
 }
 

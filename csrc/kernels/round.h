@@ -6,6 +6,30 @@
 namespace sparq::SPARQ_ISA_NAME {
 namespace {
 
+// How the loops round; toward_zero, up and down are directed, with one bit per sign.
+enum class Round { nearest_even, nearest_away, nearest_zero, directed, to_odd };
+
+// All ones for the signs whose magnitudes a directed mode moves away from zero; every other mode treats overflow of
+// both signs alike.
+template <class C, Round mode>
+struct Outward {
+  typename C::Bits positive, negative;
+
+  explicit Outward(Rounding rounding)
+      : positive(mode != Round::directed || moves_away(rounding, false) ? ~typename C::Bits{0} : 0),
+        negative(mode != Round::directed || moves_away(rounding, true) ? ~typename C::Bits{0} : 0) {}
+
+  typename C::Bits operator()(typename C::Bits sign) const {
+    if constexpr (mode != Round::directed) return ~typename C::Bits{0};
+    return sign != 0 ? negative : positive;
+  }
+};
+
+template <class Bits>
+inline Bits choose(Bits mask, Bits where_set, Bits elsewhere) {
+  return (where_set & mask) | (elsewhere & ~mask);
+}
+
 // The elements under one scale, in carrier terms.
 template <class C>
 struct BlockTarget {
@@ -38,20 +62,32 @@ struct Rounded {
 // `anchor` is 2^mantissa quanta, so the addition itself rounds to the quantum, nearest even. Everything else is
 // exact: results are multiples of the quantum, and within half a quantum of what they are subtracted from (or, as
 // `above`, only compared with less than that). An element has fewer mantissa bits than the carrier.
-template <class C, Rounding mode>
-inline Rounded<C> round_magnitude(typename C::Bits bits, typename C::Bits min_power, int mantissa_bits) {
+template <class C, Round mode>
+inline Rounded<C> round_magnitude(typename C::Bits bits, typename C::Bits min_power, int mantissa_bits,
+                                  [[maybe_unused]] typename C::Bits outward) {
   using Bits = typename C::Bits;
   using Value = typename C::Value;
   const Value magnitude = as_value<C>(bits);
   const Bits power = larger_magnitude<C>(bits & infinity_bits<C>, min_power);
   const Value anchor = as_value<C>(power + (static_cast<Bits>(C::mantissa - mantissa_bits) << C::mantissa));
   Value sum = magnitude + anchor;
-  if constexpr (mode == Rounding::toward_zero)
-    sum = as_value<C>(as_bits<C>(sum) - (sum - anchor > magnitude ? Bits{1} : Bits{0}));
-  if constexpr (mode == Rounding::nearest_away) {
+  const Value nearest = sum - anchor;
+  if constexpr (mode == Round::directed || mode == Round::to_odd) {
+    const Bits above = nearest > magnitude ? Bits{1} : Bits{0}, below = nearest < magnitude ? Bits{1} : Bits{0};
+    if constexpr (mode == Round::directed)
+      sum = as_value<C>(as_bits<C>(sum) + (below & outward) - (above & ~outward));
+    else
+      sum = as_value<C>((as_bits<C>(sum) - above) | above | below);
+  }
+  if constexpr (mode == Round::nearest_away) {
     const Value next = as_value<C>(as_bits<C>(sum) + 1);
-    const Value below = magnitude - (sum - anchor), above = (next - anchor) - magnitude;
+    const Value below = magnitude - nearest, above = (next - anchor) - magnitude;
     sum = above <= below ? next : sum;
+  }
+  if constexpr (mode == Round::nearest_zero) {
+    const Value previous = as_value<C>(as_bits<C>(sum) - 1);
+    const Value below = magnitude - (previous - anchor), above = nearest - magnitude;
+    sum = below <= above ? previous : sum;
   }
   return {power, anchor, sum};
 }
@@ -69,14 +105,20 @@ inline typename C::Bits rounded_code(const Rounded<C>& r, typename C::Bits min_p
 
 // Where the element's subnormals are the carrier's own (bf16), the carrier's bit pattern can be rounded, at any
 // magnitude; a carry runs into the exponent by itself.
-template <class C, Rounding mode>
-inline typename C::Bits aligned_value(typename C::Bits magnitude, int mantissa_bits) {
+template <class C, Round mode>
+inline typename C::Bits aligned_value(typename C::Bits magnitude, int mantissa_bits,
+                                      [[maybe_unused]] typename C::Bits outward) {
   using Bits = typename C::Bits;
   const int shift = C::mantissa - mantissa_bits;
   const Bits half = (Bits{1} << shift) >> 1;
+  const Bits below_one = 2 * half - 1;
+  if constexpr (mode == Round::to_odd)
+    return ((magnitude >> shift) | ((magnitude & below_one) != 0 ? Bits{1} : Bits{0})) << shift;
   Bits increment = 0;
-  if constexpr (mode == Rounding::nearest_even) increment = half - 1 + ((magnitude >> shift) & 1);
-  if constexpr (mode == Rounding::nearest_away) increment = half;
+  if constexpr (mode == Round::nearest_even) increment = half - 1 + ((magnitude >> shift) & 1);
+  if constexpr (mode == Round::nearest_away) increment = half;
+  if constexpr (mode == Round::nearest_zero) increment = half - 1;
+  if constexpr (mode == Round::directed) increment = below_one & outward;
   return ((magnitude + increment) >> shift) << shift;
 }
 
@@ -139,6 +181,20 @@ struct RoundedElement {
   bool saturated, zero, refused;
 };
 
+// Whether a magnitude between two integers goes to the upper one; `half` is half the distance, `rest` what is left.
+inline bool rounds_up(Rounding mode, bool negative, bool odd, std::uint64_t rest, std::uint64_t half) {
+  switch (mode) {
+    case Rounding::nearest_even: return rest > half || (rest == half && odd);
+    case Rounding::nearest_away: return rest >= half;
+    case Rounding::nearest_zero: return rest > half;
+    case Rounding::toward_zero: break;
+    case Rounding::up:
+    case Rounding::down: return rest != 0 && moves_away(mode, negative);
+    case Rounding::to_odd: return rest != 0 && !odd;
+  }
+  return false;
+}
+
 // One element, any case: non-finite input, results among the carrier's subnormals, scales far away. Shares
 // nothing with the loops but the rule.
 template <class C>
@@ -153,6 +209,7 @@ inline RoundedElement<C> round_one(const QuantizeJob& job, typename C::Bits bits
     result.value = nan_bits<C>;
     return result;
   }
+  const Rounding mode = job.conversion.rounding;
   std::uint32_t code = 0;
   bool beyond = false;
   if (magnitude == infinity_bits<C>) {
@@ -168,17 +225,17 @@ inline RoundedElement<C> round_one(const QuantizeJob& job, typename C::Bits bits
     std::uint64_t units = 0;
     if (shift <= 0) {
       units = x.significand << -shift;
-    } else if (shift < 63) {
-      const std::uint64_t half = std::uint64_t{1} << (shift - 1);
-      const std::uint64_t rest = x.significand & (2 * half - 1);
-      units = x.significand >> shift;
-      const Rounding mode = job.conversion.rounding;
-      const bool tie_up = mode == Rounding::nearest_away || (mode == Rounding::nearest_even && (units & 1));
-      if (mode != Rounding::toward_zero && (rest > half || (rest == half && tie_up))) ++units;
+    } else {
+      // Beyond 62 bits everything is a small rest.
+      const std::uint64_t half = std::uint64_t{1} << (smaller(shift, 62) - 1);
+      const std::uint64_t rest = shift < 63 ? x.significand & (2 * half - 1) : 1;
+      units = shift < 63 ? x.significand >> shift : 0;
+      units += rounds_up(mode, negative, (units & 1) != 0, rest, half) ? 1U : 0U;
     }
     const std::uint64_t wide_code = (static_cast<std::uint64_t>(quantum - min_quantum) << job.mantissa_bits) + units;
     beyond = wide_code > job.max_code;
-    code = beyond ? job.overflow_code : static_cast<std::uint32_t>(wide_code);
+    const std::uint32_t overflow = moves_in(mode, negative) ? job.max_code : job.overflow_code;
+    code = beyond ? overflow : static_cast<std::uint32_t>(wide_code);
     if (!beyond) result.value = compose<C>(units, quantum, exact);
   }
   result.saturated = beyond;

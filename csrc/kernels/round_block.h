@@ -21,17 +21,18 @@ template <class C>
 struct SignedValue {
   using Bits = typename C::Bits;
   using Int = typename C::Int;
-  Int max_value;
-  Bits overflow_value;
+  Bits max_value, overflow_value;
   typename C::Value zero;  // x + -0 is x, and -0 + 0 is +0
 
   SignedValue(const QuantizeJob& job, const BlockTarget<C>& target)
-      : max_value(static_cast<Int>(target.max_value)),
+      : max_value(target.max_value),
         overflow_value(target.overflow_value),
         zero(as_value<C>(job.negative_zero ? sign_mask<C> : 0)) {}
 
-  Bits operator()(Bits rounded, Bits sign) const {
-    const Bits value = static_cast<Int>(rounded) > max_value ? overflow_value : rounded;
+  // Overflow that is directed inward stays finite.
+  Bits operator()(Bits rounded, Bits sign, Bits outward) const {
+    const Bits beyond = choose(outward, overflow_value, max_value);
+    const Bits value = static_cast<Int>(rounded) > static_cast<Int>(max_value) ? beyond : rounded;
     return as_bits<C>(as_value<C>(value | sign) + zero);
   }
 };
@@ -55,17 +56,18 @@ struct SignedCode {
 };
 
 // The loops below may run in place (values == row, element by element), which is what ivdep promises.
-template <class C, Rounding mode>
+template <class C, Round mode>
 inline void round_values(const QuantizeJob& job, const BlockTarget<C>& target, bool aligned,
                          const typename C::Bits* row, std::int64_t count, typename C::Bits* values) {
   using Bits = typename C::Bits;
   const int mantissa_bits = job.mantissa_bits;
   const SignedValue<C> signed_value(job, target);
+  const Outward<C, mode> outward_of(job.conversion.rounding);
   if (aligned) {
 #pragma GCC ivdep
     for (std::int64_t i = 0; i < count; ++i) {
-      const Bits sign = row[i] & sign_mask<C>;
-      values[i] = signed_value(aligned_value<C, mode>(row[i] ^ sign, mantissa_bits), sign);
+      const Bits sign = row[i] & sign_mask<C>, outward = outward_of(sign);
+      values[i] = signed_value(aligned_value<C, mode>(row[i] ^ sign, mantissa_bits, outward), sign, outward);
     }
     return;
   }
@@ -73,36 +75,40 @@ inline void round_values(const QuantizeJob& job, const BlockTarget<C>& target, b
   in_runs(count, [=](std::int64_t first, std::int64_t last) {
 #pragma GCC ivdep
     for (std::int64_t i = first; i < last; ++i) {
-      const Bits sign = row[i] & sign_mask<C>;
+      const Bits sign = row[i] & sign_mask<C>, outward = outward_of(sign);
       const Bits within = smaller_magnitude<C>(row[i] ^ sign, limit);
-      values[i] = signed_value(rounded_value<C>(round_magnitude<C, mode>(within, min_power, mantissa_bits)), sign);
+      const Rounded<C> rounded = round_magnitude<C, mode>(within, min_power, mantissa_bits, outward);
+      values[i] = signed_value(rounded_value<C>(rounded), sign, outward);
     }
   });
 }
 
-template <class C, Rounding mode>
+template <class C, Round mode>
 inline void round_codes(const QuantizeJob& job, const BlockTarget<C>& target, bool aligned, const typename C::Bits* row,
                         std::int64_t count, std::uint32_t* codes) {
   using Bits = typename C::Bits;
   const int mantissa_bits = job.mantissa_bits;
   const SignedCode signed_code(job);
+  const Outward<C, mode> outward_of(job.conversion.rounding);
   if (aligned) {
     const Bits max_code = job.max_code, overflow_code = job.overflow_code;
 #pragma GCC ivdep
     for (std::int64_t i = 0; i < count; ++i) {
-      const Bits sign = row[i] & sign_mask<C>;
-      const Bits code = aligned_value<C, mode>(row[i] ^ sign, mantissa_bits) >> (C::mantissa - mantissa_bits);
-      codes[i] = signed_code(static_cast<std::uint32_t>(code > max_code ? overflow_code : code), sign != 0);
+      const Bits sign = row[i] & sign_mask<C>, outward = outward_of(sign);
+      const Bits code = aligned_value<C, mode>(row[i] ^ sign, mantissa_bits, outward) >> (C::mantissa - mantissa_bits);
+      const Bits beyond = choose(outward, overflow_code, max_code);
+      codes[i] = signed_code(static_cast<std::uint32_t>(code > max_code ? beyond : code), sign != 0);
     }
     return;
   }
-  const Bits min_power = target.min_power, limit = target.limit;
+  // Overflow that is directed inward stays at the largest finite code.
+  const Bits min_power = target.min_power, limit = target.limit, max_value = target.max_value;
   in_runs(count, [=](std::int64_t first, std::int64_t last) {
 #pragma GCC ivdep
     for (std::int64_t i = first; i < last; ++i) {
-      const Bits sign = row[i] & sign_mask<C>;
-      const Bits within = smaller_magnitude<C>(row[i] ^ sign, limit);
-      const Rounded<C> rounded = round_magnitude<C, mode>(within, min_power, mantissa_bits);
+      const Bits sign = row[i] & sign_mask<C>, outward = outward_of(sign);
+      const Bits within = smaller_magnitude<C>(row[i] ^ sign, choose(outward, limit, max_value));
+      const Rounded<C> rounded = round_magnitude<C, mode>(within, min_power, mantissa_bits, outward);
       const Bits code = rounded_code<C>(rounded, min_power, mantissa_bits);
       codes[i] = signed_code(static_cast<std::uint32_t>(code), sign != 0);
     }
@@ -140,7 +146,7 @@ __attribute__((noinline)) void count_events(const QuantizeJob& job, int exponent
 
 // A block whose elements share `exponent`, finite input guaranteed when `finite`. Either output may be null.
 // `raw` is the input before any float scaling: what underflowed is judged by it.
-template <class C, Rounding mode>
+template <class C, Round mode>
 inline void round_block(const QuantizeJob& job, const TargetFamily<C>& family, int exponent, bool finite,
                         const typename C::Bits* raw, const typename C::Bits* row, std::int64_t count,
                         typename C::Bits* values, std::uint32_t* codes, Counts& counts) {

@@ -50,8 +50,7 @@ void derive(QuantizeJob& job) {
   job.code_mask = magnitude_mask(e) | sign_bit(e);
   job.twos_complement = e.signedness == Signedness::twos_complement;
   job.negative_zero = has_negative_zero(e);
-  // Rounding toward zero never carries a finite value out of the finite range.
-  const bool special = how.overflow == Overflow::special && how.rounding != Rounding::toward_zero;
+  const bool special = how.overflow == Overflow::special && !keeps_finite(how.rounding);
   job.overflow_is_infinity = special && has_infinity(e);
   job.overflow_is_nan = special && !has_infinity(e);
   job.overflow_code = job.overflow_is_infinity ? job.infinity_code : job.overflow_is_nan ? job.nan_code : job.max_code;

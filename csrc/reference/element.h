@@ -61,14 +61,21 @@ inline Encoded encode_element(const ElementFormat& f, const Conversion& how, con
       const Dyadic sum{lower.significand + (upper.significand << shift), lower.exponent - 1};
       const int side = compare(v, sum);
       const bool odd = f.mantissa_bits == 0 ? below != 0 : (below & 1) != 0;
-      const bool up = how.rounding == Rounding::nearest_even   ? side > 0 || (side == 0 && odd)
-                      : how.rounding == Rounding::nearest_away ? side >= 0
-                                                               : false;
+      bool up = false;
+      switch (how.rounding) {
+        case Rounding::nearest_even: up = side > 0 || (side == 0 && odd); break;
+        case Rounding::nearest_away: up = side >= 0; break;
+        case Rounding::nearest_zero: up = side > 0; break;
+        case Rounding::toward_zero: break;
+        case Rounding::up: up = !x.negative; break;
+        case Rounding::down: up = x.negative; break;
+        case Rounding::to_odd: up = !odd; break;
+      }
       code = below + (up ? 1 : 0);
     }
     if (code > max_code(f)) {
       result.saturated = true;
-      code = how.rounding == Rounding::toward_zero ? max_code(f) : overflow;
+      code = keeps_finite(how.rounding) || moves_in(how.rounding, x.negative) ? max_code(f) : overflow;
     }
   }
   const bool is_nan = classify(f, code) == CodeClass::nan;

@@ -9,6 +9,7 @@
 
 #include "catalog/datapaths.h"
 #include "catalog/formats.h"
+#include "describe.h"
 #include "dispatch.h"
 #include "ops/encode.h"
 #include "ops/multiply.h"
@@ -65,13 +66,13 @@ int quantization(int rounds) {
   int done = 0;
   for (int round = 0; round < rounds; ++round)
     for (const auto& named : catalog::formats)
-      for (const Rounding mode : {Rounding::nearest_even, Rounding::nearest_away, Rounding::toward_zero})
+      for (const auto& rounding : Words<Rounding>::list)
         for (const FloatType type : {FloatType::fp32, FloatType::fp64, FloatType::bf16, FloatType::fp16}) {
           const bool flat = generator() % 2 == 0;
           ops::EncodeRequest r;
           r.format = named.format;
           r.conversion = named.conversion;
-          r.conversion.rounding = mode;
+          r.conversion.rounding = rounding.value;
           if (r.conversion.scale_rule == ScaleRule::floor)
             r.conversion.scale_rule = static_cast<ScaleRule>(generator() % 4);
           r.shape = flat ? ops::Shape{7, 75, 1} : ops::Shape{2, 67, 5};
