@@ -201,10 +201,10 @@ def test_formats_that_refuse_the_data_are_last_with_the_reason() -> None:
     x = normal(4, 64)
     assert not named(sq.rank(x, ["mxfp4", plain]), "plain").refused
     x[1, 1] = np.nan
-    ranking = sq.rank(x, [plain, "bf16"])
-    assert [(row.name, row.refused) for row in ranking.rows] == [("bf16", False), ("plain", True)]
-    assert "plain has no code for it" in ranking.rows[1].note
-    assert ranking.rows[1].snr_db is None and ranking.rows[1].bits_per_element == 4
+    ranking = sq.rank(x, [plain, "mxfp8", "bf16"])
+    assert [row.name for row in ranking.rows] == ["bf16", "mxfp8_e4m3", "plain"]
+    assert [(row.snr_db is None, row.refused) for row in ranking.rows[1:]] == [(True, False), (True, True)]
+    assert "plain has no code for it" in ranking.rows[2].note and ranking.rows[2].bits_per_element == 4
     # A scale of the tensor without a NaN refuses before the first piece.
     scale = sq.ElementFormat(exponent_bits=5, bias=15, signedness="unsigned", specials="finite", zero=False)
     wide = sq.Format("wide", sq.elements()["e2m1"].record, [sq.ScaleLevel(format=scale, along=0, across=0)])

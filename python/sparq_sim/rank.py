@@ -50,7 +50,7 @@ def rank(
     >>> import numpy as np, sparq_sim as sq
     >>> ranking = sq.rank(np.float32([[7.5, 1.0, -0.25, 0.0]]), ["mxfp4", "mxfp8", "hbfp8"])
     >>> [(row.name, round(row.snr_db, 1), row.underflowed) for row in ranking.rows]
-    [('hbfp8', inf, 0.0), ('mxfp8_e4m3', inf, 0.0), ('mxfp4', 14.0, 0.25)]
+    [('hbfp8', inf, 0.0), ('mxfp8_e4m3', 23.6, 0.0), ('mxfp4', 13.9, 0.25)]
     """
     return rank_tensors({"": source(x, "x")}, formats, axis=axis, sparsity=sparsity, threads=threads, **choices)
 
