@@ -9,6 +9,8 @@ from sparq_sim.formats import Format, Spec, conversions, datapaths, elements, fo
 from sparq_sim.layers import linear
 from sparq_sim.matmul import matmul
 from sparq_sim.quantize import emulate, encode
+from sparq_sim.rank import rank
+from sparq_sim.ranking import Ranking
 from sparq_sim.report import LayerReport, Report
 from sparq_sim.sparsify import sparsify
 from sparq_sim.tensor import BlockTensor
@@ -25,6 +27,7 @@ __all__ = [
     "Events",
     "Format",
     "LayerReport",
+    "Ranking",
     "Report",
     "ScaleLevel",
     "Sparsity",
@@ -39,6 +42,7 @@ __all__ = [
     "formats",
     "linear",
     "matmul",
+    "rank",
     "simulate",
     "sparsify",
     "spec",

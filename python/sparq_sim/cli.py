@@ -15,9 +15,10 @@ from rich.progress import track
 from rich.table import Table
 
 import sparq_sim as sq
-from sparq_sim import files
+from sparq_sim import files, ranking_plot
 from sparq_sim.compare import snr_db
 from sparq_sim.formats import Element, Format, Spec
+from sparq_sim.rank import rank_tensors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=sq.__doc__)
 # Redirected output has no width of its own.
@@ -161,6 +162,15 @@ def _choices(pairs: list[str]) -> dict[str, Any]:
     return choices
 
 
+def _floats(path: Path, tensors: dict[str, files.Named]) -> dict[str, files.Named]:
+    """Those that can be quantized; TypeError if there are none."""
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.dtype in sq.FLOATS}
+    if not floats:
+        kinds = ", ".join(sorted({tensor.dtype for tensor in tensors.values()})) or "no tensors"
+        raise TypeError(f"{path}: holds {kinds}; needed a tensor of {', '.join(sq.FLOATS)}")
+    return floats
+
+
 @app.command()
 def emulate(
     source: Annotated[Path, typer.Argument(metavar="IN", help="An npy, npz or safetensors file.")],
@@ -178,10 +188,7 @@ def emulate(
     tensors = files.read_tensors(source)
     if output.exists() and output.samefile(source):
         raise ValueError(f"{output}: is the input; give another file")
-    floats = {name: tensor for name, tensor in tensors.items() if tensor.dtype in sq.FLOATS}
-    if not floats:
-        kinds = ", ".join(sorted({tensor.dtype for tensor in tensors.values()})) or "no tensors"
-        raise TypeError(f"{source}: holds {kinds}; needed a tensor of {', '.join(sq.FLOATS)}")
+    floats = _floats(source, tensors)
     # Tensors of other dtypes go through unchanged.
     results, rows = dict(tensors), []
     for name, tensor in track(floats.items(), description="emulating", console=_log, transient=True):
@@ -225,6 +232,57 @@ def _emulate_one(
         **vars(events),
     }
     return files.Named(stored, tensor.dtype), row
+
+
+@app.command()
+def rank(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="An npy, npz or safetensors file.")],
+    format: Annotated[
+        list[str] | None, typer.Option("--format", "-f", help="A format; repeatable; default the catalog.")
+    ] = None,
+    axis: Annotated[int, typer.Option(help="Reduction axis.")] = -1,
+    sparsity: Annotated[str | None, typer.Option(help="An N:M pattern, such as 2:4.")] = None,
+    choice: Annotated[list[str] | None, typer.Option(help="name=word, such as scale_rule=rceil; repeatable.")] = None,
+    tensor: Annotated[list[str] | None, typer.Option(help="Only the tensor of this name; repeatable.")] = None,
+    each: Annotated[bool, typer.Option("--each", help="A ranking per tensor, not one of all together.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the ranking to this png, svg or pdf file.")] = None,
+    threads: Threads = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Rank formats by what they do to the float tensors of a file, the closest first."""
+    if plot is not None:
+        ranking_plot.require(plot)
+    choices = _choices(choice or [])
+    for name in format or []:
+        sq.spec(name)
+    tensors = files.read_tensors(source)
+    for name in tensor or []:
+        if name not in tensors:
+            raise ValueError(f"{source}: no tensor {name!r}; there are: {', '.join(tensors)}")
+    chosen = {name: tensors[name] for name in sorted(tensors) if not tensor or name in tensor}
+    floats = _floats(source, chosen)
+    if plot is not None and each and len(floats) > 1:
+        raise ValueError("--plot draws one ranking: give one --tensor, or no --each")
+    parts = [{name: one} for name, one in floats.items()] if each else [floats]
+    rankings = []
+    for part in track(parts, description="ranking", console=_log, transient=True):
+        title = f"{source.name} {next(iter(part))}".strip() if len(part) == 1 else source.name
+        sources = {name: one.source() for name, one in part.items()}
+        rankings.append(
+            rank_tensors(sources, format or None, name=title, axis=axis, sparsity=sparsity, threads=threads, **choices)
+        )
+    if plot is not None:
+        rankings[0].plot(plot)
+    if as_json:
+        return _print_json([ranking.to_dict() for ranking in rankings] if each else rankings[0].to_dict())
+    for ranking in rankings:
+        _out.print(ranking.table())
+        for line in ranking.summary():
+            _out.print(line, highlight=False, markup=False, soft_wrap=True)
+    left_out = [name for name in chosen if name not in floats]
+    if left_out:
+        _out.print(f"left out, not floats: {', '.join(left_out)}", highlight=False, markup=False)
+    return None
 
 
 @app.command()

@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +14,7 @@ import numpy as np
 import safetensors
 from safetensors import SafetensorError, TensorSpec
 
-from sparq_sim.arrays import Array
+from sparq_sim.arrays import Array, Source, source
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 
@@ -31,6 +31,13 @@ class Named:
 
     array: Array
     dtype: str
+
+    def source(self) -> Source:
+        """A float tensor as the library takes it in."""
+        if self.dtype != "bfloat16":
+            return source(self.array, "x")
+        bits = source(self.array.view(np.float16), "x")  # another type of the same width
+        return replace(bits, dtype="bfloat16")
 
 
 def _require_suffix(path: Path) -> str:
@@ -103,12 +110,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Named], metadata: Mapping[st
             for name, (array, dtype) in kept.items()
         }
         data = safetensors.serialize(specs, metadata=dict(metadata))
-        _write(path, lambda file: file.write(data))
+        write_whole(path, lambda file: file.write(data))
     elif suffix == ".npz":
         arrays: dict[str, Any] = {name or "tensor": _numpy_bytes(t) for name, t in tensors.items()}
-        _write(path, lambda file: np.savez(file, **arrays))
+        write_whole(path, lambda file: np.savez(file, **arrays))
     else:
-        _write(path, lambda file: np.save(file, _numpy_bytes(next(iter(tensors.values())))))
+        write_whole(path, lambda file: np.save(file, _numpy_bytes(next(iter(tensors.values())))))
 
 
 def _numpy_bytes(tensor: Named) -> Array:
@@ -124,7 +131,8 @@ def read_metadata(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
-def _write(path: Path, put: Callable[[BinaryIO], object]) -> None:
+def write_whole(path: Path, put: Callable[[BinaryIO], object]) -> None:
+    """Has `put` write a file, which then appears as a whole or not at all; ValueError if the directory refuses."""
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:

@@ -1,0 +1,228 @@
+"""What formats do to tensors, measured piece by piece: sums of errors, counts, and the exponents of the input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sparq_sim.arrays import Array, Source, extents, widened
+from sparq_sim.events import Events
+from sparq_sim.formats import Spec
+from sparq_sim.quantize import emulate, encode
+
+#: Elements of a piece: what bounds the memory. Depends on nothing but the shape, so neither do sums on threads.
+PIECE = 1 << 18
+
+#: Elements that lie side by side in memory and are worth staying together when an inner axis is cut.
+_RUN = 64
+
+_LOWEST = -1074  # floor(log2) of the smallest float64
+
+Box = tuple[slice, slice, slice]
+
+
+@dataclass
+class Exponents:
+    """Counts of floor(log2|x|), by bits."""
+
+    counts: Array = field(default_factory=lambda: np.zeros(1024 - _LOWEST, np.int64))
+    zeros: int = 0
+    nonfinite: int = 0
+
+    def add(self, wide: Array) -> None:
+        """Adds the elements of a float64 array."""
+        bits = wide.reshape(-1).view(np.uint64) & np.uint64(2**63 - 1)
+        fields = np.bincount((bits >> np.uint64(52)).astype(np.int64), minlength=2048)
+        self.counts[52:] += fields[1:2047]
+        self.nonfinite += int(fields[2047])
+        if fields[0]:
+            subnormal = bits[(bits >> np.uint64(52)) == 0].astype(np.float64)
+            exponents = np.frexp(subnormal[subnormal != 0])[1] - 1
+            self.counts[:52] += np.bincount(exponents, minlength=52)
+            self.zeros += int(fields[0]) - exponents.size
+
+    def items(self) -> list[tuple[int, int]]:
+        """(exponent, count), of exponents that occur, rising."""
+        return [(int(i) + _LOWEST, int(self.counts[i])) for i in np.flatnonzero(self.counts)]
+
+    def unit(self) -> int:
+        """The exponent of a unit in which squares are safe: 0 unless the largest magnitude is extreme."""
+        top = int(np.flatnonzero(self.counts)[-1]) + _LOWEST if self.counts.any() else 0
+        return 0 if abs(top) <= 400 else max(-1000, min(1000, top))
+
+
+@dataclass
+class Tally:
+    """The sums of one format over the tensors so far; numbers in units of ``2**unit``."""
+
+    spec: Spec
+    refusal: str = ""
+    events: Events = field(default_factory=Events)
+    signal_l1: float = 0.0
+    signal_l2: float = 0.0
+    error_l1: float = 0.0
+    error_l2: float = 0.0
+    error_sum: float = 0.0
+    error_max: float = 0.0
+    compared: int = 0
+    """Elements that are finite before and after: those that the sums are over."""
+    lost: int = 0
+    """Finite elements that became NaN or Inf."""
+    zeros: int = 0
+    """Elements that decode to zero."""
+
+    def add(self, wide: Array, values: Array, signal: tuple[float, float]) -> None:
+        """Adds a piece: the input and what became of it as float64 (`values` is overwritten), and the sums of |x| and
+        x**2 of the piece if all of it is finite."""
+        self.zeros += values.size - int(np.count_nonzero(values))
+        with np.errstate(all="ignore"):
+            error = np.subtract(values, wide)
+            total = float(error.sum())
+            compared = error.size
+            if not math.isfinite(total):
+                before, after = np.isfinite(wide), np.isfinite(values)
+                kept = before & after
+                compared = int(np.count_nonzero(kept))
+                self.lost += int(np.count_nonzero(before)) - compared
+                signal = sums(np.where(kept, wide, 0.0))
+                error[~kept] = 0.0
+                total = float(error.sum())
+        self.compared += compared
+        self.signal_l1 += signal[0]
+        self.signal_l2 += signal[1]
+        self.error_sum += total
+        l1, l2 = sums(error)
+        self.error_l1 += l1
+        self.error_l2 += l2
+        self.error_max = max(self.error_max, float(error.max()), -float(error.min()))
+
+
+def sums(x: Array) -> tuple[float, float]:
+    """Sums of |x| and of x**2."""
+    with np.errstate(all="ignore"):
+        return float(np.abs(x).sum()), float((x * x).sum())
+
+
+def _wide(piece: Array) -> Array:
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        return widened(piece)
+
+
+class Lines:
+    """A tensor as lines along its reduction axis, ``[outer, length, inner]``, cut into pieces.
+
+    Pieces hold whole blocks and whole N:M groups: across lines any cut is free, and along a line cuts lie at multiples
+    of `step`, where every block and group ends. Scales of a row or tensor, which a cut would change, are computed
+    first, from the largest magnitudes, and given to every piece: scale rules depend on nothing else, and an N:M pattern
+    never prunes the largest of a group.
+    """
+
+    def __init__(self, tensor: Source, axis: int, specs: Sequence[Spec]) -> None:
+        self.dtype = tensor.dtype
+        self.data = tensor.data.reshape(extents(tensor.data.shape, axis))
+        outer, length, inner = self.data.shape
+        blocks = [spec.format.block for spec in specs]
+        groups = [spec.sparsity.group for spec in specs if spec.sparsity is not None]
+        step = math.lcm(1, *groups, *(block for block in blocks if isinstance(block, int)))
+        along = min(length, max(1, PIECE // max(1, min(inner, _RUN)) // step) * step)
+        across = min(inner, max(1, PIECE // max(1, along)))
+        self.steps = (max(1, PIECE // max(1, along * across)), max(1, along), max(1, across))
+        self.lines_are_cut = along < length
+        # One per line only where lines are cut: then they are few.
+        self.magnitudes = np.zeros((outer, 1, inner) if self.lines_are_cut else (1, 1, 1), self._unsigned())
+
+    def _unsigned(self) -> np.dtype[np.unsignedinteger]:
+        return np.dtype(f"uint{8 * self.data.dtype.itemsize}")
+
+    def boxes(self) -> Iterator[Box]:
+        """Where the pieces are."""
+        outer, length, inner = self.data.shape
+        if self.data.size == 0:
+            return
+        lines, along, across = self.steps
+        for o in range(0, outer, lines):
+            for i in range(0, inner, across):
+                for k in range(0, length, along):
+                    yield slice(o, o + lines), slice(k, k + along), slice(i, i + across)
+
+    def piece(self, box: Box) -> Array:
+        """The floats of a piece, bfloat16 as float32."""
+        return self._floats(np.ascontiguousarray(self.data[box]))
+
+    def _floats(self, bits: Array) -> Array:
+        if self.dtype == "bfloat16":
+            return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return bits.view(self.dtype)
+
+    def survey(self, exponents: Exponents) -> None:
+        """Counts exponents and finds the largest magnitudes, as bits: NaN is above Inf, which is above numbers."""
+        unsigned = self._unsigned()
+        mask = unsigned.type(2 ** (8 * unsigned.itemsize - 1) - 1)
+        for box in self.boxes():
+            exponents.add(_wide(self.piece(box)))
+            bits = self.data[box].view(unsigned) & mask
+            place = self.magnitudes[box[0], :, box[2]] if self.lines_are_cut else self.magnitudes
+            np.maximum(place, bits.max(axis=1 if self.lines_are_cut else None, keepdims=True), out=place)
+
+    def wide_scales(self, spec: Spec) -> Array | None:
+        """The scales that do not fit into a piece: of the tensor, or of rows if lines are cut; else None."""
+        if spec.format.block == "tensor":
+            return encode(self._floats(self.magnitudes.max(keepdims=True)), spec, axis=1).scales
+        if spec.format.block == "row" and self.lines_are_cut:
+            return encode(self._floats(self.magnitudes), spec, axis=1).scales
+        return None
+
+    def scales_of(self, scales: Array | None, box: Box) -> Array | None:
+        """The part of `wide_scales` for a piece."""
+        return scales if scales is None or scales.size == 1 else scales[box[0], :, box[2]]
+
+
+def measure(tensors: Sequence[tuple[str, Source, int]], tallies: Sequence[Tally], threads: int | None) -> Exponents:
+    """Adds what every format does to every tensor to its tally.
+
+    Args:
+        tensors: name, tensor and reduction axis (of ``tensor.data``).
+        tallies: empty ones; those that have a refusal are left alone, and those whose format refuses get one.
+        threads: as in `emulate`.
+
+    Returns:
+        The exponents of all tensors.
+    """
+    exponents = Exponents()
+    able = [tally for tally in tallies if not tally.refusal]
+    lines = [Lines(tensor, axis, [tally.spec for tally in able]) for _, tensor, axis in tensors]
+    for line in lines:
+        line.survey(exponents)
+    shrink = 2.0 ** -exponents.unit()
+    for (name, _, _), line in zip(tensors, lines, strict=True):
+        if line.data.size:
+            _measure_one(f"{name}: " if name else "", line, able, shrink, threads)
+    return exponents
+
+
+def _measure_one(prefix: str, lines: Lines, tallies: Sequence[Tally], shrink: float, threads: int | None) -> None:
+    wide_scales: dict[int, Array | None] = {}
+    for i, tally in enumerate(tallies):
+        try:
+            wide_scales[i] = None if tally.refusal else lines.wide_scales(tally.spec)
+        except ValueError as error:
+            tally.refusal = f"{prefix}{error}"
+    for box in lines.boxes():
+        piece = lines.piece(box)
+        wide = _wide(piece) if shrink == 1 else _wide(piece) * shrink
+        signal, values = sums(wide), np.empty(piece.shape)
+        for i, tally in enumerate(tallies):
+            if tally.refusal:
+                continue
+            scales = lines.scales_of(wide_scales[i], box)
+            try:
+                emulate(piece, tally.spec, axis=1, scales=scales, out=values, events=tally.events, threads=threads)
+            except ValueError as error:
+                tally.refusal = f"{prefix}{error}"
+                continue
+            if shrink != 1:
+                values *= shrink
+            tally.add(wide, values, signal)
