@@ -113,6 +113,11 @@ def measure(size: int, repeat: int) -> list[Row]:
     contenders.append(Contender("emulate mxfp4, fresh output", "sparq_sim", emulate("mxfp4"), x.size))
     for name in ("mxfp4", "mxfp6", "mxfp8", "mxint8", "hbfp8", "int8", "fp8_e4m3", "bf16"):
         contenders.append(Contender(f"emulate {name}, out=", "sparq_sim", emulate(name, out=out), x.size))
+    for word in ("nearest_away", "nearest_zero", "toward_zero", "up", "to_odd"):
+        directed = emulate("mxfp4", rounding=word, out=out)
+        contenders.append(Contender(f"emulate mxfp4 {word}, out=", "sparq_sim", directed, x.size))
+    random = emulate("mxfp4", rounding="stochastic", random=sq.Philox(1), out=out)
+    contenders.append(Contender("emulate mxfp4 stochastic, Philox, out=", "sparq_sim", random, x.size))
     sparse = emulate("mxfp4", sparsity="2:4", out=out)
     contenders.append(Contender("emulate mxfp4 2:4, out=", "sparq_sim", sparse, x.size))
     for name in ("mxfp4", "mxfp8", "hbfp8"):

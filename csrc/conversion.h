@@ -5,7 +5,21 @@
 
 namespace sparq {
 
-enum class Rounding : std::uint8_t { nearest_even, nearest_away, nearest_zero, toward_zero, up, down, to_odd };
+enum class Rounding : std::uint8_t {
+  nearest_even,
+  nearest_away,
+  nearest_zero,
+  toward_zero,
+  up,
+  down,
+  to_odd,
+  stochastic,
+};
+
+// How a fraction meets random bits (section 2; P3109 calls these StochasticA, B and C).
+enum class Stochastic : std::uint8_t { a, b, c };
+
+inline constexpr int max_random_bits = 22;  // so that float32 holds fractions as integers
 
 // Modes under which no finite value becomes Inf, whatever its sign (up and down: on one side of zero).
 static constexpr bool keeps_finite(Rounding rounding) {
@@ -31,6 +45,8 @@ struct Conversion {
   Rounding rounding = Rounding::nearest_even;
   Overflow overflow = Overflow::saturate;
   ScaleRule scale_rule = ScaleRule::floor;
+  Stochastic stochastic = Stochastic::a;  // of stochastic rounding only, like the next
+  int random_bits = 16;
 
   friend constexpr bool operator==(const Conversion&, const Conversion&) = default;
 };

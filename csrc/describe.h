@@ -64,7 +64,13 @@ struct Words<Rounding> {
                                             {"toward_zero", Rounding::toward_zero},
                                             {"up", Rounding::up},
                                             {"down", Rounding::down},
-                                            {"to_odd", Rounding::to_odd}};
+                                            {"to_odd", Rounding::to_odd},
+                                            {"stochastic", Rounding::stochastic}};
+};
+template <>
+struct Words<Stochastic> {
+  static constexpr std::string_view what = "stochastic";
+  static constexpr Word<Stochastic> list[] = {{"a", Stochastic::a}, {"b", Stochastic::b}, {"c", Stochastic::c}};
 };
 template <>
 struct Words<Overflow> {
@@ -123,7 +129,9 @@ struct Fields<Conversion> {
   static constexpr std::tuple list{
       Field{"rounding", &Conversion::rounding, "of elements"},
       Field{"overflow", &Conversion::overflow, "what lies beyond the largest finite value"},
-      Field{"scale_rule", &Conversion::scale_rule, "from the largest magnitude to the scale"}};
+      Field{"scale_rule", &Conversion::scale_rule, "from the largest magnitude to the scale"},
+      Field{"stochastic", &Conversion::stochastic, "how a fraction meets random bits (stochastic rounding)"},
+      Field{"random_bits", &Conversion::random_bits, "random bits of an element (stochastic rounding)"}};
 };
 template <>
 struct Fields<Sparsity> {

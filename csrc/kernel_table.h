@@ -8,6 +8,7 @@
 #include "datapath.h"
 #include "format.h"
 #include "layout.h"
+#include "random.h"
 #include "sparsity.h"
 
 namespace sparq {
@@ -49,6 +50,10 @@ struct QuantizeJob {
   void* scales = nullptr;  // uint8/16 codes or float32, one per block; read when given, else written if not null
   int scale_bytes = 1;
   bool count = false;  // fill the events of Counts, not only inexact and refused
+  // Of stochastic rounding: integers below 2^random_bits, laid out like the input; null: from Philox, whose index is
+  // the place of an element.
+  const std::uint32_t* random = nullptr;
+  Philox philox;
 
   // Derived from format.element and conversion.
   int mantissa_bits = 0, min_exponent = 0, top_exponent = 0;
@@ -64,6 +69,7 @@ struct QuantizeJob {
   bool scale_nan = false;
   std::uint32_t scale_nan_code = 0;
   float scale_divisor = 1;  // float scales: amax / divisor
+  int chance_bits = 0;      // stochastic rounding compares fractions as integers of this many bits
 };
 
 // The largest magnitude of each block (as float64; Inf and NaN become Inf), for blocks larger than a tile.

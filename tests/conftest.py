@@ -143,6 +143,7 @@ def oracle_quantize(
     mask: Array | None = None,
     scales: Array | None = None,
     block: int | str | None = None,
+    random: Array | None = None,
     **arguments: Any,
 ) -> Expected:
     """`oracle.quantize_tensor` for an array of any shape without empty axes."""
@@ -165,6 +166,7 @@ def oracle_quantize(
         block=block,
         mask=None if mask is None else lines(mask),
         scales=None if scales is None else lines(scales),
+        random=None if random is None else lines(random),
         **arguments,
     )
 

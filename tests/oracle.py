@@ -17,11 +17,21 @@ T = TypeVar("T")
 
 NEAREST_EVEN, NEAREST_AWAY, NEAREST_ZERO = "nearest_even", "nearest_away", "nearest_zero"
 TOWARD_ZERO, UP, DOWN, TO_ODD = "toward_zero", "up", "down", "to_odd"
+STOCHASTIC = "stochastic"  # not among ROUNDINGS: it is one only together with random bits
 ROUNDINGS = (NEAREST_EVEN, NEAREST_AWAY, NEAREST_ZERO, TOWARD_ZERO, UP, DOWN, TO_ODD)
 OVERFLOWS = ("saturate", "special")
 SCALE_RULES = ("floor", "ceil", "rceil", "even")
 TIES = ("lowest_index", "highest_index")
 ORDERS = ("sparsify_first", "quantize_first")
+
+
+@dataclass(frozen=True)
+class Chance:
+    """Stochastic rounding of one value (section 2): its variant, the number of random bits, and those bits."""
+
+    variant: str  # "a", "b" or "c"
+    bits: int
+    random: int
 
 
 class RefusedError(ValueError):
@@ -250,11 +260,13 @@ def _carrier(name: str) -> Element:
 # Section 2: rounding
 
 
-def round_integer(k: Fraction, rounding: str, negative: bool = False) -> int:
+def round_integer(k: Fraction, rounding: str | Chance, negative: bool = False) -> int:
     """k = |v| / 2^q to an integer by the table of section 2; `negative` is the sign of v."""
-    _check_word("rounding", rounding, ROUNDINGS)
     whole = k.numerator // k.denominator
     rest = k - whole
+    if isinstance(rounding, Chance):
+        return whole + _goes_up(rest, rounding)
+    _check_word("rounding", rounding, ROUNDINGS)
     if rest == 0:
         return whole
     if rounding in (TOWARD_ZERO, UP, DOWN):
@@ -267,12 +279,40 @@ def round_integer(k: Fraction, rounding: str, negative: bool = False) -> int:
     return whole + (1 if rest > Fraction(1, 2) else 0)
 
 
-def stays_finite(rounding: str, negative: bool) -> bool:
+def _goes_up(rest: Fraction, chance: Chance) -> bool:
+    """Stochastic rounding of section 2 for a fraction in [0, 1)."""
+    _check_word("stochastic", chance.variant, ("a", "b", "c"))
+    if not 0 <= chance.random < 1 << chance.bits:
+        raise RefusedError(f"{chance.random} is no number of {chance.bits} bits")
+    unit = 1 << chance.bits
+    if chance.variant == "a":
+        return int(rest * unit) + chance.random >= unit
+    if chance.variant == "b":
+        return int(rest * 2 * unit) + 2 * chance.random + 1 >= 2 * unit
+    return round_integer(rest * unit, NEAREST_EVEN) + chance.random >= unit
+
+
+def philox(seed: int, stream: int, index: int) -> int:
+    """The 32-bit word of an element (section 2), from the definition of Philox4x32-10."""
+    low = (1 << 32) - 1
+    block = index // 4
+    counter = [block & low, block >> 32, stream & low, stream >> 32]
+    key = [seed & low, seed >> 32]
+    for _ in range(10):
+        left, right = 0xD2511F53 * counter[0], 0xCD9E8D57 * counter[2]
+        counter = [(right >> 32) ^ counter[1] ^ key[0], right & low, (left >> 32) ^ counter[3] ^ key[1], left & low]
+        key = [(key[0] + 0x9E3779B9) & low, (key[1] + 0xBB67AE85) & low]
+    return counter[index % 4]
+
+
+def stays_finite(rounding: str | Chance, negative: bool) -> bool:
     """Whether overflow of a finite value stays at the largest finite one even where it is `special` (section 2)."""
     return rounding in (TOWARD_ZERO, TO_ODD) or rounding == (UP if negative else DOWN)
 
 
-def rounded_magnitude(element: Element, magnitude: Fraction, rounding: str, negative: bool = False) -> Fraction:
+def rounded_magnitude(
+    element: Element, magnitude: Fraction, rounding: str | Chance, negative: bool = False
+) -> Fraction:
     """The funnel of section 2 before any overflow: the exponent range is unbounded upwards."""
     if magnitude == 0:
         return Fraction(0)
@@ -280,7 +320,7 @@ def rounded_magnitude(element: Element, magnitude: Fraction, rounding: str, nega
     return round_integer(magnitude / quantum, rounding, negative) * quantum
 
 
-def overflows(element: Element, value: Number, rounding: str) -> bool:
+def overflows(element: Element, value: Number, rounding: str | Chance) -> bool:
     """Whether the rounded value of a finite number exceeds the largest finite one (sections 2 and 13)."""
     return value.is_finite and rounded_magnitude(element, value.magnitude, rounding, value.negative) > element.largest
 
@@ -322,7 +362,9 @@ def _special_code(element: Element, negative: bool) -> int:
     return element.nan_code
 
 
-def round_to_code(element: Element, value: Number, rounding: str = NEAREST_EVEN, overflow: str = "saturate") -> int:
+def round_to_code(
+    element: Element, value: Number, rounding: str | Chance = NEAREST_EVEN, overflow: str = "saturate"
+) -> int:
     """One value to one code: section 2 for finite values, section 5 (no scale) for NaN and Inf."""
     _check_word("overflow", overflow, OVERFLOWS)
     if value.kind == "nan":
@@ -629,7 +671,7 @@ def _scaled_element(fmt: BlockFormat, scale_code: int | None, x: Number) -> Numb
     return _in_type(fmt.scale, quotient)
 
 
-def _rounded_element(fmt: BlockFormat, v: Number, rounding: str, overflow: str) -> int:
+def _rounded_element(fmt: BlockFormat, v: Number, rounding: str | Chance, overflow: str) -> int:
     """Section 2 for one scaled element; below a scale an Inf can only be a quotient that overflowed."""
     if fmt.scale is not None and v.kind == "infinite" and overflow == "saturate":
         return _with_sign(fmt.element, fmt.element.largest_code, v.negative)
@@ -661,9 +703,14 @@ def quantize_tensor(
     scales: Sequence[Sequence[int]] | None = None,
     inexact: str | None = None,
     result: str | None = None,
+    stochastic: str = "a",
+    random_bits: int = 16,
+    random: Sequence[Sequence[int]] | None = None,
 ) -> QuantizedTensor:
     """Quantize lines of bit patterns of type `carrier` (sections 2 to 8), with the events of section 13."""
     _check_word("order", order, ORDERS)
+    if (rounding == STOCHASTIC) != (random is not None):
+        raise RefusedError("random bits go with stochastic rounding")
     element = fmt.element
     block = fmt.block if block is None else block
     overflow = fmt.overflow if overflow is None else overflow
@@ -739,10 +786,13 @@ def quantize_tensor(
                 if poisoned:
                     continue  # the codes of a poisoned block are 0 (section 5)
                 v = _scaled_element(fmt, scale_code, value)
-                code = _rounded_element(fmt, v, rounding, overflow)
+                how: str | Chance = rounding
+                if random is not None:
+                    how = Chance(stochastic, random_bits, random[line][i])
+                code = _rounded_element(fmt, v, how, overflow)
                 codes[line][i] = code
                 # A finite element whose quotient overflows to Inf exceeds the largest value a fortiori.
-                saturated += value.is_finite and (v.kind == "infinite" or overflows(element, v, rounding))
+                saturated += value.is_finite and (v.kind == "infinite" or overflows(element, v, how))
                 underflowed += not was_zero[line][i] and decode(element, code).is_zero
 
     def decoded() -> list[list[Number]]:
@@ -779,6 +829,9 @@ def quantize(
     scales: Sequence[int] | None = None,
     inexact: str | None = None,
     result: str | None = None,
+    stochastic: str = "a",
+    random_bits: int = 16,
+    random: Sequence[int] | None = None,
 ) -> Quantized:
     """`quantize_tensor` for one line."""
     tensor = quantize_tensor(
@@ -797,6 +850,9 @@ def quantize(
         scales=None if scales is None else [scales],
         inexact=inexact,
         result=result,
+        stochastic=stochastic,
+        random_bits=random_bits,
+        random=None if random is None else [random],
     )
     scale_row = tensor.scales[0] if tensor.scales else []
     return Quantized(scale_row, tensor.codes[0], tensor.values[0], tensor.mask[0], tensor.events)

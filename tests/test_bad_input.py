@@ -81,8 +81,12 @@ def test_a_format_of_another_kind_is_refused(format: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "word", "allowed"),
     [
-        ("rounding", "upward", "nearest_even, nearest_away, nearest_zero, toward_zero, up, down, to_odd"),
-        ("rounding", "Nearest_Even", "nearest_even, nearest_away, nearest_zero, toward_zero, up, down, to_odd"),
+        ("rounding", "upward", "nearest_even, nearest_away, nearest_zero, toward_zero, up, down, to_odd, stochastic"),
+        (
+            "rounding",
+            "Nearest_Even",
+            "nearest_even, nearest_away, nearest_zero, toward_zero, up, down, to_odd, stochastic",
+        ),
         ("overflow", "wrap", "saturate, special"),
         ("scale_rule", "round", "floor, ceil, rceil, even"),
         ("rounding", "", "nearest_even"),

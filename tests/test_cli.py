@@ -110,7 +110,7 @@ def test_a_damaged_file_is_an_error_and_writes_nothing(tmp_path: Path, weights: 
         ({"-o": "out.txt"}, r"needed a file named \*.npy"),
         ({"-o": "missing/out.npy"}, "cannot write there"),
         ({"--sparsity": "5:4"}, "1 <= N <= M"),
-        ({"--choice": "rounding=up"}, "choose one of nearest_even"),
+        ({"--choice": "rounding=upward"}, "choose one of nearest_even"),
         ({"--choice": "rounding"}, "needed name=word"),
         ({"--axis": "7"}, "the array has 2 axes"),
     ],

@@ -41,6 +41,9 @@ def check_quantize(example: Example) -> None:
         arguments["block"] = int(arguments["block"])
     if "scales" in arguments:
         arguments["scales"] = np.array([int(c, 16) for c in arguments["scales"].split(",")], dtype=np.uint8)
+    if "random" in example.lists:
+        arguments["random"] = np.array(example.lists["random"].values, dtype=np.uint32)
+        arguments["random_bits"] = int(arguments["random_bits"])
     inexact = arguments.pop("inexact", None)
     x = floats(example.lists["x"])
     encoded = sq.encode(x, example.format, **arguments)
@@ -49,7 +52,7 @@ def check_quantize(example: Example) -> None:
         scales = scales.view(np.uint32)
     values = sq.emulate(x, example.format, inexact=inexact, **arguments)
     produced = {"scale": scales, "codes": encoded.codes, "values": bits_of(values)}
-    wanted = {name: patterns for name, patterns in example.lists.items() if name != "x"}
+    wanted = {name: patterns for name, patterns in example.lists.items() if name not in ("x", "random")}
     for name, patterns in wanted.items():
         assert hexes(produced[name]) == hexes(patterns.values), name
     assert bits_of(encoded.decode(inexact=inexact)).tobytes() == bits_of(values).tobytes()

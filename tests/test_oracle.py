@@ -65,6 +65,9 @@ def check_quantize(example: Example) -> None:
     if "scales" in arguments:
         arguments["scales"] = [int(code, 16) for code in arguments["scales"].split(",")]
     lists = dict(example.lists)
+    if "random" in lists:
+        arguments["random"] = lists.pop("random").values
+        arguments["random_bits"] = int(arguments["random_bits"])
     x = lists.pop("x")
     fmt = BLOCK_FORMATS[example.format]
     got = oracle.quantize(x.values, CARRIER_OF_DIGITS[x.digits], fmt, **arguments)

@@ -75,7 +75,8 @@ using Extents = std::array<std::int64_t, 3>;
 py::dict encode(const py::array& x, const std::string& x_type, const Extents& shape, const BlockFormat& format,
                 const Conversion& conversion, const std::optional<Sparsity>& sparsity, const std::string& order,
                 Array values, const std::string& values_type, Array codes, Array scales, bool scales_given,
-                const Array& mask_in, Array mask_out, bool count, int threads) {
+                const Array& mask_in, Array mask_out, bool count, const Array& random,
+                const std::optional<std::array<std::uint64_t, 3>>& philox, int threads) {
   ops::EncodeRequest r;
   r.format = format;
   r.conversion = conversion;
@@ -103,6 +104,10 @@ py::dict encode(const py::array& x, const std::string& x_type, const Extents& sh
   r.mask_out = static_cast<std::uint8_t*>(write_pointer(mask_out));
   r.count = count;
   r.threads = threads;
+  require_bytes(random, "random", size, 4);
+  r.has_random = random.has_value() || philox.has_value();
+  r.random = static_cast<const std::uint32_t*>(read_pointer(random));
+  if (philox) r.philox = {(*philox)[0], (*philox)[1], (*philox)[2]};
   Counts counts;
   std::string error;
   {
@@ -262,7 +267,14 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("encode", &encode, py::kw_only(), py::arg("x"), py::arg("x_type"), py::arg("shape"), py::arg("format"),
         py::arg("conversion"), py::arg("sparsity"), py::arg("order"), py::arg("values"), py::arg("values_type"),
         py::arg("codes"), py::arg("scales"), py::arg("scales_given"), py::arg("mask_in"), py::arg("mask_out"),
-        py::arg("count"), py::arg("threads"));
+        py::arg("count"), py::arg("random"), py::arg("philox"), py::arg("threads"));
+  m.def("philox", [](std::uint64_t seed, std::uint64_t stream, std::uint64_t offset, std::int64_t count) {
+    py::array_t<std::uint32_t> words(count);
+    const sparq::Philox generator{seed, stream, offset};
+    std::uint32_t* to = words.mutable_data();
+    for (std::int64_t i = 0; i < count; ++i) to[i] = sparq::philox_word(generator, static_cast<std::uint64_t>(i));
+    return words;
+  });
   m.def("decode", &decode, py::kw_only(), py::arg("codes"), py::arg("scales"), py::arg("shape"), py::arg("format"),
         py::arg("values"), py::arg("values_type"), py::arg("threads"));
   m.def("sparsify", &sparsify, py::kw_only(), py::arg("x"), py::arg("x_type"), py::arg("shape"), py::arg("sparsity"),

@@ -62,6 +62,7 @@ inline std::int64_t narrow_row(const typename C::Bits* __restrict from, std::int
   const int sign_shift = C::width - 1 - (exponent_bits + mantissa_bits);
   const Bits min_power = static_cast<Bits>(1 - bias + C::bias) << C::mantissa;
   const Bits limit = static_cast<Bits>(1 + bias + C::bias) << C::mantissa;  // where Inf begins
+  constexpr ChanceRule unused{};
   Bits lost = 0;
   const auto put = [=, &lost](std::int64_t i, Bits magnitude, Bits rounded, Bits code) {
     const bool changed = (rounded != magnitude) | (code == infinity);
@@ -72,14 +73,14 @@ inline std::int64_t narrow_row(const typename C::Bits* __restrict from, std::int
   if (C::bias == bias) {  // float32 to bfloat16: the subnormals are shared
     for (std::int64_t i = 0; i < count; ++i) {
       const Bits magnitude = from[i] & ~sign_mask<C>;
-      const Bits rounded = aligned_value<C, Round::nearest_even>(magnitude, mantissa_bits, 0);
+      const Bits rounded = aligned_value<C, Round::nearest_even>(magnitude, mantissa_bits, 0, unused, 0);
       put(i, magnitude, rounded, rounded >> (C::mantissa - mantissa_bits));
     }
   } else {
     for (std::int64_t i = 0; i < count; ++i) {
       const Bits magnitude = from[i] & ~sign_mask<C>;
       const Bits within = smaller_magnitude<C>(magnitude, limit);
-      const Rounded<C> r = round_magnitude<C, Round::nearest_even>(within, min_power, mantissa_bits, 0);
+      const Rounded<C> r = round_magnitude<C, Round::nearest_even>(within, min_power, mantissa_bits, 0, unused, 0);
       put(i, magnitude, rounded_value<C>(r), rounded_code<C>(r, min_power, mantissa_bits));
     }
   }

@@ -1,6 +1,7 @@
 // The encoder: load, mask, amax, scale, round, store, tile by tile.
 #pragma once
 
+#include "random.h"
 #include "round_block.h"
 #include "scale.h"
 #include "select.h"
@@ -14,6 +15,7 @@ struct Rows {
   typename C::Bits input[tile_capacity];
   typename C::Bits values[tile_capacity];
   std::uint32_t codes[tile_capacity];
+  std::uint32_t chances[tile_capacity];
   std::uint8_t keep[tile_capacity];
 };
 
@@ -40,9 +42,11 @@ inline void fill_poisoned(std::int64_t count, typename C::Bits* values, std::uin
 // One block (or the part of a larger block that lies in this tile): its scale, then its elements.
 template <class C, Round mode>
 inline void quantize_block(const QuantizeJob& job, const TargetFamily<C>& family, std::int64_t scale_index,
-                           const typename C::Bits* row, std::int64_t count, typename C::Bits* values,
-                           std::uint32_t* codes, Counts& counts) {
+                           Stretch<C> s, Counts& counts) {
   using Bits = typename C::Bits;
+  const Bits* row = s.raw;
+  Bits* values = s.values;
+  const std::int64_t count = s.count;
   const Bits amax = largest_magnitude<C>(row, count);
   const bool finite = amax < infinity_bits<C>;
   if (job.count && !finite)
@@ -53,18 +57,17 @@ inline void quantize_block(const QuantizeJob& job, const TargetFamily<C>& family
                                                    : make_scale<C>(job, scale_index, amax, counts);
     if (scale.poisoned || !finite) {
       counts.refused += !scale.poisoned;  // below a given scale that is a number
-      fill_poisoned<C>(count, values, codes);
+      fill_poisoned<C>(count, values, s.codes);
       return;
     }
     if (amax == 0) {
-      fill_signed_zeros<C>(job, row, count, values, codes);
+      fill_signed_zeros<C>(job, row, count, values, s.codes);
       return;
     }
   }
   // Float scales: each step is one IEEE operation in float32 (docs/numerics.md section 4).
   const bool divided = job.scale_kind == ScaleKind::floating;
   const auto factor = static_cast<typename C::Value>(scale.factor);
-  const Bits* elements = row;
   Bits quotients[tile_capacity];
   if (divided) {
     // A quotient beyond float32 (a tiny given scale) saturates like any large number: it may stay a large number.
@@ -73,9 +76,9 @@ inline void quantize_block(const QuantizeJob& job, const TargetFamily<C>& family
       const Bits sign = bits & sign_mask<C>;
       quotients[i] = sign | smaller_magnitude<C>(bits ^ sign, infinity_bits<C> - 1);
     }
-    elements = quotients;
+    s.row = quotients;
   }
-  round_block<C, mode>(job, family, scale.exponent, finite, row, elements, count, values, codes, counts);
+  round_block<C, mode>(job, family, scale.exponent, finite, s, counts);
   if (divided && values != nullptr)
 #pragma GCC ivdep
     for (std::int64_t i = 0; i < count; ++i) values[i] = as_bits<C>(as_value<C>(values[i]) * factor);
@@ -110,14 +113,20 @@ inline void quantize_row(const QuantizeJob& job, const TargetFamily<C>& family, 
     row = rows.input;
   }
 
+  if constexpr (mode == Round::stochastic) fill_chances(job, offset, g.step, t.length, rows.chances);
+
   const std::int64_t scale_base = t.batch * g.scale_batch_stride + (t.first_line + line) * g.scale_line_stride;
   const std::int64_t first_block = t.first_element / g.block;
   std::int64_t scale_index = scale_base + first_block * g.scale_step;
   std::int64_t end = smaller((first_block + 1) * g.block - t.first_element, t.length);
   for (std::int64_t start = 0; start < t.length; start = end, end = smaller(end + g.block, t.length)) {
-    quantize_block<C, mode>(job, family, scale_index, row + start, end - start,
-                            values != nullptr ? values + start : nullptr, codes != nullptr ? codes + start : nullptr,
-                            counts);
+    const Stretch<C> block{row + start,
+                           row + start,
+                           rows.chances + start,
+                           end - start,
+                           values != nullptr ? values + start : nullptr,
+                           codes != nullptr ? codes + start : nullptr};
+    quantize_block<C, mode>(job, family, scale_index, block, counts);
     scale_index += g.scale_step;
   }
 
@@ -175,6 +184,7 @@ inline void quantize_with(const QuantizeJob& job, std::int64_t first, std::int64
     case Rounding::up:
     case Rounding::down: return quantize_tiles<C, Round::directed>(job, first, last, counts);
     case Rounding::to_odd: return quantize_tiles<C, Round::to_odd>(job, first, last, counts);
+    case Rounding::stochastic: return quantize_tiles<C, Round::stochastic>(job, first, last, counts);
   }
 }
 

@@ -53,6 +53,7 @@ inline void philox_row(const Philox& p, std::uint64_t first, std::int64_t step, 
     }
     return;
   }
+  std::uint32_t in_order[4 * philox_chunk];
   const std::uint64_t place = p.offset + first;
   // The first block may begin before the row.
   auto skip = static_cast<std::int64_t>(place % 4);
@@ -61,8 +62,14 @@ inline void philox_row(const Philox& p, std::uint64_t first, std::int64_t step, 
     const std::int64_t blocks = smaller(philox_chunk, (count - done + skip + 3) / 4);
     for (std::int64_t i = 0; i < blocks; ++i) block[i] = number + static_cast<std::uint64_t>(i);
     philox_blocks(p, block, blocks, words);
+    for (std::int64_t i = 0; i < blocks; ++i) {
+      in_order[4 * i] = words[0][i];
+      in_order[4 * i + 1] = words[1][i];
+      in_order[4 * i + 2] = words[2][i];
+      in_order[4 * i + 3] = words[3][i];
+    }
     const std::int64_t n = smaller(4 * blocks - skip, count - done);
-    for (std::int64_t i = 0; i < n; ++i) to[done + i] = words[(i + skip) % 4][(i + skip) / 4];
+    __builtin_memcpy(to + done, in_order + skip, static_cast<std::size_t>(n) * sizeof *to);
     done += n;
   }
 }
@@ -74,12 +81,17 @@ inline void fill_chances(const QuantizeJob& job, std::int64_t offset, std::int64
   const bool odd = job.conversion.stochastic == Stochastic::b;
   const std::uint32_t top = std::uint32_t{1} << job.chance_bits;
   if (job.random != nullptr) {
-    for (std::int64_t i = 0; i < count; ++i) to[i] = job.random[offset + i * step];
+    const std::uint32_t* from = job.random + offset;
+    if (step == 1)
+      __builtin_memcpy(to, from, static_cast<std::size_t>(count) * sizeof *to);
+    else
+      for (std::int64_t i = 0; i < count; ++i) to[i] = from[i * step];
   } else {
     philox_row(job.philox, static_cast<std::uint64_t>(offset), step, count, to);
     for (std::int64_t i = 0; i < count; ++i) to[i] = to[i] >> (32 - bits);
   }
-  for (std::int64_t i = 0; i < count; ++i) to[i] = top - (odd ? 2 * to[i] + 1 : to[i]);
+  const std::uint32_t twice = odd ? 1 : 0;
+  for (std::int64_t i = 0; i < count; ++i) to[i] = top - ((to[i] << twice) + twice);
 }
 
 }  // namespace

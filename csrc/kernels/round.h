@@ -7,7 +7,17 @@ namespace sparq::SPARQ_ISA_NAME {
 namespace {
 
 // How the loops round; toward_zero, up and down are directed, with one bit per sign.
-enum class Round { nearest_even, nearest_away, nearest_zero, directed, to_odd };
+enum class Round { nearest_even, nearest_away, nearest_zero, directed, to_odd, stochastic };
+
+// How stochastic rounding turns a fraction into an integer that is held against an element's threshold.
+struct ChanceRule {
+  int bits = 0;
+  unsigned floors = 0;  // 1, or 0 where a fraction goes to the nearest integer, ties to even
+};
+
+inline ChanceRule chance_rule(const QuantizeJob& job) {
+  return {job.chance_bits, job.conversion.stochastic == Stochastic::c ? 0U : 1U};
+}
 
 // All ones for the signs whose magnitudes a directed mode moves away from zero; every other mode treats overflow of
 // both signs alike.
@@ -64,7 +74,8 @@ struct Rounded {
 // `above`, only compared with less than that). An element has fewer mantissa bits than the carrier.
 template <class C, Round mode>
 inline Rounded<C> round_magnitude(typename C::Bits bits, typename C::Bits min_power, int mantissa_bits,
-                                  [[maybe_unused]] typename C::Bits outward) {
+                                  [[maybe_unused]] typename C::Bits outward, [[maybe_unused]] ChanceRule rule,
+                                  [[maybe_unused]] std::uint32_t threshold) {
   using Bits = typename C::Bits;
   using Value = typename C::Value;
   const Value magnitude = as_value<C>(bits);
@@ -78,6 +89,19 @@ inline Rounded<C> round_magnitude(typename C::Bits bits, typename C::Bits min_po
       sum = as_value<C>(as_bits<C>(sum) + (below & outward) - (above & ~outward));
     else
       sum = as_value<C>((as_bits<C>(sum) - above) | above | below);
+  }
+  if constexpr (mode == Round::stochastic) {
+    const Value whole = as_value<C>(as_bits<C>(sum) - (nearest > magnitude ? Bits{1} : Bits{0}));
+    // One over the quantum, times 2^bits: a normal number, which target_family sees to. The product is exact, or so
+    // small that it counts as none.
+    const auto field = static_cast<Bits>(2 * C::bias + rule.bits + mantissa_bits);
+    const Value fraction = (magnitude - (whole - anchor)) * as_value<C>((field << C::mantissa) - power);
+    // The same trick once more: beside 2^mantissa the sum is the nearest integer, ties to even.
+    const Value unit = as_value<C>(static_cast<Bits>(C::bias + C::mantissa) << C::mantissa);
+    const Value integer = fraction + unit;
+    const Bits passed = integer - unit > fraction ? rule.floors : Bits{0};
+    const auto steps = static_cast<typename C::Int>(as_bits<C>(integer) - passed - as_bits<C>(unit));
+    sum = as_value<C>(as_bits<C>(whole) + (steps >= static_cast<typename C::Int>(threshold) ? Bits{1} : Bits{0}));
   }
   if constexpr (mode == Round::nearest_away) {
     const Value next = as_value<C>(as_bits<C>(sum) + 1);
@@ -103,17 +127,33 @@ inline typename C::Bits rounded_code(const Rounded<C>& r, typename C::Bits min_p
   return ((r.power - min_power) >> (C::mantissa - mantissa_bits)) + (as_bits<C>(r.sum) - as_bits<C>(r.anchor));
 }
 
+// A fraction of `shift` bits as an integer of rule.bits bits.
+template <class Bits>
+inline Bits chance_steps(Bits rest, int shift, ChanceRule rule) {
+  const int drop = shift - rule.bits;
+  if (drop <= 0) return rest << -drop;
+  if (drop >= 64) return 0;
+  const Bits steps = rest >> drop, half = (Bits{1} << drop) >> 1, low = rest & (2 * half - 1);
+  const bool more = (low > half) | ((low == half) & ((steps & 1) != 0));
+  return steps + (rule.floors == 0 && more ? Bits{1} : Bits{0});
+}
+
 // Where the element's subnormals are the carrier's own (bf16), the carrier's bit pattern can be rounded, at any
 // magnitude; a carry runs into the exponent by itself.
 template <class C, Round mode>
 inline typename C::Bits aligned_value(typename C::Bits magnitude, int mantissa_bits,
-                                      [[maybe_unused]] typename C::Bits outward) {
+                                      [[maybe_unused]] typename C::Bits outward, [[maybe_unused]] ChanceRule rule,
+                                      [[maybe_unused]] std::uint32_t threshold) {
   using Bits = typename C::Bits;
   const int shift = C::mantissa - mantissa_bits;
   const Bits half = (Bits{1} << shift) >> 1;
   const Bits below_one = 2 * half - 1;
   if constexpr (mode == Round::to_odd)
     return ((magnitude >> shift) | ((magnitude & below_one) != 0 ? Bits{1} : Bits{0})) << shift;
+  if constexpr (mode == Round::stochastic) {
+    const Bits steps = chance_steps(magnitude & below_one, shift, rule);
+    return ((magnitude >> shift) + (steps >= threshold ? Bits{1} : Bits{0})) << shift;
+  }
   Bits increment = 0;
   if constexpr (mode == Round::nearest_even) increment = half - 1 + ((magnitude >> shift) & 1);
   if constexpr (mode == Round::nearest_away) increment = half;
@@ -157,6 +197,9 @@ inline TargetFamily<C> target_family(const QuantizeJob& job) {
   family.lowest = first - smaller(top, job.min_exponent);
   family.highest = last - (C::mantissa - job.mantissa_bits) - limit_top;
   family.aligned = first - job.min_exponent;
+  // Stochastic rounding divides by quanta, whose reciprocals have to be normal numbers.
+  if (job.conversion.rounding == Rounding::stochastic)
+    family.lowest = larger(family.lowest, first - job.min_exponent + job.chance_bits + job.mantissa_bits);
   const int aligned_top = top + family.aligned;
   family.has_aligned = coarser && job.mantissa_bits > 0 && first <= aligned_top && aligned_top <= last;
   // A NaN has no sign; such overflow is looked at element by element.
@@ -191,6 +234,7 @@ inline bool rounds_up(Rounding mode, bool negative, bool odd, std::uint64_t rest
     case Rounding::up:
     case Rounding::down: return rest != 0 && moves_away(mode, negative);
     case Rounding::to_odd: return rest != 0 && !odd;
+    case Rounding::stochastic: break;  // decided by its threshold
   }
   return false;
 }
@@ -198,7 +242,8 @@ inline bool rounds_up(Rounding mode, bool negative, bool odd, std::uint64_t rest
 // One element, any case: non-finite input, results among the carrier's subnormals, scales far away. Shares
 // nothing with the loops but the rule.
 template <class C>
-inline RoundedElement<C> round_one(const QuantizeJob& job, typename C::Bits bits, int scale_exponent, bool& exact) {
+inline RoundedElement<C> round_one(const QuantizeJob& job, typename C::Bits bits, int scale_exponent,
+                                   std::uint32_t threshold, bool& exact) {
   using Bits = typename C::Bits;
   const Bits magnitude = bits & ~sign_mask<C>;
   const bool negative = bits != magnitude;
@@ -231,6 +276,10 @@ inline RoundedElement<C> round_one(const QuantizeJob& job, typename C::Bits bits
       const std::uint64_t rest = shift < 63 ? x.significand & (2 * half - 1) : 1;
       units = shift < 63 ? x.significand >> shift : 0;
       units += rounds_up(mode, negative, (units & 1) != 0, rest, half) ? 1U : 0U;
+      if (mode == Rounding::stochastic) {
+        const std::uint64_t fraction = shift < 63 ? rest : x.significand;
+        units += chance_steps(fraction, shift, chance_rule(job)) >= threshold ? 1U : 0U;
+      }
     }
     const std::uint64_t wide_code = (static_cast<std::uint64_t>(quantum - min_quantum) << job.mantissa_bits) + units;
     beyond = wide_code > job.max_code;

@@ -55,19 +55,36 @@ struct SignedCode {
   }
 };
 
+// Elements under one scale, and where their results go; either result may be null.
+template <class C>
+struct Stretch {
+  const typename C::Bits* raw;   // before any float scaling: what underflowed is judged by it
+  const typename C::Bits* row;   // what is rounded
+  const std::uint32_t* chances;  // thresholds of stochastic rounding, else null
+  std::int64_t count;
+  typename C::Bits* values;
+  std::uint32_t* codes;
+};
+
 // The loops below may run in place (values == row, element by element), which is what ivdep promises.
 template <class C, Round mode>
-inline void round_values(const QuantizeJob& job, const BlockTarget<C>& target, bool aligned,
-                         const typename C::Bits* row, std::int64_t count, typename C::Bits* values) {
+inline void round_values(const QuantizeJob& job, const BlockTarget<C>& target, bool aligned, const Stretch<C>& s) {
   using Bits = typename C::Bits;
+  const Bits* row = s.row;
+  const std::uint32_t* chances = s.chances;
+  const std::int64_t count = s.count;
+  Bits* values = s.values;
   const int mantissa_bits = job.mantissa_bits;
+  const ChanceRule rule = chance_rule(job);
+  const auto chance = [=](std::int64_t i) { return mode == Round::stochastic ? chances[i] : 0; };
   const SignedValue<C> signed_value(job, target);
   const Outward<C, mode> outward_of(job.conversion.rounding);
   if (aligned) {
 #pragma GCC ivdep
     for (std::int64_t i = 0; i < count; ++i) {
       const Bits sign = row[i] & sign_mask<C>, outward = outward_of(sign);
-      values[i] = signed_value(aligned_value<C, mode>(row[i] ^ sign, mantissa_bits, outward), sign, outward);
+      values[i] =
+          signed_value(aligned_value<C, mode>(row[i] ^ sign, mantissa_bits, outward, rule, chance(i)), sign, outward);
     }
     return;
   }
@@ -77,17 +94,22 @@ inline void round_values(const QuantizeJob& job, const BlockTarget<C>& target, b
     for (std::int64_t i = first; i < last; ++i) {
       const Bits sign = row[i] & sign_mask<C>, outward = outward_of(sign);
       const Bits within = smaller_magnitude<C>(row[i] ^ sign, limit);
-      const Rounded<C> rounded = round_magnitude<C, mode>(within, min_power, mantissa_bits, outward);
+      const Rounded<C> rounded = round_magnitude<C, mode>(within, min_power, mantissa_bits, outward, rule, chance(i));
       values[i] = signed_value(rounded_value<C>(rounded), sign, outward);
     }
   });
 }
 
 template <class C, Round mode>
-inline void round_codes(const QuantizeJob& job, const BlockTarget<C>& target, bool aligned, const typename C::Bits* row,
-                        std::int64_t count, std::uint32_t* codes) {
+inline void round_codes(const QuantizeJob& job, const BlockTarget<C>& target, bool aligned, const Stretch<C>& s) {
   using Bits = typename C::Bits;
+  const Bits* row = s.row;
+  const std::uint32_t* chances = s.chances;
+  const std::int64_t count = s.count;
+  std::uint32_t* codes = s.codes;
   const int mantissa_bits = job.mantissa_bits;
+  const ChanceRule rule = chance_rule(job);
+  const auto chance = [=](std::int64_t i) { return mode == Round::stochastic ? chances[i] : 0; };
   const SignedCode signed_code(job);
   const Outward<C, mode> outward_of(job.conversion.rounding);
   if (aligned) {
@@ -95,7 +117,8 @@ inline void round_codes(const QuantizeJob& job, const BlockTarget<C>& target, bo
 #pragma GCC ivdep
     for (std::int64_t i = 0; i < count; ++i) {
       const Bits sign = row[i] & sign_mask<C>, outward = outward_of(sign);
-      const Bits code = aligned_value<C, mode>(row[i] ^ sign, mantissa_bits, outward) >> (C::mantissa - mantissa_bits);
+      const Bits rounded = aligned_value<C, mode>(row[i] ^ sign, mantissa_bits, outward, rule, chance(i));
+      const Bits code = rounded >> (C::mantissa - mantissa_bits);
       const Bits beyond = choose(outward, overflow_code, max_code);
       codes[i] = signed_code(static_cast<std::uint32_t>(code > max_code ? beyond : code), sign != 0);
     }
@@ -108,58 +131,58 @@ inline void round_codes(const QuantizeJob& job, const BlockTarget<C>& target, bo
     for (std::int64_t i = first; i < last; ++i) {
       const Bits sign = row[i] & sign_mask<C>, outward = outward_of(sign);
       const Bits within = smaller_magnitude<C>(row[i] ^ sign, choose(outward, limit, max_value));
-      const Rounded<C> rounded = round_magnitude<C, mode>(within, min_power, mantissa_bits, outward);
+      const Rounded<C> rounded = round_magnitude<C, mode>(within, min_power, mantissa_bits, outward, rule, chance(i));
       const Bits code = rounded_code<C>(rounded, min_power, mantissa_bits);
       codes[i] = signed_code(static_cast<std::uint32_t>(code), sign != 0);
     }
   });
 }
 
+// The threshold of an element; 0 for the modes that have none.
+inline std::uint32_t chance_of(const QuantizeJob& job, const std::uint32_t* chances, std::int64_t i) {
+  return job.conversion.rounding == Rounding::stochastic ? chances[i] : 0;
+}
+
 // Element by element, any case.
 template <class C>
-__attribute__((noinline)) void round_each(const QuantizeJob& job, int exponent, const typename C::Bits* row,
-                                          std::int64_t count, typename C::Bits* values, std::uint32_t* codes,
-                                          Counts& counts) {
-  for (std::int64_t i = 0; i < count; ++i) {
+__attribute__((noinline)) void round_each(const QuantizeJob& job, int exponent, const Stretch<C>& s, Counts& counts) {
+  for (std::int64_t i = 0; i < s.count; ++i) {
     bool kept_exactly = true;
-    const RoundedElement<C> one = round_one<C>(job, row[i], exponent, kept_exactly);
-    if (values != nullptr) {
-      values[i] = one.value;
+    const RoundedElement<C> one = round_one<C>(job, s.row[i], exponent, chance_of(job, s.chances, i), kept_exactly);
+    if (s.values != nullptr) {
+      s.values[i] = one.value;
       counts.inexact += !kept_exactly;
     }
-    if (codes != nullptr) codes[i] = one.code;
+    if (s.codes != nullptr) s.codes[i] = one.code;
     counts.refused += one.refused;
   }
 }
 
 // Apart, like the function above, so that what every block needs stays short.
 template <class C>
-__attribute__((noinline)) void count_events(const QuantizeJob& job, int exponent, const typename C::Bits* raw,
-                                            const typename C::Bits* row, std::int64_t count, Counts& counts) {
-  for (std::int64_t i = 0; i < count; ++i) {
+__attribute__((noinline)) void count_events(const QuantizeJob& job, int exponent, const Stretch<C>& s, Counts& counts) {
+  for (std::int64_t i = 0; i < s.count; ++i) {
     bool ignored = true;
-    const RoundedElement<C> one = round_one<C>(job, row[i], exponent, ignored);
+    const RoundedElement<C> one = round_one<C>(job, s.row[i], exponent, chance_of(job, s.chances, i), ignored);
     counts.saturated += one.saturated;
-    counts.underflowed += one.zero && (raw[i] & ~sign_mask<C>) != 0;
+    counts.underflowed += one.zero && (s.raw[i] & ~sign_mask<C>) != 0;
   }
 }
 
-// A block whose elements share `exponent`, finite input guaranteed when `finite`. Either output may be null.
-// `raw` is the input before any float scaling: what underflowed is judged by it.
+// A block whose elements share `exponent`, finite input guaranteed when `finite`.
 template <class C, Round mode>
 inline void round_block(const QuantizeJob& job, const TargetFamily<C>& family, int exponent, bool finite,
-                        const typename C::Bits* raw, const typename C::Bits* row, std::int64_t count,
-                        typename C::Bits* values, std::uint32_t* codes, Counts& counts) {
-  if (job.count) count_events<C>(job, exponent, raw, row, count, counts);
+                        const Stretch<C>& s, Counts& counts) {
+  if (job.count) count_events<C>(job, exponent, s, counts);
   const bool by_addition = family.lowest <= exponent && exponent <= family.highest;
   const bool aligned = family.has_aligned && exponent == family.aligned;
   if (!finite || !(by_addition || aligned)) {
-    round_each<C>(job, exponent, row, count, values, codes, counts);
+    round_each<C>(job, exponent, s, counts);
     return;
   }
   const BlockTarget<C> target = block_target<C>(family, exponent);
-  if (values != nullptr) round_values<C, mode>(job, target, !by_addition, row, count, values);
-  if (codes != nullptr) round_codes<C, mode>(job, target, !by_addition, row, count, codes);
+  if (s.values != nullptr) round_values<C, mode>(job, target, !by_addition, s);
+  if (s.codes != nullptr) round_codes<C, mode>(job, target, !by_addition, s);
 }
 
 }  // namespace

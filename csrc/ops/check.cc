@@ -53,6 +53,8 @@ std::string check_format(const BlockFormat& format) {
 std::string check_conversion(const BlockFormat& format, const Conversion& conversion) {
   const ScaleKind kind = scale_kind(format);
   const std::string rule(word_of(conversion.scale_rule));
+  if (conversion.random_bits < 1 || conversion.random_bits > max_random_bits)
+    return "random_bits must be 1 to " + std::to_string(max_random_bits) + ": " + describe(conversion);
   if (kind == ScaleKind::floating && conversion.scale_rule != ScaleRule::amax)
     return "scale_rule='" + rule + "' chooses a power of two, and this format's scale is a float: use 'amax'";
   if (kind == ScaleKind::power_of_two && conversion.scale_rule == ScaleRule::amax)

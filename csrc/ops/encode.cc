@@ -54,6 +54,7 @@ void derive(QuantizeJob& job) {
   job.overflow_is_infinity = special && has_infinity(e);
   job.overflow_is_nan = special && !has_infinity(e);
   job.overflow_code = job.overflow_is_infinity ? job.infinity_code : job.overflow_is_nan ? job.nan_code : job.max_code;
+  job.chance_bits = how.random_bits + (how.stochastic == Stochastic::b ? 1 : 0);
   if (job.scale_kind == ScaleKind::none) return;
   const ElementFormat& s = job.format.levels[0].format;
   job.scale_nan = has_nan(s);
@@ -134,6 +135,7 @@ void compute_scales(const KernelTable& kernels, const QuantizeJob& job, const En
   scales.input_type = FloatType::fp64;
   scales.wide = job.scale_kind != ScaleKind::floating;
   scales.mask_source = MaskSource::dense;
+  scales.conversion.rounding = Rounding::nearest_even;  // of elements, which this pass does not make
   scales.scale_source = ScaleSource::computed;
   scales.values = nullptr;
   scales.codes = nullptr;
@@ -198,6 +200,8 @@ std::string run(const EncodeRequest& request, Counts& counts) {
   if (!error.empty()) return error;
   const Shape& shape = request.shape;
   if (shape.size() == 0) return {};
+  if (request.conversion.rounding == Rounding::stochastic && !request.has_random)
+    return "stochastic rounding needs random bits";
   if (request.scales_given && request.scales == nullptr) return "scales were said to be given, and none were";
 
   QuantizeJob job;
@@ -218,6 +222,8 @@ std::string run(const EncodeRequest& request, Counts& counts) {
   job.scales = request.scales;
   job.scale_source = request.scales_given ? ScaleSource::given : ScaleSource::computed;
   job.count = request.count;
+  job.random = request.random;
+  job.philox = request.philox;
   const bool wide_values = request.values != nullptr && request.values_type == FloatType::fp64;
   job.wide = job.scale_kind != ScaleKind::floating &&
              (request.input_type == FloatType::fp64 || wide_values || job.mantissa_bits >= 23);

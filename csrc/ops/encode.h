@@ -45,6 +45,9 @@ struct EncodeRequest {
   const std::uint8_t* mask_in = nullptr;
   std::uint8_t* mask_out = nullptr;
   bool count = false;
+  bool has_random = false;                // stochastic rounding: either of the next two
+  const std::uint32_t* random = nullptr;  // below 2^random_bits, one per element
+  Philox philox;
   int threads = 0;
 };
 

@@ -29,8 +29,22 @@ struct Encoded {
   bool saturated = false, underflowed = false, refused = false;
 };
 
+// Stochastic rounding turned around: with random bits R, which fraction above `lower` is the first to go up? For floor
+// (variants a and b) an integer is reached from itself on; for nearest even (c) from half a unit below, and at that
+// half only by an even integer. `lower` is a multiple of the quantum, which its exponent names.
+inline bool lucky(const Conversion& how, Dyadic v, Dyadic lower, std::uint32_t random) {
+  const bool nearest = how.stochastic == Stochastic::c;
+  const int bits = how.random_bits + (how.stochastic == Stochastic::b ? 1 : 0);
+  const std::uint64_t needed = (std::uint64_t{1} << bits) - (how.stochastic == Stochastic::b ? 2 * random + 1 : random);
+  const std::uint64_t point = 2 * needed - (nearest ? 1 : 0);  // in units of 2^-(bits + 1) quanta
+  const int side = compare(v, {(lower.significand << (bits + 1)) + point, lower.exponent - bits - 1});
+  return side > 0 || (side == 0 && (!nearest || needed % 2 == 0));
+}
+
 // Sections 1, 2 and 5 of docs/numerics.md by search: the two codes around |x| / 2^scale, then the midpoint.
-inline Encoded encode_element(const ElementFormat& f, const Conversion& how, const Unpacked& x, int scale) {
+// `random` is for stochastic rounding.
+inline Encoded encode_element(const ElementFormat& f, const Conversion& how, const Unpacked& x, int scale,
+                              std::uint32_t random) {
   Encoded result;
   const std::uint32_t special = has_infinity(f) ? infinity_code(f) : has_nan(f) ? nan_code(f) : max_code(f);
   const std::uint32_t overflow = how.overflow == Overflow::saturate ? max_code(f) : special;
@@ -70,6 +84,7 @@ inline Encoded encode_element(const ElementFormat& f, const Conversion& how, con
         case Rounding::up: up = !x.negative; break;
         case Rounding::down: up = x.negative; break;
         case Rounding::to_odd: up = !odd; break;
+        case Rounding::stochastic: up = lucky(how, v, lower, random); break;
       }
       code = below + (up ? 1 : 0);
     }

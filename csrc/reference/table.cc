@@ -177,6 +177,12 @@ std::uint64_t decode_value(const ElementFormat& f, ScaleKind kind, const Scale& 
   return bits | sign;
 }
 
+std::uint32_t random_of(const QuantizeJob& job, std::int64_t index) {
+  if (job.conversion.rounding != Rounding::stochastic) return 0;
+  if (job.random != nullptr) return job.random[index];
+  return philox_word(job.philox, static_cast<std::uint64_t>(index)) >> (32 - job.conversion.random_bits);
+}
+
 struct BlockResult {
   std::vector<std::uint32_t> codes;
   std::vector<Scale> scales;  // per element
@@ -212,7 +218,8 @@ BlockResult encode_line(const QuantizeJob& job, const Line& line, const std::vec
       if (scale.poisoned) continue;
       Unpacked v = x[i];
       if (job.scale_kind == ScaleKind::floating) v = from_float(to_float(v) / scale.factor);
-      Encoded e = encode_element(job.format.element, job.conversion, v, scale.exponent);
+      Encoded e = encode_element(job.format.element, job.conversion, v, scale.exponent,
+                                 random_of(job, line.at(static_cast<std::int64_t>(i))));
       if (v.infinite && x[i].finite()) e.saturated = true;  // x / s left float32: Inf saturates too
       e.underflowed = (e.code & magnitude_mask(job.format.element)) == 0 &&
                       classify(job.format.element, e.code) != CodeClass::nan && x[i].finite() &&

@@ -9,6 +9,7 @@ from sparq_sim.formats import Format, Spec, conversions, datapaths, elements, fo
 from sparq_sim.layers import linear
 from sparq_sim.matmul import matmul
 from sparq_sim.quantize import emulate, encode
+from sparq_sim.random import Philox
 from sparq_sim.rank import rank
 from sparq_sim.ranking import Ranking
 from sparq_sim.report import LayerReport, Report
@@ -27,6 +28,7 @@ __all__ = [
     "Events",
     "Format",
     "LayerReport",
+    "Philox",
     "Ranking",
     "Report",
     "ScaleLevel",

@@ -60,7 +60,17 @@ class Conversion:
     rounding: str
     overflow: str
     scale_rule: str
-    def __init__(self, *, rounding: str = ..., overflow: str = ..., scale_rule: str = ...) -> None: ...
+    stochastic: str
+    random_bits: int
+    def __init__(
+        self,
+        *,
+        rounding: str = ...,
+        overflow: str = ...,
+        scale_rule: str = ...,
+        stochastic: str = ...,
+        random_bits: int = ...,
+    ) -> None: ...
     def to_dict(self) -> dict[str, Any]: ...
 
 class Sparsity:
@@ -135,6 +145,8 @@ def encode(
     mask_in: _Array | None,
     mask_out: _Array | None,
     count: bool,
+    random: _Array | None,
+    philox: tuple[int, int, int] | None,
     threads: int,
 ) -> dict[str, int]: ...
 def decode(
@@ -170,3 +182,4 @@ def multiply(
     d: _Array,
     threads: int,
 ) -> None: ...
+def philox(seed: int, stream: int, offset: int, count: int) -> _Array: ...

@@ -60,6 +60,9 @@ class Accelerator:
                 "rules: conv_k_order='chw' needs conv_blocks='window': blocks along a tap need its channels together"
             )
         weights, activations = self.weight_spec.format, self.activation_spec.format
+        for operand in (weights, activations, *([] if self.output_spec is None else [self.output_spec.format])):
+            if operand.conversion.rounding == "stochastic":
+                raise ValueError(f"{operand.name}: rounding='stochastic' needs random bits at every call: use emulate")
         for name, operand in (("weights", weights), ("activations", activations)):
             # Scales that vary along K: every power of two per block, and float scales of blocks within a row.
             scaled = operand.scale_kind == "power_of_two" or (

@@ -116,9 +116,9 @@ def normal_axis(axis: int, ndim: int, what: str = "axis") -> int:
     return int(axis) % ndim
 
 
-def source(x: object, what: str) -> Source:
+def source(x: object, what: str, *, in_order: bool = False) -> Source:
     """Any float array or tensor as a `Source`: no copy when its axes can be put in an order in which it is contiguous
-    (transposed views), else one copy."""
+    (transposed views), else one copy. `in_order` keeps the user's order of axes."""
     name = float_name(x.dtype, what) if hasattr(x, "dtype") else ""
     array = to_numpy(x, what)
     shape = array.shape
@@ -130,7 +130,7 @@ def source(x: object, what: str) -> Source:
     order = tuple(range(data.ndim))
     if not data.flags.c_contiguous:
         by_stride = tuple(sorted(order, key=lambda i: -data.strides[i]))
-        if data.transpose(by_stride).flags.c_contiguous:
+        if not in_order and data.transpose(by_stride).flags.c_contiguous:
             data, order = data.transpose(by_stride), by_stride
         else:
             data = np.ascontiguousarray(data)

@@ -180,6 +180,7 @@ def emulate(
     sparsity: Annotated[str | None, typer.Option(help="An N:M pattern, such as 2:4.")] = None,
     choice: Annotated[list[str] | None, typer.Option(help="name=word, such as scale_rule=rceil; repeatable.")] = None,
     inexact: Annotated[str | None, typer.Option(help="error or round.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of Philox, for stochastic rounding; tensor i is stream i.")] = None,
     threads: Threads = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -191,8 +192,10 @@ def emulate(
     floats = _floats(source, tensors)
     # Tensors of other dtypes go through unchanged.
     results, rows = dict(tensors), []
-    for name, tensor in track(floats.items(), description="emulating", console=_log, transient=True):
-        result, row = _emulate_one(name, tensor, spec, inexact, threads)
+    steps = track(floats.items(), description="emulating", console=_log, transient=True)
+    for stream, (name, tensor) in enumerate(steps):
+        random = None if seed is None else sq.Philox(seed, stream)
+        result, row = _emulate_one(name, tensor, spec, inexact, random, threads)
         results[name] = result
         rows.append(row)
     kept = files.read_metadata(source)
@@ -212,13 +215,13 @@ def emulate(
 
 
 def _emulate_one(
-    name: str, tensor: files.Named, spec: Spec, inexact: str | None, threads: int | None
+    name: str, tensor: files.Named, spec: Spec, inexact: str | None, random: sq.Philox | None, threads: int | None
 ) -> tuple[files.Named, dict[str, Any]]:
     events = sq.Events()
     x = tensor.array
     if tensor.dtype == "bfloat16":
         x = (tensor.array.astype(np.uint32) << 16).view(np.float32)
-    y = sq.emulate(x, spec, inexact=inexact, events=events, threads=threads)
+    y = sq.emulate(x, spec, inexact=inexact, random=random, events=events, threads=threads)
     with np.errstate(all="ignore"):
         snr = snr_db(x, y)
     stored = y

@@ -19,6 +19,8 @@ _WHOLE = 0  # block extent: all of the axis
 _WORDS: Mapping[str, tuple[str, ...]] = _core.words
 _CONVERSION_CHOICES = tuple(Conversion.fields)
 _CHOICES = ("block", "ties", *_CONVERSION_CHOICES)
+# Choices that only stochastic rounding reads.
+_STOCHASTIC = ("stochastic", "random_bits")
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,9 @@ class Spec:
         chosen = self.conversion.to_dict()
         if self.format.scale_kind == "none":
             chosen.pop("scale_rule")
+        if self.conversion.rounding != "stochastic":
+            for name in _STOCHASTIC:
+                chosen.pop(name)
         parts += [f"{name}={word}" for name, word in chosen.items()]
         if self.sparsity is not None:
             parts += [f"sparsity={self.sparsity.kept}:{self.sparsity.group}", f"ties={self.sparsity.ties}"]
@@ -209,7 +214,7 @@ def formats() -> dict[str, Format]:
 
 def conversions() -> dict[str, tuple[str, ...]]:
     """The choices of an encoder and their allowed words."""
-    return {name: _WORDS[name] for name in (*_CONVERSION_CHOICES, "ties", "order")}
+    return {name: _WORDS[name] for name in (*_CONVERSION_CHOICES, "ties", "order") if name in _WORDS}
 
 
 def datapaths() -> dict[str, Machine]:
@@ -313,7 +318,8 @@ def spec(
         sparsity: ``"N:M"`` or None.
         order: ``"sparsify_first"`` (default) or ``"quantize_first"``.
         choices: ``block`` (elements, ``"row"`` or ``"tensor"``), ``rounding``, ``overflow``, ``scale_rule``,
-            ``ties``; the words are in `conversions()`, their meaning in docs/numerics.md.
+            ``ties``, ``stochastic``, ``random_bits`` (1 to 22); the words are in `conversions()`, their meaning in
+            docs/numerics.md.
 
     Raises:
         ValueError: an unknown name or word, or a combination that means nothing, with the reason.
@@ -342,6 +348,9 @@ def spec(
         raise ValueError(f"scale_rule={chosen['scale_rule']!r}: {record.name} has no scales")
     if chosen:
         record = replace(record, conversion=Conversion(**{**record.conversion.to_dict(), **chosen}))
+    for name in _STOCHASTIC:
+        if name in chosen and record.conversion.rounding != "stochastic":
+            raise ValueError(f"{name}={chosen[name]!r} needs rounding='stochastic'")
     pattern = sparsity if sparsity is not None else base.sparsity
     parsed = parse_sparsity(pattern, choices.get("ties"))
     if order is not None and parsed is None and order != "sparsify_first":

@@ -26,6 +26,7 @@ from sparq_sim.arrays import (
 )
 from sparq_sim.events import Events
 from sparq_sim.formats import Format, Spec, checked_order, spec
+from sparq_sim.random import Philox
 from sparq_sim.tensor import BlockTensor, inexact_policy, raise_inexact
 
 T = TypeVar("T")
@@ -41,6 +42,7 @@ class _Job:
     shape: tuple[int, int, int]
     mask: Array | None
     scales: Array | None  # given ones
+    random: Array | Philox | None
 
     @property
     def format(self) -> Format:
@@ -73,6 +75,10 @@ class _Job:
             scales_given=self.scales is not None,
             mask_in=self.mask,
             count=count,
+            random=self.random if isinstance(self.random, np.ndarray) else None,
+            philox=(
+                (self.random.seed, self.random.stream, self.random.offset) if isinstance(self.random, Philox) else None
+            ),
             threads=thread_argument(threads),
             **wanted,
         )
@@ -117,12 +123,14 @@ def _prepare(
     mask: object,
     scales: object,
     tensor_scale: object,
+    random: object,
     choices: dict[str, Any],
 ) -> _Job:
     made = spec(format, axis=axis, sparsity=sparsity, order=None if mask is not None else order, **choices)
     if mask is not None and order is not None:
         made = replace(made, order=checked_order(order))
-    data = source(x, "x")
+    stochastic = made.conversion.rounding == "stochastic"
+    data = source(x, "x", in_order=stochastic)  # elements take random bits by their place
     place = data.axis(made.axis)
     if mask is not None and made.sparsity is not None:
         raise ValueError("mask= replaces the choice of an N:M pattern: give one of mask= and sparsity=")
@@ -135,11 +143,31 @@ def _prepare(
         if scales is not None:
             raise ValueError("scales= and tensor_scale= name the same scale: give one")
         scales = np.full((1,) * max(1, len(data.shape)), tensor_scale)
-    job = _Job(data, made, place, extents(data.data.shape, place), mask_bytes, None)
-    if scales is None:
-        return job
-    given = _given_scales(scales, made.format, data, _scale_shape(made.format, data.data.shape, place))
-    return _Job(data, made, place, job.shape, mask_bytes, given)
+    given = None
+    if scales is not None:
+        given = _given_scales(scales, made.format, data, _scale_shape(made.format, data.data.shape, place))
+    bits = _random_argument(random, made, data)
+    return _Job(data, made, place, extents(data.data.shape, place), mask_bytes, given, bits)
+
+
+def _random_argument(random: object, made: Spec, data: Source) -> Array | Philox | None:
+    if made.conversion.rounding != "stochastic":
+        if random is not None:
+            raise ValueError(f"random= needs rounding='stochastic', not {made.conversion.rounding!r}")
+        return None
+    if random is None:
+        raise ValueError("rounding='stochastic' needs random=: a Philox, or integers shaped like x")
+    if isinstance(random, Philox):
+        return random
+    array = to_numpy(random, "random")
+    top = (1 << made.conversion.random_bits) - 1
+    if array.dtype.kind not in "ui":
+        raise TypeError(f"random: dtype {array.dtype}; needed integers from 0 to {top}, or a Philox")
+    if array.shape != data.shape:
+        raise ValueError(f"random: shape {array.shape}; needed the shape of x, {data.shape}")
+    if array.size and (int(array.min()) < 0 or int(array.max()) > top):
+        raise ValueError(f"random: holds {int(array.min())} to {int(array.max())}; needed 0 to {top}")
+    return data.from_user(array.astype(np.uint32))
 
 
 def _mask_array(mask: object, shape: tuple[int, ...]) -> Array:
@@ -229,6 +257,7 @@ def emulate(
     mask: object = None,
     scales: object = None,
     tensor_scale: float | None = None,
+    random: object = None,
     inexact: str | None = None,
     dtype: object = None,
     out: T | None = None,
@@ -249,6 +278,7 @@ def emulate(
         scales: given scales, codes (integers) or values (floats), shaped like x with the axis replaced by the number
             of blocks; a list holds one per level.
         tensor_scale: the given scale of the tensor, for formats that have one.
+        random: bits of ``rounding="stochastic"``: a `Philox`, or integers below 2^random_bits shaped like x.
         inexact: ``"error"`` or ``"round"``, when the result dtype does not hold a decoded value (docs/numerics.md
             section 7).
         dtype: dtype of the result; default that of x.
@@ -275,7 +305,7 @@ def emulate(
     counted = _events_argument(events)
     job = _prepare(
         x, format, axis=axis, sparsity=sparsity, order=order, mask=mask, scales=scales, tensor_scale=tensor_scale,
-        choices=choices,
+        random=random, choices=choices,
     )  # fmt: skip
     if out is not None:
         to_numpy(out, "out")  # only for its error
@@ -341,6 +371,7 @@ def encode(
     mask: object = None,
     scales: object = None,
     tensor_scale: float | None = None,
+    random: object = None,
     events: Events | None = None,
     threads: int | None = None,
     **choices: Any,
@@ -360,7 +391,7 @@ def encode(
     counted = _events_argument(events)
     job = _prepare(
         x, format, axis=axis, sparsity=sparsity, order=order, mask=mask, scales=scales, tensor_scale=tensor_scale,
-        choices=choices,
+        random=random, choices=choices,
     )  # fmt: skip
     element = job.format.element
     codes = np.empty(job.x.data.shape, dtype=f"uint{8 * element.code_bytes}")

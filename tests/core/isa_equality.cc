@@ -73,6 +73,10 @@ int quantization(int rounds) {
           r.format = named.format;
           r.conversion = named.conversion;
           r.conversion.rounding = rounding.value;
+          r.conversion.stochastic = static_cast<Stochastic>(generator() % 3);
+          r.conversion.random_bits = 1 + static_cast<int>(generator() % max_random_bits);
+          r.has_random = true;
+          r.philox = {generator(), generator(), generator()};
           if (r.conversion.scale_rule == ScaleRule::floor)
             r.conversion.scale_rule = static_cast<ScaleRule>(generator() % 4);
           r.shape = flat ? ops::Shape{7, 75, 1} : ops::Shape{2, 67, 5};
