@@ -47,6 +47,7 @@ def test_show_prints_every_code_of_an_element() -> None:
     assert [row["value"] for row in shown["codes"]][:8] == ["0.0", "0.5", "1.0", "1.5", "2.0", "3.0", "4.0", "6.0"]
     assert shown["codes"][8]["value"] == "-0.0"
     assert table("show", "e8m0")["codes"][255]["value"] == "nan"
+    assert table("show", "ue5m3")["codes"][254]["value"] == "114688.0"
     assert "0 10 1" in sparq("show", "e2m1").stdout
 
 

@@ -22,6 +22,7 @@ class ElementFormat:
     has_nan: bool
     has_infinity: bool
     nan_code: int | None
+    infinity_code: int | None
     is_power_of_two_scale: bool
     def __init__(
         self,
@@ -34,6 +35,7 @@ class ElementFormat:
         zero: bool = ...,
     ) -> None: ...
     def is_nan(self, code: int) -> bool: ...
+    def value(self, code: int) -> float: ...
     def to_dict(self) -> dict[str, Any]: ...
 
 class ScaleLevel:

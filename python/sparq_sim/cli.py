@@ -85,18 +85,6 @@ def _element_of(name: str) -> tuple[Element, Format | None]:
     return next(e for e in elements.values() if e.record == format_.element), format_
 
 
-def _values(element: Element) -> list[float]:
-    """Of every code."""
-    record = element.record
-    codes = np.arange(1 << record.code_bits, dtype=np.dtype(f"uint{8 * record.code_bytes}"))
-    if record.is_power_of_two_scale:
-        powers = np.ldexp(1.0, codes.astype(np.int64) + record.emin)
-        return [float("nan") if record.is_nan(int(c)) else float(p) for c, p in zip(codes, powers, strict=True)]
-    spec = Spec(Format(element.name, record))
-    tensor = sq.BlockTensor(codes=codes, scales=None, mask=None, spec=spec, dtype="float64", library="numpy")
-    return [float(v) for v in tensor.decode()]
-
-
 def _code_text(element: Element, code: int) -> str:
     """Sign, exponent and mantissa of a code."""
     record = element.record
@@ -120,7 +108,7 @@ def show(
         "emin": record.emin,
         "emax": record.emax,
     }
-    values = _values(element) if record.code_bits <= 8 else []
+    values = [record.value(code) for code in range(1 << record.code_bits)] if record.code_bits <= 8 else []
     if as_json:
         codes = [{"code": code, "value": repr(value)} for code, value in enumerate(values)]
         data = {"element": element.name, "source": element.source, "fields": fields, "codes": codes}
