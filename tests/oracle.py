@@ -250,6 +250,8 @@ ELEMENTS: dict[str, Element] = {
     "hbfp8_element": Element(0, 7, 0),
     "hbfp6_element": Element(0, 5, 0),
     "hbfp4_element": Element(0, 3, 0),
+    "msfp15_element": Element(0, 6, 0),
+    "msfp13_element": Element(0, 4, 0),
     # Codes of scales: no sign, so no element.
     "ue4m3": Element(4, 3, 7, "fn", "unsigned"),
     "ue5m3": Element(5, 3, 15, "fn", "unsigned"),
@@ -457,14 +459,25 @@ BLOCK_FORMATS: dict[str, BlockFormat] = {
     "mxfp6_e3m2": BlockFormat(ELEMENTS["e3m2"], E8M0, 32),
     "mxfp4": BlockFormat(ELEMENTS["e2m1"], E8M0, 32),
     "mxint8": BlockFormat(ELEMENTS["mxint8_element"], E8M0, 32),
+    "mxint4": BlockFormat(ELEMENTS["mxint4_element"], E8M0, 32),
+    # A sign and k - 9 magnitude bits, like HBFP in boxes of 16.
+    "msfp16": BlockFormat(ELEMENTS["hbfp8_element"], E8M0, 16),
+    "msfp15": BlockFormat(ELEMENTS["msfp15_element"], E8M0, 16),
+    "msfp14": BlockFormat(ELEMENTS["hbfp6_element"], E8M0, 16),
+    "msfp13": BlockFormat(ELEMENTS["msfp13_element"], E8M0, 16),
+    "msfp12": BlockFormat(ELEMENTS["hbfp4_element"], E8M0, 16),
     "hbfp4": BlockFormat(ELEMENTS["hbfp4_element"], E8M0, 64),
     "hbfp6": BlockFormat(ELEMENTS["hbfp6_element"], E8M0, 64),
     "hbfp8": BlockFormat(ELEMENTS["hbfp8_element"], E8M0, 64),
     "int8": BlockFormat(ELEMENTS["int8"], FP32, "row"),
+    "int4": BlockFormat(ELEMENTS["int4"], FP32, "row"),
+    "int4_g128": BlockFormat(ELEMENTS["int4"], FP32, 128),
     "fp8_e4m3": BlockFormat(ELEMENTS["e4m3"], FP32, "tensor"),
     "fp8_e5m2": BlockFormat(ELEMENTS["e5m2"], FP32, "tensor"),
+    "fp8_e4m3_1x128": BlockFormat(ELEMENTS["e4m3"], FP32, 128),
     "bf16": BlockFormat(ELEMENTS["bf16"], overflow="special"),
     "fp16": BlockFormat(ELEMENTS["fp16"], overflow="special"),
+    "tf32": BlockFormat(ELEMENTS["tf32"], overflow="special"),
 }
 
 

@@ -344,6 +344,10 @@ LARGE_FORMATS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("int8", {"block": "tensor", "rounding": "nearest_away"}),
     ("fp8_e4m3", {}),
     ("fp8_e5m2", {"block": 6000}),
+    ("int4_g128", {}),
+    ("fp8_e4m3_1x128", {"rounding": "nearest_away"}),
+    ("msfp13", {"scale_rule": "even"}),
+    ("tf32", {}),
     ("bf16", {}),
     ("fp16", {"overflow": "saturate", "rounding": "toward_zero"}),
 )

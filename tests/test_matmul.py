@@ -55,7 +55,7 @@ class Side:
         """What `hopper_fp8` takes."""
         return all(
             line.element in (ELEMENTS["e4m3"], ELEMENTS["e5m2"])
-            and (line.scales is None or (line.has_float_scales and line.tensor_scale is None))
+            and (line.scales is None or (line.has_float_scales and len(line.scales) == 1 and line.tensor_scale is None))
             for line in self.lines
         )
 
@@ -291,6 +291,14 @@ KINDS: dict[str, Maker] = {
     "mxfp4 2:4": encoded("mxfp4", "e2m1", sparsity="2:4"),
     "mxfp8 per tensor": encoded("mxfp8", "e4m3", block="tensor"),
     "mxint8": encoded("mxint8", "mxint8_element"),
+    "mxint4": encoded("mxint4", "mxint4_element"),
+    "msfp12": encoded("msfp12", "hbfp4_element"),
+    "msfp13 of 6": encoded("msfp13", "msfp13_element", block=6),
+    "msfp15": encoded("msfp15", "msfp15_element"),
+    "int4 per row": encoded("int4", "int4"),
+    "int4 in groups of 16": encoded("int4_g128", "int4", block=16),
+    "fp8_e4m3 in blocks of 8": encoded("fp8_e4m3_1x128", "e4m3", block=8),
+    "tf32": encoded("tf32", "tf32"),
     "hbfp8": encoded("hbfp8", "hbfp8_element"),
     "hbfp6 of 5": encoded("hbfp6", "hbfp6_element", block=5),
     "hbfp4 per row": encoded("hbfp4", "hbfp4_element", block="row"),

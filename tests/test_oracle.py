@@ -190,6 +190,8 @@ INTEGERS = {
     "hbfp8_element": 64,
     "hbfp6_element": 16,
     "hbfp4_element": 4,
+    "msfp15_element": 32,
+    "msfp13_element": 8,
 }
 
 

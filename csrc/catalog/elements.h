@@ -47,6 +47,8 @@ inline constexpr std::array elements{
     NamedElement{"hbfp8_element", {0, 7, 0, finite, sign_magnitude}, "HBFP: sign and 7 magnitude bits, k / 64"},
     NamedElement{"hbfp6_element", {0, 5, 0, finite, sign_magnitude}, "HBFP: sign and 5 magnitude bits, k / 16"},
     NamedElement{"hbfp4_element", {0, 3, 0, finite, sign_magnitude}, "HBFP: sign and 3 magnitude bits, k / 4"},
+    NamedElement{"msfp15_element", {0, 6, 0, finite, sign_magnitude}, "MSFP: sign and 6 magnitude bits, k / 32"},
+    NamedElement{"msfp13_element", {0, 4, 0, finite, sign_magnitude}, "MSFP: sign and 4 magnitude bits, k / 8"},
     NamedElement{"ue4m3", {4, 3, 7, fn, unsigned_code}, "NVFP4 scale: E4M3 without its sign"},
     NamedElement{"ue5m3", {5, 3, 15, fn, unsigned_code}, "AMD Quark scale"},
     NamedElement{"e8m0", {8, 0, 127, fn, unsigned_code, false}, "OCP MX v1.0, scale"},
