@@ -254,9 +254,10 @@ void bind_records(py::module_& module) {
 void bind_catalog(py::module_& module) {
   const auto text = [](std::string_view s) { return py::str(std::string(s)); };
   py::list elements, formats, aliases, datapaths;
-  for (const auto& e : catalog::elements) elements.append(py::make_tuple(text(e.name), e.format, text(e.source)));
+  for (const auto& e : catalog::elements)
+    elements.append(py::make_tuple(text(e.name), e.format, text(e.source), text(e.evidence)));
   for (const auto& f : catalog::formats)
-    formats.append(py::make_tuple(text(f.name), f.format, f.conversion, text(f.source)));
+    formats.append(py::make_tuple(text(f.name), f.format, f.conversion, text(f.source), text(f.evidence)));
   for (const auto& a : catalog::aliases) aliases.append(py::make_tuple(text(a.name), text(a.format)));
   for (const auto& d : catalog::datapaths)
     datapaths.append(py::make_tuple(text(d.name), d.datapath, text(d.source), text(d.evidence)));

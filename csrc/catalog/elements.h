@@ -10,10 +10,16 @@
 
 namespace sparq::catalog {
 
+// How sure a row is.
+inline constexpr std::string_view specification = "specification";    // a published one says so, a draft included
+inline constexpr std::string_view implementation = "implementation";  // makers' software or documents do so
+inline constexpr std::string_view inferred = "inferred";              // papers and names suggest it; makers may differ
+
 struct NamedElement {
   std::string_view name;
   ElementFormat format;
   std::string_view source;
+  std::string_view evidence;
 };
 
 using enum Specials;
@@ -21,37 +27,43 @@ using enum Signedness;
 
 // Integers carry their binary point in the bias: value = k * 2^(1 - bias - mantissa_bits).
 inline constexpr std::array elements{
-    NamedElement{"e4m3", {4, 3, 7, fn}, "OCP OFP8 v1.0"},
-    NamedElement{"e5m2", {5, 2, 15, ieee}, "OCP OFP8 v1.0"},
-    NamedElement{"e4m3fnuz", {4, 3, 8, fnuz}, "MI300, Graphcore"},
-    NamedElement{"e5m2fnuz", {5, 2, 16, fnuz}, "MI300, Graphcore"},
-    NamedElement{"e4m3b11fnuz", {4, 3, 11, fnuz}, "TPU; XLA and ml_dtypes float8_e4m3b11fnuz"},
-    NamedElement{"e4m3_ieee", {4, 3, 7, ieee}, "LLVM and ml_dtypes float8_e4m3"},
-    NamedElement{"e3m4", {3, 4, 3, ieee}, "LLVM and ml_dtypes float8_e3m4"},
-    NamedElement{"p3109_8p3se", {5, 2, 16, fnuz_inf}, "IEEE P3109 interim report v4.0, Binary8p3se"},
-    NamedElement{"p3109_8p4se", {4, 3, 8, fnuz_inf}, "IEEE P3109 interim report v4.0, Binary8p4se"},
-    NamedElement{"p3109_8p5se", {3, 4, 4, fnuz_inf}, "IEEE P3109 interim report v4.0, Binary8p5se"},
-    NamedElement{"p3109_4p2sf", {2, 1, 2, fnuz}, "IEEE P3109 interim report v4.0, Binary4p2sf"},
-    NamedElement{"e3m2", {3, 2, 3, finite}, "OCP MX v1.0, FP6"},
-    NamedElement{"e2m3", {2, 3, 1, finite}, "OCP MX v1.0, FP6"},
-    NamedElement{"e2m1", {2, 1, 1, finite}, "OCP MX v1.0, FP4"},
-    NamedElement{"e1m2", {1, 2, 1, finite}, "en_dtypes float4_e1m2; sign and magnitude, k / 4"},
-    NamedElement{"bf16", {8, 7, 127, ieee}, "bfloat16"},
-    NamedElement{"fp16", {5, 10, 15, ieee}, "IEEE 754 binary16"},
-    NamedElement{"tf32", {8, 10, 127, ieee}, "NVIDIA PTX; the upper 19 bits of a float32"},
-    NamedElement{"fp32", {8, 23, 127, ieee}, "IEEE 754 binary32"},
-    NamedElement{"int8", {0, 7, -6, finite, twos_complement}, "two's complement, value k"},
-    NamedElement{"int4", {0, 3, -2, finite, twos_complement}, "two's complement, value k"},
-    NamedElement{"mxint8_element", {0, 7, 0, finite, twos_complement}, "OCP MX v1.0, INT8: k / 64"},
-    NamedElement{"mxint4_element", {0, 3, 0, finite, twos_complement}, "Tenstorrent MXINT4: S1.2, k / 4"},
-    NamedElement{"hbfp8_element", {0, 7, 0, finite, sign_magnitude}, "HBFP: sign and 7 magnitude bits, k / 64"},
-    NamedElement{"hbfp6_element", {0, 5, 0, finite, sign_magnitude}, "HBFP: sign and 5 magnitude bits, k / 16"},
-    NamedElement{"hbfp4_element", {0, 3, 0, finite, sign_magnitude}, "HBFP: sign and 3 magnitude bits, k / 4"},
-    NamedElement{"msfp15_element", {0, 6, 0, finite, sign_magnitude}, "MSFP: sign and 6 magnitude bits, k / 32"},
-    NamedElement{"msfp13_element", {0, 4, 0, finite, sign_magnitude}, "MSFP: sign and 4 magnitude bits, k / 8"},
-    NamedElement{"ue4m3", {4, 3, 7, fn, unsigned_code}, "NVFP4 scale: E4M3 without its sign"},
-    NamedElement{"ue5m3", {5, 3, 15, fn, unsigned_code}, "AMD Quark scale"},
-    NamedElement{"e8m0", {8, 0, 127, fn, unsigned_code, false}, "OCP MX v1.0, scale"},
+    NamedElement{"e4m3", {4, 3, 7, fn}, "OCP OFP8 v1.0", specification},
+    NamedElement{"e5m2", {5, 2, 15, ieee}, "OCP OFP8 v1.0", specification},
+    NamedElement{"e4m3fnuz", {4, 3, 8, fnuz}, "MI300, Graphcore", implementation},
+    NamedElement{"e5m2fnuz", {5, 2, 16, fnuz}, "MI300, Graphcore", implementation},
+    NamedElement{"e4m3b11fnuz", {4, 3, 11, fnuz}, "TPU; XLA and ml_dtypes float8_e4m3b11fnuz", implementation},
+    NamedElement{"e4m3_ieee", {4, 3, 7, ieee}, "LLVM and ml_dtypes float8_e4m3", implementation},
+    NamedElement{"e3m4", {3, 4, 3, ieee}, "LLVM and ml_dtypes float8_e3m4", implementation},
+    NamedElement{"p3109_8p3se", {5, 2, 16, fnuz_inf}, "IEEE P3109 interim report v4.0, Binary8p3se", specification},
+    NamedElement{"p3109_8p4se", {4, 3, 8, fnuz_inf}, "IEEE P3109 interim report v4.0, Binary8p4se", specification},
+    NamedElement{"p3109_8p5se", {3, 4, 4, fnuz_inf}, "IEEE P3109 interim report v4.0, Binary8p5se", specification},
+    NamedElement{"p3109_4p2sf", {2, 1, 2, fnuz}, "IEEE P3109 interim report v4.0, Binary4p2sf", specification},
+    NamedElement{"e3m2", {3, 2, 3, finite}, "OCP MX v1.0, FP6", specification},
+    NamedElement{"e2m3", {2, 3, 1, finite}, "OCP MX v1.0, FP6", specification},
+    NamedElement{"e2m1", {2, 1, 1, finite}, "OCP MX v1.0, FP4", specification},
+    NamedElement{"e1m2", {1, 2, 1, finite}, "en_dtypes float4_e1m2; sign and magnitude, k / 4", implementation},
+    NamedElement{"bf16", {8, 7, 127, ieee}, "bfloat16", implementation},
+    NamedElement{"fp16", {5, 10, 15, ieee}, "IEEE 754 binary16", specification},
+    NamedElement{"tf32", {8, 10, 127, ieee}, "NVIDIA PTX; the upper 19 bits of a float32", implementation},
+    NamedElement{"fp32", {8, 23, 127, ieee}, "IEEE 754 binary32", specification},
+    NamedElement{"int8", {0, 7, -6, finite, twos_complement}, "two's complement, value k", implementation},
+    NamedElement{"int4", {0, 3, -2, finite, twos_complement}, "two's complement, value k", implementation},
+    NamedElement{"mxint8_element", {0, 7, 0, finite, twos_complement}, "OCP MX v1.0, INT8: k / 64", specification},
+    NamedElement{
+        "mxint4_element", {0, 3, 0, finite, twos_complement}, "Tenstorrent MXINT4: S1.2, k / 4", implementation},
+    NamedElement{
+        "hbfp8_element", {0, 7, 0, finite, sign_magnitude}, "HBFP: sign and 7 magnitude bits, k / 64", inferred},
+    NamedElement{
+        "hbfp6_element", {0, 5, 0, finite, sign_magnitude}, "HBFP: sign and 5 magnitude bits, k / 16", inferred},
+    NamedElement{
+        "hbfp4_element", {0, 3, 0, finite, sign_magnitude}, "HBFP: sign and 3 magnitude bits, k / 4", inferred},
+    NamedElement{
+        "msfp15_element", {0, 6, 0, finite, sign_magnitude}, "MSFP: sign and 6 magnitude bits, k / 32", inferred},
+    NamedElement{
+        "msfp13_element", {0, 4, 0, finite, sign_magnitude}, "MSFP: sign and 4 magnitude bits, k / 8", inferred},
+    NamedElement{"ue4m3", {4, 3, 7, fn, unsigned_code}, "NVFP4 scale: E4M3 without its sign", implementation},
+    NamedElement{"ue5m3", {5, 3, 15, fn, unsigned_code}, "AMD Quark scale", implementation},
+    NamedElement{"e8m0", {8, 0, 127, fn, unsigned_code, false}, "OCP MX v1.0, scale", specification},
 };
 
 constexpr const ElementFormat& element(std::string_view name) {

@@ -108,8 +108,8 @@ class Side:
         tensor_scale: float | None = ...,
     ) -> None: ...
 
-elements: list[tuple[str, ElementFormat, str]]
-formats: list[tuple[str, BlockFormat, Conversion, str]]
+elements: list[tuple[str, ElementFormat, str, str]]
+formats: list[tuple[str, BlockFormat, Conversion, str, str]]
 aliases: list[tuple[str, str]]
 datapaths: list[tuple[str, Datapath, str, str]]
 words: dict[str, tuple[str, ...]]

@@ -52,6 +52,7 @@ def _format_row(format_: Format) -> dict[str, Any]:
         "scale_rule": conversion.scale_rule if format_.levels else None,
         "overflow": conversion.overflow,
         "source": format_.source,
+        "evidence": format_.evidence,
     }
 
 
@@ -62,10 +63,11 @@ def formats(as_json: JsonFlag = False) -> None:
     if as_json:
         return _print_json(rows)
     table = Table(title="formats", title_justify="left")
-    for name in ("name", "element", "block", "scale", "bits", "scale rule", "source"):
+    for name in ("name", "element", "block", "scale", "bits", "scale rule", "source", "evidence"):
         table.add_column(name, justify="right" if name == "bits" else "left", no_wrap=name != "source")
+    keys = ("name", "element", "block", "scale", "bits_per_element", "scale_rule", "source", "evidence")
     for row in rows:
-        cells = [row[key] for key in ("name", "element", "block", "scale", "bits_per_element", "scale_rule", "source")]
+        cells = [row[key] for key in keys]
         table.add_row(
             *("" if cell is None else f"{cell:g}" if isinstance(cell, float) else str(cell) for cell in cells)
         )
@@ -111,14 +113,16 @@ def show(
     values = [record.value(code) for code in range(1 << record.code_bits)] if record.code_bits <= 8 else []
     if as_json:
         codes = [{"code": code, "value": repr(value)} for code, value in enumerate(values)]
-        data = {"element": element.name, "source": element.source, "fields": fields, "codes": codes}
+        said = {"element": element.name, "source": element.source, "evidence": element.evidence}
+        data = {**said, "fields": fields, "codes": codes}
         return _print_json({**data, "format": None if format_ is None else _format_row(format_)})
     if format_ is not None:
         table = Table(title=f"{format_.name}: {format_.source}", title_justify="left", show_header=False)
         for key, value in _format_row(format_).items():
             table.add_row(key.replace("_", " "), "" if value is None else str(value))
         _out.print(table)
-    table = Table(title=f"element {element.name}: {element.source}", title_justify="left", show_header=False)
+    title = f"element {element.name}: {element.source} ({element.evidence})"
+    table = Table(title=title, title_justify="left", show_header=False)
     for key, value in fields.items():
         table.add_row(key, str(value), record.fields.get(key, ""))
     _out.print(table)
