@@ -9,8 +9,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from gfloat import Domain, decode_float, encode_float, round_float
-from gfloat.formats import format_info_p3109
 
 import oracle
 import sparq_sim as sq
@@ -35,13 +33,6 @@ ML_TYPES: dict[str, Any] = {
     "fp32": np.float32,
     "int8": np.int8,
     "int4": ml_dtypes.int4,
-}
-#: K, precision and domain of the P3109 formats, as gfloat takes them.
-P3109 = {
-    "p3109_8p3se": (8, 3, Domain.Extended),
-    "p3109_8p4se": (8, 4, Domain.Extended),
-    "p3109_8p5se": (8, 5, Domain.Extended),
-    "p3109_4p2sf": (4, 2, Domain.Finite),
 }
 
 
@@ -136,26 +127,6 @@ def test_every_code_decodes_as_in_ml_dtypes(name: str) -> None:
     assert np.array_equal(np.isnan(got), np.isnan(wanted))
     number = ~np.isnan(wanted)
     assert_same_bits(got[number], wanted[number])
-
-
-@pytest.mark.parametrize("name", P3109)
-def test_every_code_decodes_and_every_value_rounds_as_in_gfloat(name: str) -> None:
-    k, precision, domain = P3109[name]
-    theirs = format_info_p3109(k, precision, domain=domain)
-    codes = codes_of(name)
-    wanted = np.array([decode_float(theirs, int(code)).fval for code in codes])
-    got = codes_tensor(codes, plain(name)).decode("float64")
-    assert_same_bits(np.isnan(got), np.isnan(wanted))
-    assert_same_bits(got[~np.isnan(got)], wanted[~np.isnan(got)])
-    # Every value, every midpoint and their neighbours, and what overflows; P3109 calls our choices SatNone and
-    # SatFinite.
-    values = np.unique(wanted[np.isfinite(wanted)])
-    points = np.concatenate([values, (values[1:] + values[:-1]) / 2, values[[0, -1]] * 1.25, values[[0, -1]] * 9])
-    x = np.concatenate([points, np.nextafter(points, np.inf), np.nextafter(points, -np.inf), [np.inf, -np.inf, np.nan]])
-    for overflow in oracle.OVERFLOWS:
-        rounded = [encode_float(theirs, round_float(theirs, v, sat=overflow == "saturate")) for v in x.tolist()]
-        format_ = sq.Format(name, sq.elements()[name].record, (), sq.Conversion(overflow=overflow))
-        assert sq.encode(x, format_).codes.tolist() == rounded, overflow
 
 
 def test_unsigned_scale_codes_are_signed_codes_without_the_sign() -> None:

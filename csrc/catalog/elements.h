@@ -1,6 +1,7 @@
 // The named element and scale codes.
 //
-// tests/test_elements.py compares them code by code with ml_dtypes and gfloat, where those have them.
+// Compared code by code with ml_dtypes (tests/test_elements.py) and gfloat (tests/test_catalog.py), where those have
+// them.
 #pragma once
 
 #include <array>
