@@ -40,8 +40,11 @@ struct Words;
 template <>
 struct Words<Specials> {
   static constexpr std::string_view what = "specials";
-  static constexpr Word<Specials> list[] = {
-      {"finite", Specials::finite}, {"ieee", Specials::ieee}, {"fn", Specials::fn}, {"fnuz", Specials::fnuz}};
+  static constexpr Word<Specials> list[] = {{"finite", Specials::finite},
+                                            {"ieee", Specials::ieee},
+                                            {"fn", Specials::fn},
+                                            {"fnuz", Specials::fnuz},
+                                            {"fnuz_inf", Specials::fnuz_inf}};
 };
 template <>
 struct Words<Signedness> {

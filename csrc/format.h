@@ -11,7 +11,7 @@
 namespace sparq {
 
 // Which codes are no numbers (docs/numerics.md section 1).
-enum class Specials : std::uint8_t { finite, ieee, fn, fnuz };
+enum class Specials : std::uint8_t { finite, ieee, fn, fnuz, fnuz_inf };
 
 enum class Signedness : std::uint8_t { sign_magnitude, twos_complement, unsigned_code };
 
@@ -37,11 +37,18 @@ static constexpr int code_bits(const ElementFormat& f) {
 // Bytes that hold one code when codes are stored one by one: 1, 2 or 4.
 static constexpr int code_bytes(const ElementFormat& f) { return code_bits(f) <= 8 ? 1 : code_bits(f) <= 16 ? 2 : 4; }
 
-static constexpr bool has_negative_zero(const ElementFormat& f) {
-  return f.signedness == Signedness::sign_magnitude && f.specials != Specials::fnuz;
+// The code of negative zero is the only NaN.
+static constexpr bool nan_is_negative_zero(const ElementFormat& f) {
+  return f.specials == Specials::fnuz || f.specials == Specials::fnuz_inf;
 }
 
-static constexpr bool has_infinity(const ElementFormat& f) { return f.specials == Specials::ieee; }
+static constexpr bool has_negative_zero(const ElementFormat& f) {
+  return f.signedness == Signedness::sign_magnitude && !nan_is_negative_zero(f);
+}
+
+static constexpr bool has_infinity(const ElementFormat& f) {
+  return f.specials == Specials::ieee || f.specials == Specials::fnuz_inf;
+}
 
 static constexpr bool has_nan(const ElementFormat& f) { return f.specials != Specials::finite; }
 
@@ -62,7 +69,8 @@ static constexpr std::uint32_t max_code(const ElementFormat& f) {
   const std::uint32_t all = magnitude_mask(f);
   switch (f.specials) {
     case Specials::ieee: return (all & ~((std::uint32_t{1} << f.mantissa_bits) - 1)) - 1;
-    case Specials::fn: return all - 1;
+    case Specials::fn:
+    case Specials::fnuz_inf: return all - 1;
     case Specials::finite:
     case Specials::fnuz: break;
   }
@@ -73,7 +81,7 @@ static constexpr std::uint32_t infinity_code(const ElementFormat& f) { return ma
 
 // The canonical NaN: positive; quiet for ieee.
 static constexpr std::uint32_t nan_code(const ElementFormat& f) {
-  if (f.specials == Specials::fnuz) return sign_bit(f);
+  if (nan_is_negative_zero(f)) return sign_bit(f);
   if (f.specials == Specials::fn) return magnitude_mask(f);
   const std::uint32_t quiet = f.mantissa_bits > 0 ? std::uint32_t{1} << (f.mantissa_bits - 1) : 0;
   return infinity_code(f) | quiet;
@@ -97,7 +105,7 @@ enum class CodeClass : std::uint8_t { finite, infinity, nan };
 
 static constexpr CodeClass classify(const ElementFormat& f, std::uint32_t code) {
   const std::uint32_t magnitude = code & magnitude_mask(f);
-  if (f.specials == Specials::fnuz) return code == nan_code(f) ? CodeClass::nan : CodeClass::finite;
+  if (nan_is_negative_zero(f) && code == nan_code(f)) return CodeClass::nan;
   if (f.signedness == Signedness::twos_complement || magnitude <= max_code(f)) return CodeClass::finite;
   return has_infinity(f) && magnitude == infinity_code(f) ? CodeClass::infinity : CodeClass::nan;
 }

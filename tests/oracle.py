@@ -132,7 +132,7 @@ class Element:
     exponent_bits: int
     mantissa_bits: int
     bias: int
-    specials: str = "finite"  # "ieee", "fn", "fnuz" or "finite"
+    specials: str = "finite"  # "ieee", "fn", "fnuz", "fnuz_inf" or "finite"
     signedness: str = "signed"  # "signed" (sign-magnitude), "twos_complement" or "unsigned"
     zero: bool = True
 
@@ -161,7 +161,7 @@ class Element:
         """The canonical NaN of section 1, None where no code is NaN."""
         if self.specials == "fn":
             return (1 << self.magnitude_bits) - 1
-        if self.specials == "fnuz":
+        if self.specials in ("fnuz", "fnuz_inf"):
             return self.sign_bit
         if self.specials == "ieee" and self.mantissa_bits > 0:
             # All exponent bits and the top mantissa bit: a quiet NaN.
@@ -170,7 +170,9 @@ class Element:
 
     @property
     def infinity_code(self) -> int | None:
-        """The code of +Inf, None where there is none (only `ieee` has one)."""
+        """The code of +Inf, None where there is none."""
+        if self.specials == "fnuz_inf":
+            return (1 << self.magnitude_bits) - 1
         return ((1 << self.exponent_bits) - 1) << self.mantissa_bits if self.specials == "ieee" else None
 
     @property
@@ -178,7 +180,7 @@ class Element:
         """The code of the largest finite value, read off the table of specials in section 1."""
         if self.specials == "ieee":
             return (((1 << self.exponent_bits) - 1) << self.mantissa_bits) - 1
-        if self.specials == "fn":
+        if self.specials in ("fn", "fnuz_inf"):
             return (1 << self.magnitude_bits) - 2
         return (1 << self.magnitude_bits) - 1
 
@@ -194,8 +196,8 @@ class Element:
 
     @property
     def has_negative_zero(self) -> bool:
-        """Section 2, signed zero: two's complement, `fnuz` and unsigned codes have none."""
-        return self.signedness == "signed" and self.specials != "fnuz"
+        """Section 2, signed zero: two's complement, `fnuz`, `fnuz_inf` and unsigned codes have none."""
+        return self.signedness == "signed" and self.specials not in ("fnuz", "fnuz_inf")
 
 
 def magnitude_of(element: Element, code: int) -> Fraction:
@@ -216,8 +218,10 @@ def decode(element: Element, code: int) -> Number:
         signed = code - (1 << element.width) if code & element.sign_bit else code
         return finite(signed * power_of_two(1 - element.bias - element.mantissa_bits))
     negative, below = bool(code & element.sign_bit), code & ((1 << element.magnitude_bits) - 1)
-    if element.specials == "fnuz" and code == element.sign_bit:
+    if element.specials in ("fnuz", "fnuz_inf") and code == element.sign_bit:
         return NAN
+    if element.specials == "fnuz_inf" and below == (1 << element.magnitude_bits) - 1:
+        return Number("infinite", negative=negative)
     if element.specials == "fn" and below == (1 << element.magnitude_bits) - 1:
         return NAN
     if element.specials == "ieee" and below >> element.mantissa_bits == (1 << element.exponent_bits) - 1:
@@ -230,22 +234,40 @@ ELEMENTS: dict[str, Element] = {
     "e5m2": Element(5, 2, 15, "ieee"),
     "e4m3fnuz": Element(4, 3, 8, "fnuz"),
     "e5m2fnuz": Element(5, 2, 16, "fnuz"),
+    "e4m3b11fnuz": Element(4, 3, 11, "fnuz"),
+    "e4m3_ieee": Element(4, 3, 7, "ieee"),
+    "e3m4": Element(3, 4, 3, "ieee"),
+    # BinaryKpPs of P3109: P - 1 mantissa bits, bias 2^(K - P - 1); "e" has Inf, "f" has not.
+    "p3109_8p3se": Element(5, 2, 16, "fnuz_inf"),
+    "p3109_8p4se": Element(4, 3, 8, "fnuz_inf"),
+    "p3109_8p5se": Element(3, 4, 4, "fnuz_inf"),
+    "p3109_4p2sf": Element(2, 1, 2, "fnuz"),
     "e3m2": Element(3, 2, 3),
     "e2m3": Element(2, 3, 1),
     "e2m1": Element(2, 1, 1),
+    "e1m2": Element(1, 2, 1),
     "fp16": Element(5, 10, 15, "ieee"),
     "bf16": Element(8, 7, 127, "ieee"),
+    "tf32": Element(8, 10, 127, "ieee"),
     "fp32": Element(8, 23, 127, "ieee"),
     "fp64": Element(11, 52, 1023, "ieee"),
-    # k / 64, and k: the bias puts the unit of the mantissa at 2^(1 - B - M).
+    # k / 64, k / 4, and k: the bias puts the unit of the mantissa at 2^(1 - B - M).
     "mxint8_element": Element(0, 7, 0, "finite", "twos_complement"),
+    "mxint4_element": Element(0, 3, 0, "finite", "twos_complement"),
     "int8": Element(0, 7, -6, "finite", "twos_complement"),
+    "int4": Element(0, 3, -2, "finite", "twos_complement"),
     # k * 2^-(m - 1) with m magnitude bits: one integer bit (section 3, HBFP).
     "hbfp8_element": Element(0, 7, 0),
     "hbfp6_element": Element(0, 5, 0),
     "hbfp4_element": Element(0, 3, 0),
+    "msfp15_element": Element(0, 6, 0),
+    "msfp13_element": Element(0, 4, 0),
+    # Codes of scales: no sign, so no element.
+    "ue4m3": Element(4, 3, 7, "fn", "unsigned"),
+    "ue5m3": Element(5, 3, 15, "fn", "unsigned"),
     "e8m0": Element(8, 0, 127, "fn", "unsigned", zero=False),
 }
+SCALE_CODES = tuple(name for name, element in ELEMENTS.items() if element.signedness == "unsigned")
 E8M0 = ELEMENTS["e8m0"]
 FP32 = ELEMENTS["fp32"]
 CARRIERS = ("fp16", "bf16", "fp32", "fp64")
@@ -479,14 +501,25 @@ BLOCK_FORMATS: dict[str, BlockFormat] = {
     "mxfp6_e3m2": BlockFormat(ELEMENTS["e3m2"], E8M0, 32),
     "mxfp4": BlockFormat(ELEMENTS["e2m1"], E8M0, 32),
     "mxint8": BlockFormat(ELEMENTS["mxint8_element"], E8M0, 32),
+    "mxint4": BlockFormat(ELEMENTS["mxint4_element"], E8M0, 32),
+    # A sign and k - 9 magnitude bits, like HBFP in boxes of 16.
+    "msfp16": BlockFormat(ELEMENTS["hbfp8_element"], E8M0, 16),
+    "msfp15": BlockFormat(ELEMENTS["msfp15_element"], E8M0, 16),
+    "msfp14": BlockFormat(ELEMENTS["hbfp6_element"], E8M0, 16),
+    "msfp13": BlockFormat(ELEMENTS["msfp13_element"], E8M0, 16),
+    "msfp12": BlockFormat(ELEMENTS["hbfp4_element"], E8M0, 16),
     "hbfp4": BlockFormat(ELEMENTS["hbfp4_element"], E8M0, 64),
     "hbfp6": BlockFormat(ELEMENTS["hbfp6_element"], E8M0, 64),
     "hbfp8": BlockFormat(ELEMENTS["hbfp8_element"], E8M0, 64),
     "int8": BlockFormat(ELEMENTS["int8"], FP32, "row"),
+    "int4": BlockFormat(ELEMENTS["int4"], FP32, "row"),
+    "int4_g128": BlockFormat(ELEMENTS["int4"], FP32, 128),
     "fp8_e4m3": BlockFormat(ELEMENTS["e4m3"], FP32, "tensor"),
     "fp8_e5m2": BlockFormat(ELEMENTS["e5m2"], FP32, "tensor"),
+    "fp8_e4m3_1x128": BlockFormat(ELEMENTS["e4m3"], FP32, 128),
     "bf16": BlockFormat(ELEMENTS["bf16"], overflow="special"),
     "fp16": BlockFormat(ELEMENTS["fp16"], overflow="special"),
+    "tf32": BlockFormat(ELEMENTS["tf32"], overflow="special"),
 }
 
 

@@ -155,6 +155,7 @@ def test_a_mask_beside_a_pattern_is_refused() -> None:
         ({"exponent_bits": 0, "mantissa_bits": 7, "specials": "ieee"}, "two exponent bits"),
         ({"exponent_bits": 1, "mantissa_bits": 0, "specials": "fn"}, "leaves no number"),
         ({"exponent_bits": 0, "mantissa_bits": 1, "specials": "fn"}, "leaves no number"),
+        ({"exponent_bits": 1, "mantissa_bits": 0, "specials": "fnuz_inf"}, "leaves no number"),
         ({"exponent_bits": 4, "mantissa_bits": 3, "signedness": "unsigned"}, "signed"),
         ({"exponent_bits": 4, "mantissa_bits": 3, "signedness": "twos_complement"}, "two's complement"),
         ({"exponent_bits": -1, "mantissa_bits": 3}, "exponent_bits"),

@@ -98,7 +98,7 @@ def relaid(x: Array, rng: np.random.Generator) -> Array:
 
 # Random formats
 
-binary_specials = st.sampled_from(["finite", "fn", "fnuz", "ieee"])
+binary_specials = st.sampled_from(["finite", "fn", "fnuz", "fnuz_inf", "ieee"])
 
 
 @st.composite
@@ -112,7 +112,7 @@ def user_elements(draw: st.DrawFn) -> Element:
     specials = draw(binary_specials)
     if specials == "ieee" and (exponent_bits < 2 or mantissa_bits < 1):
         specials = "finite"
-    if specials == "fn" and exponent_bits + mantissa_bits < 2:
+    if specials in ("fn", "fnuz_inf") and exponent_bits + mantissa_bits < 2:
         specials = "finite"
     return Element(exponent_bits, mantissa_bits, draw(st.integers(-30, 60)), specials)
 
@@ -344,6 +344,10 @@ LARGE_FORMATS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("int8", {"block": "tensor", "rounding": "nearest_away"}),
     ("fp8_e4m3", {}),
     ("fp8_e5m2", {"block": 6000}),
+    ("int4_g128", {}),
+    ("fp8_e4m3_1x128", {"rounding": "nearest_away"}),
+    ("msfp13", {"scale_rule": "even"}),
+    ("tf32", {}),
     ("bf16", {}),
     ("fp16", {"overflow": "saturate", "rounding": "toward_zero"}),
 )

@@ -39,7 +39,8 @@ def test_formats_lists_the_catalog() -> None:
     rows = table("formats")
     assert [row["name"] for row in rows] == list(sq.formats())
     assert next(row for row in rows if row["name"] == "mxfp4")["bits_per_element"] == 4.25
-    assert "mxfp6_e2m3" in sparq("formats").stdout
+    assert {row["name"]: row["evidence"] for row in rows} == {f.name: f.evidence for f in sq.formats().values()}
+    assert "mxfp6_e2m3" in sparq("formats").stdout and "inferred" in sparq("formats").stdout
 
 
 def test_show_prints_every_code_of_an_element() -> None:
@@ -47,7 +48,10 @@ def test_show_prints_every_code_of_an_element() -> None:
     assert [row["value"] for row in shown["codes"]][:8] == ["0.0", "0.5", "1.0", "1.5", "2.0", "3.0", "4.0", "6.0"]
     assert shown["codes"][8]["value"] == "-0.0"
     assert table("show", "e8m0")["codes"][255]["value"] == "nan"
-    assert "0 10 1" in sparq("show", "e2m1").stdout
+    assert table("show", "ue5m3")["codes"][254]["value"] == "114688.0"
+    assert shown["evidence"] == shown["format"]["evidence"] == "specification"
+    assert table("show", "msfp13")["evidence"] == "inferred"
+    assert "0 10 1" in sparq("show", "e2m1").stdout and "(specification)" in sparq("show", "e2m1").stdout
 
 
 def test_show_names_what_it_knows() -> None:

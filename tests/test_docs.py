@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -40,3 +42,26 @@ def test_the_readme_lists_every_format_and_machine() -> None:
     text = (ROOT / "README.md").read_text()
     names = [*sparq_sim.formats(), *sparq_sim.datapaths()]
     assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def generator() -> ModuleType:
+    """docs/generate_formats.py, which is no package."""
+    spec = importlib.util.spec_from_file_location("generate_formats", ROOT / "docs" / "generate_formats.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_formats_is_what_the_catalog_says() -> None:
+    module = generator()
+    assert module.PAGE.read_text(encoding="utf-8") == module.page(), "run python docs/generate_formats.py"
+
+
+def test_the_page_of_formats_lists_every_nan() -> None:
+    module = generator()
+    for name, element in sparq_sim.elements().items():
+        record = element.record
+        if record.code_bits <= 16:
+            listed = {code for first, last in module.nan_codes(record) for code in range(first, last + 1)}
+            assert listed == {code for code in range(1 << record.code_bits) if record.is_nan(code)}, name

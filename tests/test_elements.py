@@ -15,34 +15,39 @@ import sparq_sim as sq
 from conftest import Array, assert_same_bits, assert_same_integers, bits_of, codes_tensor, element_record
 from oracle import ELEMENTS
 
-#: Elements that can stand for themselves; e8m0 is the code of a scale.
-NAMES = tuple(name for name in sq.elements() if name != "e8m0")
+#: Elements that can stand for themselves; the others are codes of scales.
+NAMES = tuple(name for name in sq.elements() if name not in oracle.SCALE_CODES)
 ML_TYPES: dict[str, Any] = {
     "e4m3": ml_dtypes.float8_e4m3fn,
     "e5m2": ml_dtypes.float8_e5m2,
     "e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
     "e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
+    "e4m3b11fnuz": ml_dtypes.float8_e4m3b11fnuz,
+    "e4m3_ieee": ml_dtypes.float8_e4m3,
+    "e3m4": ml_dtypes.float8_e3m4,
     "e2m3": ml_dtypes.float6_e2m3fn,
     "e3m2": ml_dtypes.float6_e3m2fn,
     "e2m1": ml_dtypes.float4_e2m1fn,
     "bf16": ml_dtypes.bfloat16,
     "fp16": np.float16,
     "fp32": np.float32,
+    "int8": np.int8,
+    "int4": ml_dtypes.int4,
 }
 
 
 def codes_of(name: str, isa: str = "") -> Array:
-    """All codes; of float32 the corners of each exponent and random ones; a sample for the slow reference."""
+    """All codes; of wider ones the corners of each exponent and random ones; a sample for the slow reference."""
     element = ELEMENTS[name]
     if element.width <= 16:
         codes = np.arange(1 << element.width, dtype=np.uint32)
         thin = isa == "reference" and element.width == 16
         return codes[np.unique(np.r_[0 : codes.size : 23, 0:300, 0x7B00:0x8100, 0xFB00:0x10000])] if thin else codes
-    fields = np.arange(256, dtype=np.uint32) << 23
-    mantissas = np.uint32([0, 1, 2, 0x400000, 0x3FFFFF, 0x400001, 0x7FFFFE, 0x7FFFFF])
-    corners = (fields[:, None] | mantissas).ravel()
-    both = np.concatenate([corners, corners | np.uint32(1 << 31)])
-    return np.concatenate([both, np.random.default_rng(1).integers(0, 1 << 32, 3000, dtype=np.uint32)])
+    fields = np.arange(1 << element.exponent_bits, dtype=np.uint32) << element.mantissa_bits
+    top, half = (1 << element.mantissa_bits) - 1, 1 << (element.mantissa_bits - 1)
+    corners = (fields[:, None] | np.uint32([0, 1, 2, half, half - 1, half + 1, top - 1, top])).ravel()
+    both = np.concatenate([corners, corners | np.uint32(element.sign_bit)])
+    return np.concatenate([both, np.random.default_rng(1).integers(0, 1 << element.width, 3000, dtype=np.uint32)])
 
 
 def plain(name: str) -> sq.Format:
@@ -58,7 +63,7 @@ def test_the_catalog_and_the_oracle_name_the_same_elements() -> None:
     assert ours == theirs
 
 
-@pytest.mark.parametrize("name", [*NAMES, "e8m0"])
+@pytest.mark.parametrize("name", sq.elements())
 def test_what_a_record_says_of_itself_is_what_the_oracle_derives(name: str) -> None:
     record, element = sq.elements()[name].record, ELEMENTS[name]
     assert record.code_bits == element.width
@@ -67,10 +72,21 @@ def test_what_a_record_says_of_itself_is_what_the_oracle_derives(name: str) -> N
     assert (record.emin, record.emax) == (element.emin, element.emax)
     assert record.nan_code == element.nan_code
     assert record.has_nan == (element.nan_code is not None)
+    assert record.infinity_code == element.infinity_code
     assert record.has_infinity == (element.infinity_code is not None)
     assert record.is_power_of_two_scale == oracle.is_power_of_two_scale(element)
     for code in range(1 << min(element.width, 12)):
         assert record.is_nan(code) == (oracle.decode(element, code).kind == "nan")
+
+
+@pytest.mark.parametrize("name", sq.elements())
+def test_a_record_says_the_value_of_every_code_of_elements_and_scales(name: str) -> None:
+    record, codes = sq.elements()[name].record, codes_of(name)
+    got = np.array([record.value(int(code)) for code in codes])
+    wanted = np.array([decoded(name, "fp64")[int(code)] for code in codes], dtype=np.uint64)
+    assert_same_integers(bits_of(got), wanted, name)
+    with pytest.raises(ValueError, match="does not fit"):
+        sq.elements()["e4m3"].record.value(256)
 
 
 @cache
@@ -111,6 +127,18 @@ def test_every_code_decodes_as_in_ml_dtypes(name: str) -> None:
     assert np.array_equal(np.isnan(got), np.isnan(wanted))
     number = ~np.isnan(wanted)
     assert_same_bits(got[number], wanted[number])
+
+
+def test_unsigned_scale_codes_are_signed_codes_without_the_sign() -> None:
+    ue4m3, ue5m3 = (sq.elements()[name].record for name in ("ue4m3", "ue5m3"))
+    e4m3 = np.arange(128, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float64)
+    assert_same_bits(np.array([ue4m3.value(code) for code in range(127)]), e4m3[:127])
+    assert ue4m3.is_nan(0x7F) and np.isnan(e4m3[127])
+    assert [ue5m3.value(code) for code in (0, 1, 8, 0xFE)] == [0.0, 2.0**-17, 2.0**-14, 114688.0]
+    assert ue5m3.is_nan(0xFF)
+    for record in (ue4m3, ue5m3):
+        with pytest.raises(ValueError, match="an element must be signed"):
+            sq.Format("scale", record)
 
 
 @pytest.mark.parametrize("name", ["mxfp8_e4m3", "mxfp4", "mxint8", "hbfp8"])
@@ -166,10 +194,14 @@ def test_every_nan_becomes_the_one_nan_or_is_refused(name: str, isa: str) -> Non
     assert bits_of(encoded.decode("bfloat16")).tolist() == [0x7FC0] * 6
 
 
-@pytest.mark.parametrize("name", ["int8", "mxint8_element"])
+LOWEST = {"int8": -128.0, "mxint8_element": -2.0, "int4": -8.0, "mxint4_element": -2.0}
+
+
+@pytest.mark.parametrize("name", LOWEST)
 def test_the_lowest_code_of_two_s_complement_decodes_but_is_never_emitted(name: str, isa: str) -> None:
-    lowest = codes_tensor(np.array([0x80]), plain(name)).decode()
-    assert lowest.tolist() == [{"int8": -128.0, "mxint8_element": -2.0}[name]]
+    code = ELEMENTS[name].sign_bit
+    lowest = codes_tensor(np.array([code]), plain(name)).decode()
+    assert lowest.tolist() == [LOWEST[name]]
     for rounding in oracle.ROUNDINGS:
         format_ = sq.Format(name, sq.elements()[name].record, (), sq.Conversion(rounding=rounding))
-        assert sq.encode(np.float32([lowest[0], -1e30, -np.inf]), format_).codes.tolist() == [0x81] * 3
+        assert sq.encode(np.float32([lowest[0], -1e30, -np.inf]), format_).codes.tolist() == [code + 1] * 3

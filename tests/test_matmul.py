@@ -55,7 +55,7 @@ class Side:
         """What `hopper_fp8` takes."""
         return all(
             line.element in (ELEMENTS["e4m3"], ELEMENTS["e5m2"])
-            and (line.scales is None or (line.has_float_scales and line.tensor_scale is None))
+            and (line.scales is None or (line.has_float_scales and len(line.scales) == 1 and line.tensor_scale is None))
             for line in self.lines
         )
 
@@ -236,6 +236,9 @@ NUMPY_DTYPES = {
     "e5m2": ml_dtypes.float8_e5m2,
     "e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
     "e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
+    "e4m3b11fnuz": ml_dtypes.float8_e4m3b11fnuz,
+    "e4m3_ieee": ml_dtypes.float8_e4m3,
+    "e3m4": ml_dtypes.float8_e3m4,
     "e2m3": ml_dtypes.float6_e2m3fn,
     "e3m2": ml_dtypes.float6_e3m2fn,
     "e2m1": ml_dtypes.float4_e2m1fn,
@@ -243,6 +246,7 @@ NUMPY_DTYPES = {
     "bf16": ml_dtypes.bfloat16,
     "fp32": np.float32,
     "int8": np.int8,
+    "int4": ml_dtypes.int4,
 }
 TORCH_DTYPES = {
     "e4m3": torch.float8_e4m3fn,
@@ -287,6 +291,14 @@ KINDS: dict[str, Maker] = {
     "mxfp4 2:4": encoded("mxfp4", "e2m1", sparsity="2:4"),
     "mxfp8 per tensor": encoded("mxfp8", "e4m3", block="tensor"),
     "mxint8": encoded("mxint8", "mxint8_element"),
+    "mxint4": encoded("mxint4", "mxint4_element"),
+    "msfp12": encoded("msfp12", "hbfp4_element"),
+    "msfp13 of 6": encoded("msfp13", "msfp13_element", block=6),
+    "msfp15": encoded("msfp15", "msfp15_element"),
+    "int4 per row": encoded("int4", "int4"),
+    "int4 in groups of 16": encoded("int4_g128", "int4", block=16),
+    "fp8_e4m3 in blocks of 8": encoded("fp8_e4m3_1x128", "e4m3", block=8),
+    "tf32": encoded("tf32", "tf32"),
     "hbfp8": encoded("hbfp8", "hbfp8_element"),
     "hbfp6 of 5": encoded("hbfp6", "hbfp6_element", block=5),
     "hbfp4 per row": encoded("hbfp4", "hbfp4_element", block="row"),
@@ -303,12 +315,20 @@ KINDS: dict[str, Maker] = {
     "raw e4m3 with a tensor scale": raw("e4m3", "tensor"),
     "raw int8 with row and tensor scales": raw("int8", "row and tensor"),
     "raw e2m1": raw("e2m1"),
+    "raw tf32": raw("tf32"),
+    "raw p3109_8p3se with e8m0": raw("p3109_8p3se", "e8m0"),
+    "raw p3109_8p4se": raw("p3109_8p4se"),
+    "raw p3109_4p2sf with row scales": raw("p3109_4p2sf", "row"),
     "numpy e4m3": numpy_array("e4m3"),
     "numpy e5m2": numpy_array("e5m2"),
     "numpy e4m3fnuz": numpy_array("e4m3fnuz"),
     "numpy e2m3": numpy_array("e2m3"),
     "numpy e2m1": numpy_array("e2m1"),
+    "numpy e4m3b11fnuz": numpy_array("e4m3b11fnuz"),
+    "numpy e4m3_ieee": numpy_array("e4m3_ieee"),
+    "numpy e3m4": numpy_array("e3m4"),
     "numpy int8": numpy_array("int8"),
+    "numpy int4": numpy_array("int4"),
     "numpy fp16": numpy_array("fp16"),
     "numpy fp32": numpy_array("fp32"),
     "torch e4m3": torch_tensor("e4m3"),

@@ -147,6 +147,9 @@ ML_TYPES: dict[str, Any] = {
     "e5m2": ml_dtypes.float8_e5m2,
     "e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
     "e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
+    "e4m3b11fnuz": ml_dtypes.float8_e4m3b11fnuz,
+    "e4m3_ieee": ml_dtypes.float8_e4m3,
+    "e3m4": ml_dtypes.float8_e3m4,
     "e2m3": ml_dtypes.float6_e2m3fn,
     "e3m2": ml_dtypes.float6_e3m2fn,
     "e2m1": ml_dtypes.float4_e2m1fn,
@@ -182,7 +185,17 @@ def test_float32_and_float64_bits_decode_as_the_machine_reads_them() -> None:
         assert same_number(oracle.decode(FP32, int(bits)), float(single))
 
 
-INTEGERS = {"mxint8_element": 64, "int8": 1, "hbfp8_element": 64, "hbfp6_element": 16, "hbfp4_element": 4}
+INTEGERS = {
+    "mxint8_element": 64,
+    "int8": 1,
+    "mxint4_element": 4,
+    "int4": 1,
+    "hbfp8_element": 64,
+    "hbfp6_element": 16,
+    "hbfp4_element": 4,
+    "msfp15_element": 32,
+    "msfp13_element": 8,
+}
 
 
 @pytest.mark.parametrize(("name", "units_in_one"), INTEGERS.items())
@@ -207,6 +220,11 @@ def test_largest_values_are_those_of_the_specifications() -> None:
     assert {name: ELEMENTS[name].largest for name in largest} == largest
     assert ELEMENTS["fp16"].largest == 65504
     assert ELEMENTS["e2m3"].largest == Fraction(15, 2)
+    largest = {"p3109_8p3se": 49152, "p3109_8p4se": 224, "p3109_8p5se": 15, "p3109_4p2sf": 3, "e4m3_ieee": 240}
+    assert {name: ELEMENTS[name].largest for name in largest} == largest
+    largest = {"e4m3b11fnuz": 30, "ue4m3": 448, "ue5m3": 114688, "int4": 7}
+    assert {name: ELEMENTS[name].largest for name in largest} == largest
+    assert [ELEMENTS[name].largest for name in ("e3m4", "e1m2", "mxint4_element")] == [15.5, 1.75, 1.75]
     emax = {"e4m3": 8, "e5m2": 15, "e3m2": 4, "e2m3": 2, "e2m1": 2, "mxint8_element": 0, "hbfp8_element": 0}
     assert {name: ELEMENTS[name].emax for name in emax} == emax
 
@@ -214,17 +232,19 @@ def test_largest_values_are_those_of_the_specifications() -> None:
 # Section 2: rounding
 
 SMALL_ELEMENTS = [
-    *(name for name in ELEMENTS if ELEMENTS[name].width <= 8 and name != "e8m0"),
+    *(name for name in ELEMENTS if ELEMENTS[name].width <= 8 and name not in oracle.SCALE_CODES),
     "E3M0",
     "E4M0",
     "E5M0",
     "E2M2",
+    "E4M0 with Inf",
 ]
 USER_ELEMENTS = {
     "E3M0": Element(3, 0, 3),
     "E4M0": Element(4, 0, 7, "fn"),
     "E5M0": Element(5, 0, 15, "ieee"),
     "E2M2": Element(2, 2, 1, "fnuz"),
+    "E4M0 with Inf": Element(4, 0, 7, "fnuz_inf"),
 }
 CHOICES = [(rounding, overflow) for rounding in oracle.ROUNDINGS for overflow in oracle.OVERFLOWS]
 
@@ -365,6 +385,8 @@ def test_an_infinity_saturates_keeps_its_code_or_becomes_nan() -> None:
     assert oracle.round_to_code(e4m3, NEGATIVE_INFINITY, overflow="saturate") == 0xFE
     assert oracle.round_to_code(e4m3, NEGATIVE_INFINITY, overflow="special") == 0x7F
     assert oracle.round_to_code(fnuz, POSITIVE_INFINITY, overflow="special") == 0x80
+    assert oracle.round_to_code(ELEMENTS["p3109_8p4se"], POSITIVE_INFINITY, overflow="special") == 0x7F
+    assert oracle.round_to_code(ELEMENTS["p3109_8p4se"], NEGATIVE_INFINITY, overflow="special") == 0xFF
 
 
 def test_a_nan_without_a_nan_code_is_refused() -> None:

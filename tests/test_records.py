@@ -231,6 +231,21 @@ def test_the_digest_changes_with_every_field() -> None:
     assert len(spec.digest) == 16 and int(spec.digest, 16) >= 0
 
 
+def test_evidence_travels_with_a_spec_and_decides_nothing() -> None:
+    words = {"specification", "implementation", "inferred"}
+    assert {element.evidence for element in sq.elements().values()} == words
+    assert {format_.evidence for format_ in sq.formats().values()} == words
+    assert user_spec().format.evidence == "user"
+    spec = sq.spec("msfp12", block=8)
+    assert sq.Spec.from_json(spec.to_json()).format.evidence == spec.format.evidence == "inferred"
+    other = replace(spec, format=replace(spec.format, evidence="implementation"))
+    assert other == spec and other.digest == spec.digest
+    without = json.loads(spec.to_json())
+    del without["evidence"]
+    older = sq.Spec.from_json(json.dumps(without))
+    assert older == spec and older.format.evidence == "user"
+
+
 def test_the_digest_changes_with_the_numerics_version(monkeypatch: pytest.MonkeyPatch) -> None:
     before = sq.spec("mxfp4").digest
     monkeypatch.setattr(_core, "numerics_version", _core.numerics_version + 1)

@@ -248,7 +248,9 @@ def test_pruned_elements_are_positive_zeros_and_the_input_stays(isa: str) -> Non
 
 
 @pytest.mark.parametrize("order", oracle.ORDERS)
-@pytest.mark.parametrize("name", ["mxfp4", "mxfp8_e5m2", "mxint8", "hbfp6", "int8", "fp8_e4m3", "fp16"])
+@pytest.mark.parametrize(
+    "name", ["mxfp4", "mxfp8_e5m2", "mxint8", "hbfp6", "int8", "fp8_e4m3", "fp16", "msfp13", "int4_g128"]
+)
 def test_patterns_and_masks_in_both_orders_are_the_oracle_s(name: str, order: str, isa: str) -> None:
     rng = np.random.default_rng(len(name))
     fmt = BLOCK_FORMATS[name]

@@ -1,5 +1,6 @@
 #include "records.h"
 
+#include <cmath>
 #include <functional>
 #include <string>
 #include <type_traits>
@@ -140,6 +141,20 @@ py::class_<Record> bind_record(py::module_& module, const char* doc) {
   return type;
 }
 
+// Every value of a record that the core takes is a float64.
+double value_of(const ElementFormat& f, std::uint32_t code) {
+  const int bits = code_bits(f);
+  if (bits < 1 || bits > 32 || std::uint64_t{code} >> bits != 0)
+    throw py::value_error("code " + std::to_string(code) + " does not fit " + std::to_string(bits) + " bits");
+  const double sign = (code & sign_bit(f)) != 0 ? -1 : 1;
+  if (classify(f, code) == CodeClass::nan) return std::nan("");
+  if (classify(f, code) == CodeClass::infinity) return sign * HUGE_VAL;
+  std::uint32_t below = code & magnitude_mask(f);
+  if (f.signedness == Signedness::twos_complement && sign < 0) below = sign_bit(f) - below;
+  const Magnitude m = magnitude_of(f, below);
+  return sign * std::ldexp(m.significand, m.exponent);
+}
+
 void bind_element(py::module_& module) {
   auto type =
       bind_record<ElementFormat>(module, "An element or scale code: what its bits mean (docs/numerics.md section 1).");
@@ -158,8 +173,13 @@ void bind_element(py::module_& module) {
       .def_property_readonly(
           "nan_code",
           [](const ElementFormat& f) -> py::object { return has_nan(f) ? py::cast(nan_code(f)) : py::none(); })
+      .def_property_readonly("infinity_code",
+                             [](const ElementFormat& f) -> py::object {
+                               return has_infinity(f) ? py::cast(infinity_code(f)) : py::none();
+                             })
       .def_property_readonly("is_power_of_two_scale", [](const ElementFormat& f) { return is_power_of_two_scale(f); })
-      .def("is_nan", [](const ElementFormat& f, std::uint32_t code) { return classify(f, code) == CodeClass::nan; });
+      .def("is_nan", [](const ElementFormat& f, std::uint32_t code) { return classify(f, code) == CodeClass::nan; })
+      .def("value", &value_of, "what a code stands for, also of a scale");
 }
 
 void bind_block_format(py::module_& module) {
@@ -234,9 +254,10 @@ void bind_records(py::module_& module) {
 void bind_catalog(py::module_& module) {
   const auto text = [](std::string_view s) { return py::str(std::string(s)); };
   py::list elements, formats, aliases, datapaths;
-  for (const auto& e : catalog::elements) elements.append(py::make_tuple(text(e.name), e.format, text(e.source)));
+  for (const auto& e : catalog::elements)
+    elements.append(py::make_tuple(text(e.name), e.format, text(e.source), text(e.evidence)));
   for (const auto& f : catalog::formats)
-    formats.append(py::make_tuple(text(f.name), f.format, f.conversion, text(f.source)));
+    formats.append(py::make_tuple(text(f.name), f.format, f.conversion, text(f.source), text(f.evidence)));
   for (const auto& a : catalog::aliases) aliases.append(py::make_tuple(text(a.name), text(a.format)));
   for (const auto& d : catalog::datapaths)
     datapaths.append(py::make_tuple(text(d.name), d.datapath, text(d.source), text(d.evidence)));

@@ -11,6 +11,7 @@ struct NamedFormat {
   BlockFormat format;
   Conversion conversion;
   std::string_view source;
+  std::string_view evidence;
 };
 
 // One scale per `along` elements of a line.
@@ -20,22 +21,28 @@ constexpr BlockFormat blocked(std::string_view element_name, std::string_view sc
 
 constexpr BlockFormat plain(std::string_view element_name) { return {element(element_name), {}, 0}; }
 
-constexpr NamedFormat mx(std::string_view name, std::string_view element_name) {
-  return {name, blocked(element_name, "e8m0", 32), {}, "OCP MX v1.0"};
+constexpr NamedFormat mx(std::string_view name, std::string_view element_name, std::string_view source = "OCP MX v1.0",
+                         std::string_view evidence = specification) {
+  return {name, blocked(element_name, "e8m0", 32), {}, source, evidence};
 }
 
 constexpr NamedFormat hbfp(std::string_view name, std::string_view element_name) {
-  return {name, blocked(element_name, "e8m0", 64), {}, "HBFP (Drumond et al., NeurIPS 2018)"};
+  return {name, blocked(element_name, "e8m0", 64), {}, "HBFP (Drumond et al., NeurIPS 2018)", inferred};
 }
 
-constexpr NamedFormat scaled(std::string_view name, std::string_view element_name, int across,
-                             std::string_view source) {
+// MSFP-k: a sign and k - 9 magnitude bits under 8 bits of exponent, which the name counts with every element.
+constexpr NamedFormat msfp(std::string_view name, std::string_view element_name) {
+  return {name, blocked(element_name, "e8m0", 16), {}, "MSFP (Rouhani et al., NeurIPS 2020), boxes of 16", inferred};
+}
+
+constexpr NamedFormat scaled(std::string_view name, std::string_view element_name, int along, int across,
+                             std::string_view source, std::string_view evidence) {
   const Conversion by_amax{.scale_rule = ScaleRule::amax};
-  return {name, blocked(element_name, "fp32", whole, across), by_amax, source};
+  return {name, blocked(element_name, "fp32", along, across), by_amax, source, evidence};
 }
 
-constexpr NamedFormat cast(std::string_view name, std::string_view source) {
-  return {name, plain(name), {.overflow = Overflow::special}, source};
+constexpr NamedFormat cast(std::string_view name, std::string_view source, std::string_view evidence) {
+  return {name, plain(name), {.overflow = Overflow::special}, source, evidence};
 }
 
 inline constexpr std::array formats{
@@ -45,14 +52,24 @@ inline constexpr std::array formats{
     mx("mxfp6_e3m2", "e3m2"),
     mx("mxfp4", "e2m1"),
     mx("mxint8", "mxint8_element"),
+    mx("mxint4", "mxint4_element", "Tenstorrent MXINT4, encoded by the rules of OCP MX v1.0", inferred),
     hbfp("hbfp8", "hbfp8_element"),
     hbfp("hbfp6", "hbfp6_element"),
     hbfp("hbfp4", "hbfp4_element"),
-    scaled("int8", "int8", 1, "symmetric INT8, amax / 127 per row"),
-    scaled("fp8_e4m3", "e4m3", whole, "OCP OFP8 v1.0, amax / 448 per tensor"),
-    scaled("fp8_e5m2", "e5m2", whole, "OCP OFP8 v1.0, amax / 57344 per tensor"),
-    cast("bf16", "bfloat16"),
-    cast("fp16", "IEEE 754 binary16"),
+    msfp("msfp16", "hbfp8_element"),
+    msfp("msfp15", "msfp15_element"),
+    msfp("msfp14", "hbfp6_element"),
+    msfp("msfp13", "msfp13_element"),
+    msfp("msfp12", "hbfp4_element"),
+    scaled("int8", "int8", whole, 1, "symmetric INT8, amax / 127 per row", inferred),
+    scaled("int4", "int4", whole, 1, "symmetric INT4, amax / 7 per row", inferred),
+    scaled("int4_g128", "int4", 128, 1, "symmetric INT4, amax / 7 per group of 128; makers vary the divisor", inferred),
+    scaled("fp8_e4m3", "e4m3", whole, whole, "OCP OFP8 v1.0, amax / 448 per tensor", inferred),
+    scaled("fp8_e5m2", "e5m2", whole, whole, "OCP OFP8 v1.0, amax / 57344 per tensor", inferred),
+    scaled("fp8_e4m3_1x128", "e4m3", 128, 1, "DeepSeek-V3 activations, amax / 448 per 1 x 128", implementation),
+    cast("bf16", "bfloat16", implementation),
+    cast("fp16", "IEEE 754 binary16", specification),
+    cast("tf32", "NVIDIA PTX cvt.rn.tf32.f32", implementation),
 };
 
 // Short names stand for the variant that most users mean.

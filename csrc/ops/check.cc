@@ -15,10 +15,11 @@ std::string check_element(const ElementFormat& f) {
     return "two's complement is for integers (exponent_bits=0, specials='finite'): " + it;
   if (f.specials == Specials::ieee && f.exponent_bits < 2) return "specials='ieee' needs two exponent bits: " + it;
   if (f.specials == Specials::ieee && f.mantissa_bits < 1) return "specials='ieee' needs a mantissa bit for NaN: " + it;
-  if (f.specials == Specials::fn && f.exponent_bits + f.mantissa_bits < 2)
-    return "specials='fn' leaves no number: " + it;
-  if (f.specials == Specials::fnuz && f.signedness != Signedness::sign_magnitude)
-    return "specials='fnuz' puts NaN on the code of negative zero, so it needs sign and magnitude: " + it;
+  const std::string specials = "specials='" + std::string(word_of(f.specials)) + "'";
+  if ((f.specials == Specials::fn || f.specials == Specials::fnuz_inf) && f.exponent_bits + f.mantissa_bits < 2)
+    return specials + " leaves no number: " + it;
+  if (nan_is_negative_zero(f) && f.signedness != Signedness::sign_magnitude)
+    return specials + " puts NaN on the code of negative zero, so it needs sign and magnitude: " + it;
   if (f.signedness == Signedness::unsigned_code) return "an element must be signed: " + it;
   return {};
 }

@@ -22,6 +22,7 @@ class ElementFormat:
     has_nan: bool
     has_infinity: bool
     nan_code: int | None
+    infinity_code: int | None
     is_power_of_two_scale: bool
     def __init__(
         self,
@@ -34,6 +35,7 @@ class ElementFormat:
         zero: bool = ...,
     ) -> None: ...
     def is_nan(self, code: int) -> bool: ...
+    def value(self, code: int) -> float: ...
     def to_dict(self) -> dict[str, Any]: ...
 
 class ScaleLevel:
@@ -116,8 +118,8 @@ class Side:
         tensor_scale: float | None = ...,
     ) -> None: ...
 
-elements: list[tuple[str, ElementFormat, str]]
-formats: list[tuple[str, BlockFormat, Conversion, str]]
+elements: list[tuple[str, ElementFormat, str, str]]
+formats: list[tuple[str, BlockFormat, Conversion, str, str]]
 aliases: list[tuple[str, str]]
 datapaths: list[tuple[str, Datapath, str, str]]
 words: dict[str, tuple[str, ...]]

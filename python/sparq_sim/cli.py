@@ -52,6 +52,7 @@ def _format_row(format_: Format) -> dict[str, Any]:
         "scale_rule": conversion.scale_rule if format_.levels else None,
         "overflow": conversion.overflow,
         "source": format_.source,
+        "evidence": format_.evidence,
     }
 
 
@@ -62,10 +63,11 @@ def formats(as_json: JsonFlag = False) -> None:
     if as_json:
         return _print_json(rows)
     table = Table(title="formats", title_justify="left")
-    for name in ("name", "element", "block", "scale", "bits", "scale rule", "source"):
+    for name in ("name", "element", "block", "scale", "bits", "scale rule", "source", "evidence"):
         table.add_column(name, justify="right" if name == "bits" else "left", no_wrap=name != "source")
+    keys = ("name", "element", "block", "scale", "bits_per_element", "scale_rule", "source", "evidence")
     for row in rows:
-        cells = [row[key] for key in ("name", "element", "block", "scale", "bits_per_element", "scale_rule", "source")]
+        cells = [row[key] for key in keys]
         table.add_row(
             *("" if cell is None else f"{cell:g}" if isinstance(cell, float) else str(cell) for cell in cells)
         )
@@ -83,18 +85,6 @@ def _element_of(name: str) -> tuple[Element, Format | None]:
     except ValueError as error:
         raise ValueError(f"{error}; elements: {', '.join(elements)}") from None
     return next(e for e in elements.values() if e.record == format_.element), format_
-
-
-def _values(element: Element) -> list[float]:
-    """Of every code."""
-    record = element.record
-    codes = np.arange(1 << record.code_bits, dtype=np.dtype(f"uint{8 * record.code_bytes}"))
-    if record.is_power_of_two_scale:
-        powers = np.ldexp(1.0, codes.astype(np.int64) + record.emin)
-        return [float("nan") if record.is_nan(int(c)) else float(p) for c, p in zip(codes, powers, strict=True)]
-    spec = Spec(Format(element.name, record))
-    tensor = sq.BlockTensor(codes=codes, scales=None, mask=None, spec=spec, dtype="float64", library="numpy")
-    return [float(v) for v in tensor.decode()]
 
 
 def _code_text(element: Element, code: int) -> str:
@@ -120,17 +110,19 @@ def show(
         "emin": record.emin,
         "emax": record.emax,
     }
-    values = _values(element) if record.code_bits <= 8 else []
+    values = [record.value(code) for code in range(1 << record.code_bits)] if record.code_bits <= 8 else []
     if as_json:
         codes = [{"code": code, "value": repr(value)} for code, value in enumerate(values)]
-        data = {"element": element.name, "source": element.source, "fields": fields, "codes": codes}
+        said = {"element": element.name, "source": element.source, "evidence": element.evidence}
+        data = {**said, "fields": fields, "codes": codes}
         return _print_json({**data, "format": None if format_ is None else _format_row(format_)})
     if format_ is not None:
         table = Table(title=f"{format_.name}: {format_.source}", title_justify="left", show_header=False)
         for key, value in _format_row(format_).items():
             table.add_row(key.replace("_", " "), "" if value is None else str(value))
         _out.print(table)
-    table = Table(title=f"element {element.name}: {element.source}", title_justify="left", show_header=False)
+    title = f"element {element.name}: {element.source} ({element.evidence})"
+    table = Table(title=title, title_justify="left", show_header=False)
     for key, value in fields.items():
         table.add_row(key, str(value), record.fields.get(key, ""))
     _out.print(table)

@@ -25,11 +25,13 @@ _STOCHASTIC = ("stochastic", "random_bits")
 
 @dataclass(frozen=True)
 class Element:
-    """A named element or scale code of the catalog."""
+    """A named element or scale code of the catalog with its evidence: ``specification`` (a published one, or a draft,
+    says so), ``implementation`` (makers' software or documents do so) or ``inferred`` (makers may differ)."""
 
     name: str
     record: ElementFormat
     source: str
+    evidence: str
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,9 @@ class Format:
     levels: Sequence[ScaleLevel] = ()
     conversion: Conversion = field(default_factory=Conversion)
     source: str = "user"
+    #: As of an `Element`, or ``user``. It says how sure the catalog is, not what is computed: equality and digests
+    #: leave it out.
+    evidence: str = field(default="user", compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(self.levels))
@@ -131,7 +136,11 @@ class Spec:
         >>> sq.Spec.from_json(sq.spec("mxfp4", sparsity="2:4").to_json()) == sq.spec("mxfp4", sparsity="2:4")
         True
         """
-        record = {
+        return json.dumps({**self._record(), "evidence": self.format.evidence}, sort_keys=True)
+
+    def _record(self) -> dict[str, Any]:
+        """What the digest is of."""
+        return {
             "version": SPEC_VERSION,
             "numerics": _core.numerics_version,
             "name": self.format.name,
@@ -142,7 +151,6 @@ class Spec:
             "order": self.order,
             "axis": self.axis,
         }
-        return json.dumps(record, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Spec:
@@ -169,6 +177,7 @@ class Spec:
                 levels,
                 Conversion(**record["conversion"]),
                 record["source"],
+                record.get("evidence", "user"),
             )
             sparsity = None if record["sparsity"] is None else parse_sparsity(Sparsity(**record["sparsity"]))
             axis = record["axis"]
@@ -181,7 +190,7 @@ class Spec:
     @property
     def digest(self) -> str:
         """Sixteen hex digits that change whenever the spec or the numerics version does."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self._record(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -196,7 +205,7 @@ class Machine:
 
 def elements() -> dict[str, Element]:
     """The element and scale codes of the catalog, by name."""
-    return {name: Element(name, record, source) for name, record, source in _core.elements}
+    return {name: Element(name, record, source, evidence) for name, record, source, evidence in _core.elements}
 
 
 def formats() -> dict[str, Format]:
@@ -207,8 +216,8 @@ def formats() -> dict[str, Format]:
     4.25
     """
     return {
-        name: Format(name, block_format.element, block_format.levels, conversion, source)
-        for name, block_format, conversion, source in _core.formats
+        name: Format(name, block_format.element, block_format.levels, conversion, source, evidence)
+        for name, block_format, conversion, source, evidence in _core.formats
     }
 
 

@@ -19,7 +19,7 @@ from sparq_sim.arrays import (
     to_numpy,
     widened,
 )
-from sparq_sim.formats import Machine, find_datapath, find_element
+from sparq_sim.formats import Machine, elements, find_datapath, find_element
 from sparq_sim.tensor import BlockTensor
 
 #: Low-precision dtypes (NumPy, ml_dtypes, torch) and the element that each of their codes is.
@@ -28,6 +28,9 @@ _DTYPE_ELEMENTS = {
     "float8_e5m2": "e5m2",
     "float8_e4m3fnuz": "e4m3fnuz",
     "float8_e5m2fnuz": "e5m2fnuz",
+    "float8_e4m3b11fnuz": "e4m3b11fnuz",
+    "float8_e4m3": "e4m3_ieee",
+    "float8_e3m4": "e3m4",
     "float6_e2m3fn": "e2m3",
     "float6_e3m2fn": "e3m2",
     "float4_e2m1fn": "e2m1",
@@ -35,22 +38,11 @@ _DTYPE_ELEMENTS = {
     "bfloat16": "bf16",
     "float32": "fp32",
     "int8": "int8",
+    "int4": "int4",
 }
 
-#: Names that ``a_format=`` and ``b_format=`` take.
-CODE_FORMATS = (
-    "e4m3",
-    "e5m2",
-    "e4m3fnuz",
-    "e5m2fnuz",
-    "e3m2",
-    "e2m3",
-    "e2m1",
-    "fp16",
-    "bf16",
-    "fp32",
-    "int8",
-)
+#: Names that ``a_format=`` and ``b_format=`` take: every element; the other codes of the catalog are scales.
+CODE_FORMATS = tuple(name for name, element in elements().items() if element.record.signedness != "unsigned")
 
 _SHAPES = "a is [M, K] and b is [N, K], both with K last (b like the weight of a linear layer, [out, in])"
 
@@ -273,7 +265,7 @@ def matmul(
             per element, with ``a_format=``.
         datapath: a name of `datapaths()`, or a `Datapath`.
         c: float32 [M, N], what the accumulator starts with.
-        a_format, b_format: element of raw codes: e4m3 e5m2 e4m3fnuz e5m2fnuz e3m2 e2m3 e2m1 fp16 bf16 fp32 int8.
+        a_format, b_format: element of raw codes: a name of `elements()` that is no scale, or an `ElementFormat`.
         a_scales, b_scales: raw scales: E8M0 codes (uint8) [rows, K / block] of equal blocks (a shorter last one
             needs a `BlockTensor`), or float32 [rows].
         a_tensor_scale, b_tensor_scale: a float32 scale of the whole operand.
