@@ -32,6 +32,8 @@ GFLOAT_ROUNDINGS = {
     oracle.NEAREST_EVEN: RoundMode.TiesToEven,
     oracle.NEAREST_AWAY: RoundMode.TiesToAway,
     oracle.TOWARD_ZERO: RoundMode.TowardZero,
+    oracle.UP: RoundMode.TowardPositive,
+    oracle.DOWN: RoundMode.TowardNegative,
 }
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gfloat import RoundMode, round_float
+from gfloat.formats import format_info_ocp_e2m1, format_info_ocp_e3m2, format_info_ocp_e4m3
 
 import oracle
 import sparq_sim as sq
@@ -168,6 +170,27 @@ def test_each_fraction_goes_up_for_as_many_random_numbers_as_its_variant_says() 
         y = sq.emulate(x, e4m3, random=random, random_bits=bits, stochastic=variant, **STOCHASTIC)
         assert set(np.unique(y)) == {1.0, 1.125}
         assert (y == 1.125).sum(axis=1).tolist() == wanted[variant].tolist(), variant
+
+
+#: gfloat's names for the three variants of P3109.
+GFLOAT = {"a": RoundMode.StochasticFastest, "b": RoundMode.StochasticFast, "c": RoundMode.Stochastic}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", ["e2m1", "e4m3", "e3m2"])
+def test_gfloat_rounds_by_the_same_variants(name: str, variant: str) -> None:
+    info = {"e2m1": format_info_ocp_e2m1, "e4m3": format_info_ocp_e4m3, "e3m2": format_info_ocp_e3m2}[name]
+    rng = np.random.default_rng(6)
+    x = (rng.standard_normal(300) * 2.0 ** rng.integers(-6, 4, 300)).astype(np.float32)
+    for bits in (1, 3, 8):
+        random = rng.integers(0, 1 << bits, x.shape)
+        wanted = [
+            round_float(info, float(v), GFLOAT[variant], True, srbits=int(r), srnumbits=bits)
+            for v, r in zip(x, random, strict=True)
+        ]
+        words: dict[str, Any] = {"stochastic": variant, "random_bits": bits, **STOCHASTIC}
+        got = sq.emulate(x, plain_format(ELEMENTS[name]), random=random, **words)
+        assert_same_bits(got, np.float32(wanted), f"{name} {variant} {bits}")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
