@@ -64,6 +64,19 @@ def test_emulate_writes_what_emulate_returns(tmp_path: Path, weights: np.ndarray
     expected = sq.emulate(weights, "mxfp4", sparsity="2:4")
     assert np.load(tmp_path / "out.npy").tobytes() == expected.tobytes()
     assert rows["digest"] == sq.spec("mxfp4", sparsity="2:4").digest
+    assert rows["tensors"][0]["shape"] == list(weights.shape)
+
+
+def test_emulate_rounds_stochastically_by_a_seed(tmp_path: Path, weights: np.ndarray) -> None:
+    np.savez(tmp_path / "in.npz", a=weights, b=weights)
+    out, words = tmp_path / "out.npz", ("--choice", "rounding=stochastic")
+    sparq("emulate", tmp_path / "in.npz", "-f", "mxfp4", "-o", out, *words, "--seed", "7")
+    with np.load(out) as made:
+        for stream, name in enumerate("ab"):
+            expected = sq.emulate(weights, "mxfp4", rounding="stochastic", random=sq.Philox(7, stream))
+            assert made[name].tobytes() == expected.tobytes()
+    refused = sparq("emulate", tmp_path / "in.npz", "-f", "mxfp4", "-o", out, *words, code=2)
+    assert "needs random=" in refused.stderr
 
 
 def test_emulate_reads_and_writes_archives(tmp_path: Path, weights: np.ndarray) -> None:
@@ -103,7 +116,8 @@ def test_a_damaged_file_is_an_error_and_writes_nothing(tmp_path: Path, weights: 
     for name, data in damaged.items():
         (tmp_path / name).write_bytes(data)
         out = tmp_path / f"out{Path(name).suffix}"
-        assert "not a readable" in sparq("emulate", tmp_path / name, "-f", "mxfp4", "-o", out, code=2).stderr
+        message = sparq("emulate", tmp_path / name, "-f", "mxfp4", "-o", out, code=2).stderr
+        assert "not a readable" in message and "pickle" not in message
         assert not out.exists()
 
 

@@ -318,3 +318,9 @@ def test_events_add_up_over_calls() -> None:
     sq.encode(np.float32([np.nan]), "mxfp4", events=events)
     sq.sparsify(np.float32([1, 1]), "1:2", events=events)
     assert events == sq.Events(saturated=3, underflowed=3, nonfinite=1, ties=1)
+
+
+@pytest.mark.parametrize("record", [sq.ElementFormat, sq.ScaleLevel, sq.Conversion, sq.Sparsity, sq.Datapath])
+def test_help_on_a_constructor_shows_every_field_with_its_default(record: Any) -> None:
+    for name, meaning in record.fields.items():
+        assert f"{name}={getattr(record(), name)!r}: {meaning}" in record.__init__.__doc__

@@ -80,6 +80,23 @@ Record from_fields(const py::kwargs& kwargs) {
   return record;
 }
 
+// For help(): pybind11 copies it.
+template <class Record>
+std::string constructor_text() {
+  std::string text = "Keywords, with their defaults:\n";
+  const Record defaults{};
+  std::apply(
+      [&](const auto&... f) {
+        const auto add = [&](const auto& field) {
+          const auto value = py::repr(to_python(defaults.*field.member)).template cast<std::string>();
+          text.append("\n    ").append(field.name).append("=").append(value).append(": ").append(field.meaning);
+        };
+        (add(f), ...);
+      },
+      Fields<Record>::list);
+  return text;
+}
+
 template <class Record>
 py::dict to_dict(const Record& record) {
   py::dict out;
@@ -111,7 +128,8 @@ void add_common(py::class_<Record>& type) {
 template <class Record>
 py::class_<Record> bind_record(py::module_& module, const char* doc) {
   py::class_<Record> type(module, std::string(Fields<Record>::name).c_str(), doc);
-  type.def(py::init([](const py::kwargs& kwargs) { return from_fields<Record>(kwargs); }));
+  type.def(py::init([](const py::kwargs& kwargs) { return from_fields<Record>(kwargs); }),
+           constructor_text<Record>().c_str());
   type.def("to_dict", &to_dict<Record>);
   type.def_property_readonly_static("fields", [](const py::object&) {
     py::dict meanings;

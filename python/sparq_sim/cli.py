@@ -198,12 +198,18 @@ def emulate(
     for name in rows[0] if rows else []:
         table.add_column(name.replace("_", " "), justify="left" if name in ("name", "shape", "dtype") else "right")
     for row in rows:
-        table.add_row(*("" if v is None else f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()))
+        table.add_row(*(_cell(value) for value in row.values()))
     _out.print(table)
     unchanged = [name for name in tensors if name not in floats]
     if unchanged:
         _out.print(f"unchanged, not floats: {', '.join(unchanged)}", highlight=False, markup=False)
     return None
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return "x".join(map(str, value))
+    return "" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def _emulate_one(
@@ -221,7 +227,7 @@ def _emulate_one(
         stored = sq.encode(y, "bf16", threads=threads).codes
     row = {
         "name": name,
-        "shape": "x".join(map(str, x.shape)),
+        "shape": list(x.shape),
         "dtype": tensor.dtype,
         "snr_db": snr if np.isfinite(snr) else None,
         **vars(events),

@@ -58,6 +58,7 @@ def read_tensors(path: Path) -> dict[str, Named]:
     try:
         if suffix == ".safetensors":
             return _read_safetensors(path)
+        _require_magic(path, suffix)
         loaded = np.load(path, allow_pickle=False)
         if suffix == ".npy":
             if not isinstance(loaded, np.ndarray):
@@ -70,6 +71,15 @@ def read_tensors(path: Path) -> dict[str, Named]:
     except Exception as error:
         # zipfile and zlib have errors of their own for damaged archives.
         raise ValueError(f"{path}: not a readable {suffix[1:]} file ({type(error).__name__}: {error})") from None
+
+
+def _require_magic(path: Path, suffix: str) -> None:
+    """NumPy takes any file that is neither for a pickle, and says so."""
+    magic = {".npy": b"\x93NUMPY", ".npz": b"PK"}[suffix]
+    with path.open("rb") as file:
+        start = file.read(len(magic))
+    if start != magic:
+        raise ValueError(f"it begins with {start!r}, not {magic!r}")
 
 
 def _named(array: Array) -> Named:

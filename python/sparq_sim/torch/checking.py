@@ -172,6 +172,8 @@ def check(
     for name in names:
         if name not in found:
             raise ValueError(f"no Linear or Conv2d layer named {name!r}; layers: {', '.join(found) or 'none'}")
+    if not names and found:
+        raise ValueError(f"layers: the list is empty; layers: {', '.join(found)}")
     if not names:
         raise ValueError(f"{type(subject).__name__} has no Linear or Conv2d layer to check")
     say("encoding weights")
