@@ -20,6 +20,20 @@ struct Geometry {
   std::int64_t tile_lines = 1, tile_length = 0;
 };
 
+// Where a tile begins. Neighbouring tiles lie along a line, or, with a step between elements, side by side across
+// lines: the next tile should be near in memory.
+struct TilePlace {
+  std::int64_t batch, line, element;
+};
+
+static constexpr TilePlace place_of_tile(const Geometry& g, std::int64_t tile) {
+  const std::int64_t along = (g.length + g.tile_length - 1) / g.tile_length;
+  const std::int64_t across = (g.lines + g.tile_lines - 1) / g.tile_lines;
+  const std::int64_t batch = tile / (along * across), rest = tile % (along * across);
+  if (g.step == 1) return {batch, rest / along * g.tile_lines, rest % along * g.tile_length};
+  return {batch, rest % across * g.tile_lines, rest / across * g.tile_length};
+}
+
 // Elements of one tile at most: input and results of a tile stay in the first-level cache.
 inline constexpr std::int64_t tile_capacity = 4096;
 

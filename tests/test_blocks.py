@@ -713,3 +713,18 @@ def test_the_rounding_mode_of_the_machine_changes_nothing(rounding_mode: str, is
     finally:
         set_mode(0)
     assert changed == wanted
+
+
+@pytest.mark.parametrize("rounding", ["up", "to_odd", "nearest_even"])
+def test_a_smallest_number_beyond_the_result_leaves_an_input_in_place_alone(rounding: str) -> None:
+    huge = sq.ElementFormat(exponent_bits=4, mantissa_bits=3, bias=-256, specials="ieee")
+    scale = sq.ElementFormat(exponent_bits=5, bias=-130, signedness="unsigned", zero=False)
+    scaled = [sq.ScaleLevel(format=scale, along=4)]
+    for format_ in (sq.Format("huge", huge), sq.Format("scaled", sq.elements()["e2m1"].record, scaled)):
+        x = np.float32([1, 2, -3, 4])
+        try:
+            got = sq.emulate(x, format_, rounding=rounding, out=x, inexact="error")
+        except ValueError:
+            assert x.tolist() == [1, 2, -3, 4]
+        else:
+            assert not got.any()

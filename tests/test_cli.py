@@ -68,7 +68,7 @@ def test_emulate_writes_what_emulate_returns(tmp_path: Path, weights: np.ndarray
 
 
 def test_emulate_rounds_stochastically_by_a_seed(tmp_path: Path, weights: np.ndarray) -> None:
-    np.savez(tmp_path / "in.npz", a=weights, b=weights)
+    np.savez(tmp_path / "in.npz", b=weights, a=weights)
     out, words = tmp_path / "out.npz", ("--choice", "rounding=stochastic")
     sparq("emulate", tmp_path / "in.npz", "-f", "mxfp4", "-o", out, *words, "--seed", "7")
     with np.load(out) as made:
@@ -76,7 +76,7 @@ def test_emulate_rounds_stochastically_by_a_seed(tmp_path: Path, weights: np.nda
             expected = sq.emulate(weights, "mxfp4", rounding="stochastic", random=sq.Philox(7, stream))
             assert made[name].tobytes() == expected.tobytes()
     refused = sparq("emulate", tmp_path / "in.npz", "-f", "mxfp4", "-o", out, *words, code=2)
-    assert "needs random=" in refused.stderr
+    assert "needs --seed" in refused.stderr
 
 
 def test_emulate_reads_and_writes_archives(tmp_path: Path, weights: np.ndarray) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import warnings
 from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
@@ -373,6 +374,28 @@ def test_exponents_are_exact_down_to_the_smallest_subnormal(dtype: Any, bits: in
     assert dict(zip(histogram.exponents, histogram.counts, strict=True)) == counts
     assert list(histogram.exponents) == sorted(counts)
     assert (histogram.zeros, histogram.nonfinite) == (zeros, nonfinite) and zeros == 2
+
+
+def test_zeros_and_losses_are_those_of_the_numbers_themselves() -> None:
+    """Sums of squares are taken of scaled numbers, which may lose what is far below the largest."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (row,) = sq.rank(np.float64([2.0**100, 2.0**-80]), ["bf16"]).rows
+        assert row.zeros == 0 and row.snr_db == math.inf
+        wide = sq.Format("wide", sq.ElementFormat(exponent_bits=3, bias=-256))
+        (row,) = sq.rank(np.float64([2.0**-1000]), [wide], rounding="up").rows
+        assert row.note == "" and row.zeros == 0
+
+
+def test_json_has_no_number_that_is_not_finite() -> None:
+    ranking = sq.rank(np.float64([2.0**-1000]), ["fp16"], rounding="up")
+    record = json.loads(ranking.to_json())
+    assert record["rows"][0]["snr_db"] is None and "Infinity" not in ranking.to_json()
+
+
+def test_stochastic_rounding_is_refused_before_any_work() -> None:
+    with pytest.raises(ValueError, match="needs random bits"):
+        sq.rank(np.ones(4, np.float32), ["mxfp4"], rounding="stochastic")
 
 
 def test_json_says_what_the_record_says() -> None:

@@ -323,3 +323,13 @@ def test_a_given_scale_that_float32_does_not_hold_is_refused(value: float) -> No
         sq.matmul(codes, codes, a_format="e4m3", b_format="e4m3", a_scales=np.float64([value]))
     with pytest.raises(ValueError, match="float32 holds exactly"):
         sq.matmul(codes, codes, a_format="e4m3", b_format="e4m3", a_tensor_scale=value)
+
+
+def test_scales_of_other_number_types_are_exact_or_refused() -> None:
+    one, codes = np.float32([1.0]), np.uint8([[0x38]])
+    assert sq.encode(one, "fp8_e4m3", tensor_scale=2).scales.tolist() == [2.0]
+    for scale in (np.longdouble(1) + np.longdouble(2) ** -60, 2**53 + 1, 2**63 + 1):
+        with pytest.raises(ValueError, match="float32 holds exactly"):
+            sq.matmul(codes, codes, a_format="e4m3", b_format="e4m3", a_tensor_scale=scale)
+    with pytest.raises(ValueError, match="float32 does not hold"):
+        sq.encode(one, "int8", scales=np.array([np.longdouble(1) + np.longdouble(2) ** -60]))

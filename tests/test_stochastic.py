@@ -83,6 +83,19 @@ def test_bits_belong_to_places_of_x_however_it_lies_in_memory(isa: str) -> None:
     assert_same_bits(sq.emulate(x, "mxfp6", random=np.asfortranarray(data), **STOCHASTIC), wanted)
 
 
+def test_a_stream_ends_with_its_last_word(isa: str) -> None:
+    x = np.random.default_rng(5).standard_normal((4, 9), dtype=np.float32)
+    for axis in (0, 1):
+        last = sq.Philox(3, 1, 2**64 - 36)
+        data = np.array([oracle.philox(3, 1, last.offset + i) >> 16 for i in range(36)]).reshape(x.shape)
+        got = sq.emulate(x, "mxfp4", axis=axis, random=last, **STOCHASTIC)
+        assert_same_bits(got, sq.emulate(x, "mxfp4", axis=axis, random=data, **STOCHASTIC))
+        with pytest.raises(ValueError, match="reach beyond 2\\^64"):
+            sq.emulate(x, "mxfp4", axis=axis, random=sq.Philox(3, 1, 2**64 - 35), **STOCHASTIC)
+    with pytest.raises(ValueError, match="reach beyond 2\\^64"):
+        sq.Philox(0, 0, 2**64 - 1).words(2)
+
+
 def test_a_tensor_in_two_parts_rounds_as_in_one(isa: str) -> None:
     x = np.random.default_rng(3).standard_normal((9, 96), dtype=np.float32)
     whole = sq.emulate(x, "mxfp4", random=sq.Philox(1, offset=10), **STOCHASTIC)

@@ -22,7 +22,7 @@ void require_ok(const std::string& error) {
 
 // The core trusts pointers, so an array that is not of the size it needs ends here.
 void require_bytes(const py::array& array, const char* name, std::int64_t count, int bytes) {
-  if (array.nbytes() != count * bytes || (array.flags() & py::array::c_style) == 0)
+  if (count < 0 || array.nbytes() != count * bytes || (array.flags() & py::array::c_style) == 0)
     throw py::value_error(std::string(name) + ": needed " + std::to_string(count) + " contiguous items of " +
                           std::to_string(bytes) + " bytes");
 }
@@ -72,6 +72,16 @@ py::dict counts_dict(const Counts& c) {
 using Array = std::optional<py::array>;
 using Extents = std::array<std::int64_t, 3>;
 
+// Extents whose product is a size of memory.
+ops::Shape shape_of(const Extents& e) {
+  std::int64_t size = 0;
+  const bool negative = e[0] < 0 || e[1] < 0 || e[2] < 0;
+  if (negative || __builtin_mul_overflow(e[0], e[1], &size) || __builtin_mul_overflow(size, e[2], &size) ||
+      size > std::int64_t{1} << 56)
+    throw py::value_error("shape: extents must be those of a tensor");
+  return {e[0], e[1], e[2]};
+}
+
 py::dict encode(const py::array& x, const std::string& x_type, const Extents& shape, const BlockFormat& format,
                 const Conversion& conversion, const std::optional<Sparsity>& sparsity, const std::string& order,
                 Array values, const std::string& values_type, Array codes, Array scales, bool scales_given,
@@ -82,7 +92,7 @@ py::dict encode(const py::array& x, const std::string& x_type, const Extents& sh
   r.conversion = conversion;
   r.sparsity = sparsity.value_or(Sparsity{});
   r.order = order_of(order);
-  r.shape = {shape[0], shape[1], shape[2]};
+  r.shape = shape_of(shape);
   const NamedFloat& from = float_type(x_type);
   const NamedFloat& to = float_type(values_type);
   const std::int64_t size = r.shape.size();
@@ -122,7 +132,7 @@ py::dict decode(const py::array& codes, const Array& scales, const Extents& shap
                 py::array values, const std::string& values_type, int threads) {
   ops::DecodeRequest r;
   r.format = format;
-  r.shape = {shape[0], shape[1], shape[2]};
+  r.shape = shape_of(shape);
   const NamedFloat& to = float_type(values_type);
   require_bytes(codes, "codes", r.shape.size(), code_bytes(format.element));
   require_bytes(values, "values", r.shape.size(), to.bytes);
@@ -147,7 +157,7 @@ py::dict sparsify(const py::array& x, const std::string& x_type, const Extents& 
                   bool by_score, py::array mask_out, bool count, int threads) {
   ops::SparsifyRequest r;
   r.sparsity = sparsity;
-  r.shape = {shape[0], shape[1], shape[2]};
+  r.shape = shape_of(shape);
   const NamedFloat& from = float_type(x_type);
   require_bytes(x, "x", r.shape.size(), from.bytes);
   require_bytes(mask_out, "mask_out", r.shape.size(), 1);
@@ -202,6 +212,9 @@ void multiply(const Datapath& path, const SideArrays& a, const SideArrays& b, st
               const Array& c, const Array& bias, py::array d, int threads) {
   ops::MultiplyRequest r;
   r.path = path;
+  shape_of({groups, mnk[0], mnk[2]});
+  shape_of({groups, mnk[1], mnk[2]});
+  shape_of({groups, mnk[0], mnk[1]});
   r.groups = groups;
   r.m = mnk[0];
   r.n = mnk[1];

@@ -148,12 +148,9 @@ struct Tile {
 };
 
 inline Tile tile_at(const Geometry& g, std::int64_t index) {
-  const std::int64_t across = (g.lines + g.tile_lines - 1) / g.tile_lines;
-  const std::int64_t along = (g.length + g.tile_length - 1) / g.tile_length;
-  const std::int64_t line = (index / along) % across * g.tile_lines;
-  const std::int64_t element = index % along * g.tile_length;
-  return {index / (along * across), line, smaller(g.tile_lines, g.lines - line), element,
-          smaller(g.tile_length, g.length - element)};
+  const TilePlace p = place_of_tile(g, index);
+  return {p.batch, p.line, smaller(g.tile_lines, g.lines - p.line), p.element,
+          smaller(g.tile_length, g.length - p.element)};
 }
 
 inline std::int64_t element_offset(const Geometry& g, const Tile& t, std::int64_t line) {

@@ -90,8 +90,8 @@ inline void fill_chances(const QuantizeJob& job, std::int64_t offset, std::int64
     philox_row(job.philox, static_cast<std::uint64_t>(offset), step, count, to);
     for (std::int64_t i = 0; i < count; ++i) to[i] = to[i] >> (32 - bits);
   }
-  const std::uint32_t twice = odd ? 1 : 0;
-  for (std::int64_t i = 0; i < count; ++i) to[i] = top - ((to[i] << twice) + twice);
+  const std::uint32_t mask = (std::uint32_t{1} << bits) - 1, twice = odd ? 1 : 0;
+  for (std::int64_t i = 0; i < count; ++i) to[i] = top - (((to[i] & mask) << twice) + twice);
 }
 
 }  // namespace

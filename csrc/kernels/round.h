@@ -70,8 +70,8 @@ struct Rounded {
 };
 
 // `anchor` is 2^mantissa quanta, so the addition itself rounds to the quantum, nearest even. Everything else is
-// exact: results are multiples of the quantum, and within half a quantum of what they are subtracted from (or, as
-// `above`, only compared with less than that). An element has fewer mantissa bits than the carrier.
+// exact: results are multiples of the quantum, and within one and a half quanta of what they are subtracted from (or,
+// as `above`, only compared with less than that). An element has fewer mantissa bits than the carrier.
 template <class C, Round mode>
 inline Rounded<C> round_magnitude(typename C::Bits bits, typename C::Bits min_power, int mantissa_bits,
                                   [[maybe_unused]] typename C::Bits outward, [[maybe_unused]] ChanceRule rule,

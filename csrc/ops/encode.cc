@@ -116,11 +116,9 @@ void compute_scales(const KernelTable& kernels, const QuantizeJob& job, const En
 
   const std::int64_t count = scale_count(request.format, shape);
   std::vector<double> largest(static_cast<std::size_t>(count), 0.0);
-  const std::int64_t along = round_up(g.length, g.tile_length) / g.tile_length;
-  const std::int64_t across = round_up(g.lines, g.tile_lines) / g.tile_lines;
   for (std::int64_t tile = 0; tile < tiles; ++tile) {
-    const std::int64_t batch = tile / (along * across), line0 = tile / along % across * g.tile_lines;
-    const std::int64_t index_block = tile % along * g.tile_length / g.block;
+    const auto [batch, line0, element] = place_of_tile(g, tile);
+    const std::int64_t index_block = element / g.block;
     for (std::int64_t l = 0; l < std::min(g.tile_lines, g.lines - line0); ++l) {
       const std::int64_t index =
           batch * g.scale_batch_stride + (line0 + l) * g.scale_line_stride + index_block * g.scale_step;
@@ -241,7 +239,9 @@ std::string run(const EncodeRequest& request, Counts& counts) {
 
   // In one pass if a tile can hold whole blocks and whole groups; otherwise masks and scales come first.
   const std::int64_t unit = to_compute ? std::lcm(std::min(block, tile_capacity + 1), group) : group;
-  const bool fits = std::min(block, shape.length) <= tile_capacity && std::min(unit, shape.length) <= tile_capacity;
+  // With a step between elements a tile has to be short, or memory is read a few bytes at a time.
+  const std::int64_t room = shape.inner == 1 ? tile_capacity : tile_capacity / 16;
+  const bool fits = std::min(block, shape.length) <= room && std::min(unit, shape.length) <= room;
   const bool scales_first = to_compute && (one_scale || !fits);
   // float64 input is ranked before float scaling rounds it to float32.
   const bool ranks_wider = job.scale_kind == ScaleKind::floating && request.input_type == FloatType::fp64;

@@ -28,8 +28,8 @@ Geometry make_geometry(const Shape& shape, std::int64_t block, std::int64_t bloc
     g.scale_line_stride = rows ? blocks : 1;
     g.scale_step = shape.inner;
   }
-  // With a step between elements, neighbouring lines share cache lines: take several at once.
-  const std::int64_t wanted_lines = rows ? 1 : std::min<std::int64_t>(g.lines, 32);
+  // With a step between elements, neighbouring lines share cache lines and pages: take many at once.
+  const std::int64_t wanted_lines = rows ? 1 : std::min<std::int64_t>(g.lines, 128);
   g.tile_length = std::max<std::int64_t>(1, shape.length);
   if (g.tile_length * wanted_lines > tile_capacity) {
     const std::int64_t room = tile_capacity / wanted_lines;

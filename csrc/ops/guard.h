@@ -7,7 +7,8 @@
 
 namespace sparq::ops {
 
-inline constexpr const char* out_of_memory = "not enough memory";
+// Short, so that making a string of it takes no memory.
+inline constexpr const char* out_of_memory = "out of memory";
 
 // Runs `work`, which returns an error text.
 template <class Work>

@@ -30,11 +30,8 @@ struct Line {
 
 template <class Visit>
 void for_lines(const Geometry& g, std::int64_t first_tile, std::int64_t last_tile, const Visit& visit) {
-  const std::int64_t along = (g.length + g.tile_length - 1) / g.tile_length;
-  const std::int64_t across = (g.lines + g.tile_lines - 1) / g.tile_lines;
   for (std::int64_t tile = first_tile; tile < last_tile; ++tile) {
-    const std::int64_t batch = tile / (along * across), first = tile % along * g.tile_length;
-    const std::int64_t line0 = tile / along % across * g.tile_lines;
+    const auto [batch, line0, first] = place_of_tile(g, tile);
     for (std::int64_t l = line0; l < std::min(g.lines, line0 + g.tile_lines); ++l)
       visit(tile, l - line0,
             Line{batch * g.batch_stride + l * g.line_stride + first * g.step, g.step, first,
@@ -179,7 +176,8 @@ std::uint64_t decode_value(const ElementFormat& f, ScaleKind kind, const Scale& 
 
 std::uint32_t random_of(const QuantizeJob& job, std::int64_t index) {
   if (job.conversion.rounding != Rounding::stochastic) return 0;
-  if (job.random != nullptr) return job.random[index];
+  const std::uint32_t mask = (std::uint32_t{1} << job.conversion.random_bits) - 1;
+  if (job.random != nullptr) return job.random[index] & mask;
   return philox_word(job.philox, static_cast<std::uint64_t>(index)) >> (32 - job.conversion.random_bits);
 }
 

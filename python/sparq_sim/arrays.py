@@ -159,7 +159,15 @@ def as_float32_exactly(values: Array) -> Array | None:
     """Floats as contiguous float32, by integers for the same reason; None if float32 does not hold them all."""
     if values.dtype == np.float32:
         return np.ascontiguousarray(values)
-    wide = widened(values)
+    with np.errstate(all="ignore"):  # signalling NaNs; numbers that float64 does not hold are looked at below
+        wide = widened(values)
+        if values.dtype.itemsize > 8 and bool(np.any(wide.astype(values.dtype) != values)):
+            return None
+        return _narrowed(wide)
+
+
+def _narrowed(wide: Array) -> Array | None:
+    """`as_float32_exactly` of float64."""
     finite = np.isfinite(wide)
     numbers = np.where(finite, wide, 0.0)
     exponent = np.frexp(numbers)[1].astype(np.int64)

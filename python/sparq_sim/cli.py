@@ -172,20 +172,26 @@ def emulate(
     sparsity: Annotated[str | None, typer.Option(help="An N:M pattern, such as 2:4.")] = None,
     choice: Annotated[list[str] | None, typer.Option(help="name=word, such as scale_rule=rceil; repeatable.")] = None,
     inexact: Annotated[str | None, typer.Option(help="error or round.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of Philox, for stochastic rounding; tensor i is stream i.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of stochastic rounding by Philox; tensors are streams 0, 1, …, by name.")
+    ] = None,
     threads: Threads = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Write the values that every tensor of a file has after encoding and decoding."""
     spec = sq.spec(format, axis=axis, sparsity=sparsity, **_choices(choice or []))
+    if spec.conversion.rounding == "stochastic" and seed is None:
+        raise ValueError("--choice rounding=stochastic needs --seed")
     tensors = files.read_tensors(source)
     if output.exists() and output.samefile(source):
         raise ValueError(f"{output}: is the input; give another file")
     floats = _floats(source, tensors)
     # Tensors of other dtypes go through unchanged.
     results, rows = dict(tensors), []
-    steps = track(floats.items(), description="emulating", console=_log, transient=True)
-    for stream, (name, tensor) in enumerate(steps):
+    # In the order of names: a file's own may differ from one reading to the next.
+    steps = track(sorted(floats), description="emulating", console=_log, transient=True)
+    for stream, name in enumerate(steps):
+        tensor = floats[name]
         random = None if seed is None else sq.Philox(seed, stream)
         result, row = _emulate_one(name, tensor, spec, inexact, random, threads)
         results[name] = result

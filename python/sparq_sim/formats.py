@@ -116,18 +116,23 @@ class Spec:
         parts = [self.format.name]
         if self.format.block is not None:
             parts.append(f"block={self.format.block}")
-        chosen = self.conversion.to_dict()
+        chosen = self._said()
         if self.format.scale_kind == "none":
             chosen.pop("scale_rule")
-        if self.conversion.rounding != "stochastic":
-            for name in _STOCHASTIC:
-                chosen.pop(name)
         parts += [f"{name}={word}" for name, word in chosen.items()]
         if self.sparsity is not None:
             parts += [f"sparsity={self.sparsity.kept}:{self.sparsity.group}", f"ties={self.sparsity.ties}"]
             parts.append(f"order={self.order}")
         parts.append(f"axis={self.axis}")
         return " ".join(parts)
+
+    def _said(self) -> dict[str, Any]:
+        """The choices of the conversion that mean something."""
+        chosen: dict[str, Any] = self.conversion.to_dict()
+        if self.conversion.rounding != "stochastic":
+            for name in _STOCHASTIC:
+                chosen.pop(name)
+        return chosen
 
     def to_json(self) -> str:
         """One line of JSON with sorted keys.
@@ -146,7 +151,7 @@ class Spec:
             "name": self.format.name,
             "source": self.format.source,
             "format": self.format.block_format.to_dict(),
-            "conversion": self.conversion.to_dict(),
+            "conversion": self._said(),
             "sparsity": None if self.sparsity is None else self.sparsity.to_dict(),
             "order": self.order,
             "axis": self.axis,

@@ -157,7 +157,8 @@ def _raw_codes(array: Array, name: str, element: ElementFormat, what: str) -> Ar
 def _scale_value(value: float, what: str) -> float:
     given = np.asarray(value).reshape(-1)
     scale = as_float32_exactly(given) if given.dtype.kind in "iuf" and given.size == 1 else None
-    if scale is None or not positive_finite_or_nan(scale) or bool(np.isnan(scale[0])):
+    rounded = isinstance(value, int) and scale is not None and int(scale[0]) != value
+    if rounded or scale is None or not positive_finite_or_nan(scale) or bool(np.isnan(scale[0])):
         raise ValueError(f"{what}_tensor_scale={value!r}: needed a positive finite number that float32 holds exactly")
     return exact_float(scale)
 

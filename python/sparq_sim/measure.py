@@ -77,7 +77,6 @@ class Tally:
     def add(self, wide: Array, values: Array, signal: tuple[float, float]) -> None:
         """Adds a piece: the input and what became of it as float64 (`values` is overwritten), and the sums of |x| and
         x**2 of the piece if all of it is finite."""
-        self.zeros += values.size - int(np.count_nonzero(values))
         with np.errstate(all="ignore"):
             error = np.subtract(values, wide)
             total = float(error.sum())
@@ -86,7 +85,6 @@ class Tally:
                 before, after = np.isfinite(wide), np.isfinite(values)
                 kept = before & after
                 compared = int(np.count_nonzero(kept))
-                self.lost += int(np.count_nonzero(before)) - compared
                 signal = sums(np.where(kept, wide, 0.0))
                 error[~kept] = 0.0
                 total = float(error.sum())
@@ -98,6 +96,14 @@ class Tally:
         self.error_l1 += l1
         self.error_l2 += l2
         self.error_max = max(self.error_max, float(error.max()), -float(error.min()))
+
+
+def lost_between(before: Array, after: Array) -> int:
+    """Finite elements that became NaN or Inf."""
+    with np.errstate(all="ignore"):
+        if math.isfinite(float(after.sum())):
+            return 0
+    return int(np.count_nonzero(np.isfinite(before) & ~np.isfinite(after)))
 
 
 def sums(x: Array) -> tuple[float, float]:
@@ -212,7 +218,8 @@ def _measure_one(prefix: str, lines: Lines, tallies: Sequence[Tally], shrink: fl
             tally.refusal = f"{prefix}{error}"
     for box in lines.boxes():
         piece = lines.piece(box)
-        wide = _wide(piece) if shrink == 1 else _wide(piece) * shrink
+        given = _wide(piece)
+        wide = given if shrink == 1 else given * shrink
         signal, values = sums(wide), np.empty(piece.shape)
         for i, tally in enumerate(tallies):
             if tally.refusal:
@@ -223,6 +230,9 @@ def _measure_one(prefix: str, lines: Lines, tallies: Sequence[Tally], shrink: fl
             except ValueError as error:
                 tally.refusal = f"{prefix}{error}"
                 continue
+            tally.zeros += values.size - int(np.count_nonzero(values))
+            tally.lost += lost_between(given, values)
             if shrink != 1:
-                values *= shrink
+                with np.errstate(all="ignore"):
+                    values *= shrink
             tally.add(wide, values, signal)

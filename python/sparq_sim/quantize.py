@@ -142,6 +142,8 @@ def _prepare(
             )
         if scales is not None:
             raise ValueError("scales= and tensor_scale= name the same scale: give one")
+        if isinstance(tensor_scale, int):
+            tensor_scale = float(tensor_scale)
         scales = np.full((1,) * max(1, len(data.shape)), tensor_scale)
     given = None
     if scales is not None:
@@ -158,6 +160,7 @@ def _random_argument(random: object, made: Spec, data: Source) -> Array | Philox
     if random is None:
         raise ValueError("rounding='stochastic' needs random=: a Philox, or integers shaped like x")
     if isinstance(random, Philox):
+        random.require(data.data.size)
         return random
     array = to_numpy(random, "random")
     top = (1 << made.conversion.random_bits) - 1
@@ -235,6 +238,13 @@ def _may_fail(job: _Job, result: str, policy: str) -> bool:
     speaks_nan = scale.has_nan if scale is not None else job.format.element.has_nan
     if job.format.scale_kind == "float" and job.format.element.emax < 0:
         return True  # amax divided by a largest value below 1 can overflow
+    # The smallest number, which rounding may lift anything to, can itself lie near the top.
+    element = job.format.element
+    lowest = element.emin - element.mantissa_bits
+    if scale is not None and scale.is_power_of_two_scale:
+        lowest += scale.emin
+    if lowest > 100 and policy == "error":
+        return True
     if job.x.data.size == 0 or (speaks_nan and policy == "round" and job.scales is None):
         return False
     values = job.x.data

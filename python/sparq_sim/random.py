@@ -16,7 +16,7 @@ class Philox:
     Args:
         seed: key of the generator, 0 to 2^64 - 1.
         stream: the upper half of its counter, 0 to 2^64 - 1; streams do not overlap.
-        offset: index of the first element.
+        offset: index of the first element; a stream has 2^64 words.
 
     Raises:
         ValueError, TypeError: numbers out of range, or none.
@@ -41,8 +41,16 @@ class Philox:
             if not 0 <= value < 1 << 64:
                 raise ValueError(f"{name}={value}: needed 0 to 2^64 - 1")
 
+    def require(self, count: int) -> None:
+        """ValueError if a stream has no `count` words from the offset on."""
+        if self.offset + count > 1 << 64:
+            raise ValueError(
+                f"offset={self.offset}: {count} elements from there reach beyond 2^64, where a stream ends"
+            )
+
     def words(self, count: int) -> Array:
         """The words of the first elements, uint32 [count]: what hardware or a test bench needs to repeat a rounding."""
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise ValueError(f"count={count!r}: needed a number of words")
+        self.require(count)
         return _core.philox(self.seed, self.stream, self.offset, count)

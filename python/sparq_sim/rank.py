@@ -117,6 +117,11 @@ def _tallies(
         except ValueError as error:
             tallies.append(Tally(replace(base, axis=axis), refusal=str(error)))
             specs.append(None)
+    for made in filter(None, specs):
+        if made.conversion.rounding == "stochastic":
+            raise ValueError(
+                f"{made.format.name}: rounding='stochastic' needs random bits, which a ranking has none of"
+            )
     if not any(specs):
         raise ValueError(tallies[0].refusal)
     return tallies, specs

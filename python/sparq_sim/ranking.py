@@ -91,11 +91,12 @@ class Ranking:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data as JSON has it: infinite ratios are None (their note says so), tuples are lists."""
+        """Plain data as JSON has it: numbers that are not finite are None, tuples are lists."""
         record = asdict(self)
         for row in record["rows"]:
-            if row["snr_db"] is not None and math.isinf(row["snr_db"]):
-                row["snr_db"] = None
+            for name, value in row.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    row[name] = None
         data: dict[str, Any] = json.loads(json.dumps(record, allow_nan=False))
         data["best"] = None if self.best is None else self.best.name
         data["frontier"] = [row.name for row in self.frontier]

@@ -62,7 +62,11 @@ def _shortened(text: str, most: int) -> str:
 
 def _draw_rows(figure: Figure, axes: Axes, ranking: Ranking) -> None:
     frontier = ranking.frontier
-    rows = [row for row in ranking.rows if row.snr_db is not None and row.bits_per_element is not None]
+    rows = [
+        row
+        for row in ranking.rows
+        if row.snr_db is not None and row.snr_db > -math.inf and row.bits_per_element is not None
+    ]
     heights = [row.snr_db for row in rows if row.snr_db is not None and math.isfinite(row.snr_db)]
     # What has no error at all stands above everything else.
     top = max(heights) + max(10.0, 0.15 * (max(heights) - min(heights))) if heights else 0.0
