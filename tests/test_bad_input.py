@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import sparq_sim as sq
+from conftest import assert_same_bits
 from sparq_sim import _core
 
 X = np.arange(1, 9, dtype=np.float32)
@@ -43,7 +44,7 @@ def test_a_tensor_that_is_no_float_is_refused(dtype: torch.dtype) -> None:
     refuse(TypeError, f"x: dtype {str(dtype)[6:]}; needed", x, "mxfp4")
 
 
-@pytest.mark.parametrize("x", [[1.0, 2.0], (1.0,), 3.0, None, "1", np.float32(1)])
+@pytest.mark.parametrize("x", [[1.0, 2.0], (1.0,), 3.0, None, "1"])
 def test_what_is_no_array_is_refused(x: object) -> None:
     refuse(TypeError, f"x: needed a NumPy array or a torch tensor, got {type(x).__name__}", x, "mxfp4")
     with pytest.raises(TypeError, match="x: needed a NumPy array or a torch tensor"):
@@ -536,3 +537,54 @@ def test_the_core_refuses_arrays_of_the_wrong_size_instead_of_reading_past_them(
     for one in bad:
         with pytest.raises(ValueError):
             _core.decode(**{**decoding, **one})
+
+
+def test_numbers_beyond_float32_under_a_given_float_scale_leave_an_input_in_place_alone() -> None:
+    x = np.array([1e300, 2.0, 3.0, 4.0])
+    with pytest.raises(ValueError, match="beyond float32 become Inf"):
+        sq.emulate(x, "int8", scales=np.float32([1]), out=x)
+    assert x.tolist() == [1e300, 2, 3, 4]
+
+
+def test_a_format_below_the_result_leaves_an_input_in_place_alone() -> None:
+    tiny = sq.ElementFormat(exponent_bits=4, mantissa_bits=3, bias=200, specials="fn")
+    x = np.float32([1, 2])
+    with pytest.raises(ValueError, match="not representable in float32"):
+        sq.emulate(x, sq.Format("tiny", tiny), out=x)
+    assert x.tolist() == [1, 2]
+
+
+def test_a_scale_that_is_an_integer_is_a_code_and_a_float_a_value() -> None:
+    x = np.float32([[3, 1]])
+    by_code = sq.emulate(x, "mxfp4", scales=np.array([[128]]))
+    assert_same_bits(sq.emulate(x, "mxfp4", scales=128), by_code)
+    assert_same_bits(sq.emulate(x, "mxfp4", scales=[128]), by_code)
+    assert_same_bits(sq.emulate(x, "mxfp4", scales=2.0), by_code)
+    assert_same_bits(sq.emulate(x, "mxfp4", block="tensor", tensor_scale=2), by_code)
+
+
+def test_records_of_the_wrong_kind_are_refused_with_what_was_given() -> None:
+    element = sq.elements()["e2m1"]
+    assert sq.Format("by entry", element).element == element.record
+    for levels in ([1], "e8m0", 3):
+        with pytest.raises(TypeError, match="levels: needed a list of ScaleLevel"):
+            sq.Format("u", element.record, levels)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="element: needed an ElementFormat"):
+        sq.Format("u", "e2m1")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="format: needed a Format"):
+        sq.Spec("mxfp4")  # type: ignore[arg-type]
+
+
+def test_codes_and_scales_that_no_encoder_makes_are_refused() -> None:
+    for codes, scales, format_, match in (
+        (np.uint8([100]), np.uint8([127]), "mxfp4", "more than the 4 bits"),
+        (np.uint8([1]), np.float32([-1]), "int8", "positive finite"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            sq.BlockTensor(codes, scales, None, sq.spec(format_), "float32", "numpy")
+
+
+def test_scalars_of_numpy_are_arrays_and_masked_arrays_are_refused() -> None:
+    assert sq.emulate(np.float32(3.3), "bf16").shape == ()
+    assert sq.emulate(X, "mxfp4", block=np.int64(2)).tolist() == sq.emulate(X, "mxfp4", block=2).tolist()
+    refuse(TypeError, "masked array", np.ma.masked_array(X, mask=X > 3), "mxfp4")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -803,3 +804,41 @@ def test_a_loaded_state_dict_is_encoded() -> None:
     assert not torch.equal(simulated(x), wanted)
     simulated.load_state_dict(second.state_dict())
     assert torch.equal(simulated(x), wanted)
+
+
+def test_forward_hooks_of_a_layer_still_run_around_its_replacement() -> None:
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.ReLU())
+    model[0].register_forward_hook(lambda module, args, output: output * 2)
+    model[0].register_forward_pre_hook(lambda module, args: (args[0] + 1,))
+    x, machine = torch.randn(3, 4), Accelerator("fp16", "fp16")
+    weight = sq.emulate(model[0].weight.detach(), "fp16")
+    wanted = torch.relu(2 * sq.linear(x + 1, weight, accelerator=machine))
+    assert torch.equal(sq.simulate(model, machine)(x), wanted)
+    report = sq.check(model, x, machine)
+    assert report.ok and report.layers[0].operands_equal is True
+
+
+def test_a_weight_that_torch_computes_in_a_hook_is_taken_as_it_is() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch prefers its newer way
+        layer = nn.utils.weight_norm(nn.Linear(4, 3))
+    x, machine = torch.randn(2, 4), Accelerator()
+    with torch.no_grad():
+        layer(x)
+    plain = nn.Linear(4, 3)
+    plain.load_state_dict({"weight": layer.weight.detach(), "bias": layer.bias.detach()})
+    assert torch.equal(sq.simulate(layer, machine)(x), sq.simulate(plain, machine)(x))
+
+
+def test_simulate_refuses_what_is_no_model_or_no_machine() -> None:
+    with pytest.raises(TypeError, match="model: needed a torch module, got int"):
+        sq.simulate(3, Accelerator())  # type: ignore[type-var]
+    with pytest.raises(TypeError, match="accelerator: needed an Accelerator, got int"):
+        sq.simulate(nn.Linear(2, 2), 3)  # type: ignore[arg-type]
+
+
+def test_a_window_shorter_than_a_group_stays_dense() -> None:
+    model, x = nn.Conv2d(2, 1, (1, 4)), torch.randn(1, 2, 1, 6)
+    for blocks, pattern, dense in (("tap", "2:4", True), ("window", "2:4", False), ("window", "2:9", True)):
+        machine = Accelerator("bf16", "bf16", weight_sparsity=pattern, rules={"conv_blocks": blocks})
+        assert sq.check(model, x, machine).layers[0].kept_dense is dense

@@ -906,3 +906,15 @@ def test_results_are_those_of_a_float64_product_where_that_is_exact(isa: str) ->
     for datapath in ("exact", "block_fp32", "fma32"):
         assert_same_bits(sq.matmul(left, right, datapath=datapath), wanted, datapath)
     assert_same_bits(sq.matmul(left, bits_of(right), b_format="int8"), wanted)
+
+
+@pytest.mark.parametrize("datapath", ["exact", "block_fp32", "fma32", "hopper_fp8"])
+def test_products_over_no_k_are_c_as_it_is(datapath: str, isa: str) -> None:
+    empty = np.zeros((1, 0), np.uint8)
+    arguments: dict[str, Any] = {"a_format": "e4m3", "b_format": "e4m3", "datapath": datapath}
+    for bits in (0x80000000, 0x00000001, 0x7F800000, 0x3F800000):
+        c = np.uint32([[bits]]).view(np.float32)
+        assert bits_of(sq.matmul(empty, empty, c=c, **arguments)).tolist() == [[bits]]
+    nan = bits_of(sq.matmul(empty, empty, c=np.uint32([[0xFFC00001]]).view(np.float32), **arguments)).tolist()
+    assert nan == [[sq.datapaths()[datapath].record.nan_bits]]
+    assert bits_of(sq.matmul(empty, empty, **arguments)).tolist() == [[0]]

@@ -126,6 +126,16 @@ std::string check_reach(const Side& a, const Side& b) {
   return {};
 }
 
+// Products over no K: c, or +0, and the bias.
+void copy_start(const MultiplyRequest& request) {
+  const std::int64_t columns = request.groups * request.n;
+  for (std::int64_t i = 0; i < request.m * columns; ++i) {
+    float value = request.c != nullptr ? request.c[i] : 0.0F;
+    if (request.bias != nullptr) value += request.bias[i % columns];
+    request.d[i] = std::isnan(value) ? std::bit_cast<float>(request.path.nan_bits) : value;
+  }
+}
+
 // Scales that change along K, or that the accumulator must know of because they are powers of two per block.
 bool varies_along_k(const Side& side) {
   return side.has_block_scales || (side.float_scales != nullptr && side.segment_end.size() > 1);
@@ -189,6 +199,10 @@ std::string run(const MultiplyRequest& request) {
   const KernelTable* kernels = error.empty() ? active_table(error) : nullptr;
   if (!error.empty()) return error;
   if (request.m == 0 || request.n == 0 || request.groups == 0) return {};
+  if (request.k == 0) {
+    parallel_for(1, 1, [&](std::int64_t, std::int64_t, int) { copy_start(request); });
+    return {};
+  }
 
   std::vector<std::int64_t> segments;
   std::merge(request.a.segment_end.begin(), request.a.segment_end.end(), request.b.segment_end.begin(),

@@ -24,8 +24,8 @@ class Accelerator:
     Args:
         weights, activations: format of each operand: a name, a `Format` or a `Spec` (its axis is ignored: blocks run
             along the reduction axis).
-        weight_sparsity, activation_sparsity: ``"N:M"`` or None. A layer with fewer than M channels per group stays
-            dense.
+        weight_sparsity, activation_sparsity: ``"N:M"`` or None. A layer whose lines (channels per group, or windows)
+            have fewer than M elements stays dense.
         datapath: a name of `datapaths()` or a `Datapath`.
         output: a format without scales (``"bf16"``, ``"fp16"``) that layer outputs are rounded to, or None for float32.
         rules: choices for both operands (``rounding``, ``scale_rule``, ``block``, ``ties`` …, see `spec`) and

@@ -70,8 +70,12 @@ def to_numpy(x: object, what: str) -> Array:
         from sparq_sim.torch import bridge
 
         return bridge.to_numpy(x)  # type: ignore[arg-type]
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{what}: a masked array; give its data, and mask= where elements are to be pruned")
     if isinstance(x, np.ndarray):
         return x
+    if isinstance(x, np.generic):
+        return np.asarray(x)
     raise TypeError(f"{what}: needed a NumPy array or a torch tensor, got {type(x).__name__}")
 
 

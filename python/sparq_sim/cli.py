@@ -182,6 +182,8 @@ def emulate(
     spec = sq.spec(format, axis=axis, sparsity=sparsity, **_choices(choice or []))
     if spec.conversion.rounding == "stochastic" and seed is None:
         raise ValueError("--choice rounding=stochastic needs --seed")
+    if not output.parent.is_dir():
+        raise ValueError(f"{output}: cannot write there (no such directory)")
     tensors = files.read_tensors(source)
     if output.exists() and output.samefile(source):
         raise ValueError(f"{output}: is the input; give another file")
@@ -265,7 +267,7 @@ def rank(
     tensors = files.read_tensors(source)
     for name in tensor or []:
         if name not in tensors:
-            raise ValueError(f"{source}: no tensor {name!r}; there are: {', '.join(tensors)}")
+            raise ValueError(f"{source}: no tensor {name!r}; there are: {', '.join(map(repr, tensors)) or 'none'}")
     chosen = {name: tensors[name] for name in sorted(tensors) if not tensor or name in tensor}
     floats = _floats(source, chosen)
     if plot is not None and each and len(floats) > 1:

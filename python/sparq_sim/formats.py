@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from sparq_sim import _core
 from sparq_sim._core import BlockFormat, Conversion, Datapath, ElementFormat, ScaleLevel, Sparsity
 
@@ -60,7 +62,15 @@ class Format:
     evidence: str = field(default="user", compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "levels", tuple(self.levels))
+        if isinstance(self.element, Element):
+            object.__setattr__(self, "element", self.element.record)
+        if not isinstance(self.element, ElementFormat):
+            raise TypeError(f"element: needed an ElementFormat, such as elements()['e2m1'], got {self.element!r}")
+        levels = self.levels if isinstance(self.levels, (list, tuple)) else [self.levels]
+        for level in levels:
+            if not isinstance(level, ScaleLevel):
+                raise TypeError(f"levels: needed a list of ScaleLevel, got {level!r}")
+        object.__setattr__(self, "levels", tuple(levels))
         _core.check_spec(self.block_format, self.conversion, None)
 
     @property
@@ -106,6 +116,10 @@ class Spec:
     sparsity: Sparsity | None = None
     order: str = "sparsify_first"
     axis: int = -1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.format, Format):
+            raise TypeError(f"format: needed a Format, got {self.format!r}; spec() takes names")
 
     @property
     def conversion(self) -> Conversion:
@@ -307,10 +321,10 @@ def _with_block(base: Format, block: int | str) -> Format:
         if block not in extents:
             raise ValueError(f"block={block!r}: needed a positive integer below 2^31, 'row' or 'tensor'")
         along, across = extents[block]
-    elif isinstance(block, bool) or not isinstance(block, int) or block < 1 or block >= 2**31:
+    elif isinstance(block, bool) or not isinstance(block, (int, np.integer)) or block < 1 or block >= 2**31:
         raise ValueError(f"block={block!r}: needed a positive integer below 2^31, 'row' or 'tensor'")
     else:
-        along, across = block, 1
+        along, across = int(block), 1
     inner = base.levels[-1]
     level = ScaleLevel(format=inner.format, along=along, across=across, combine=inner.combine)
     return replace(base, levels=(*base.levels[:-1], level))

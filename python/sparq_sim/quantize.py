@@ -88,8 +88,9 @@ class _Job:
 
     def _refuse(self) -> None:
         if self.scales is not None:
+            beyond = " (float64 numbers beyond float32 become Inf)" if self.format.scale_kind == "float" else ""
             raise ValueError(
-                "x has NaN or Inf where scales= gives a scale that is a number; given scales are never changed"
+                f"x has NaN or Inf{beyond} where scales= gives a scale that is a number; given scales are never changed"
             )
         if self.format.scale_kind == "float":
             raise ValueError(f"{self.format.name}: amax divided by the largest element value is beyond float32")
@@ -195,7 +196,7 @@ def _given_scales(scales: object, format: Format, data: Source, shape: tuple[int
     name = dtype_name(getattr(scales, "dtype", "float64"))
     if name.startswith(("bfloat", "float8")):
         raise TypeError(f"scales: dtype {name}; needed integer codes, or values of float32 or float64")
-    array = np.asarray(scales, dtype=np.float64) if isinstance(scales, (int, float)) else to_numpy(scales, "scales")
+    array = np.asarray(scales) if isinstance(scales, (int, float)) else to_numpy(scales, "scales")
     user_shape = tuple(data.to_user(np.empty(shape, np.uint8)).shape) if data.shape != () else ()
     if array.shape != user_shape and not (array.size == 1 == int(np.prod(shape))):
         raise ValueError(f"scales: shape {array.shape}; needed {user_shape}")
@@ -231,20 +232,21 @@ def _given_scales(scales: object, format: Format, data: Source, shape: tuple[int
 
 def _may_fail(job: _Job, result: str, policy: str) -> bool:
     """Whether a run that writes over its own input could end in an error. Computed scales keep float32 and float64
-    results exact unless a magnitude comes near the top of its type."""
+    results exact unless a magnitude comes near the top of its type, or the format has no numbers of ordinary size."""
     if policy == "error" and (job.scales is not None or result in ("float16", "bfloat16")):
         return True
+    element, kind = job.format.element, job.format.scale_kind
     scale = job.format.levels[-1].format if job.format.levels else None
-    speaks_nan = scale.has_nan if scale is not None else job.format.element.has_nan
-    if job.format.scale_kind == "float" and job.format.element.emax < 0:
+    if kind == "float" and element.emax < 0:
         return True  # amax divided by a largest value below 1 can overflow
-    # The smallest number, which rounding may lift anything to, can itself lie near the top.
-    element = job.format.element
-    lowest = element.emin - element.mantissa_bits
-    if scale is not None and scale.is_power_of_two_scale:
-        lowest += scale.emin
-    if lowest > 100 and policy == "error":
-        return True
+    if policy == "error" and kind != "float":
+        # Rounding may lift anything to the smallest number, and saturation lower it to a last bit of the largest.
+        smallest, last = element.emin - element.mantissa_bits, element.emax - element.mantissa_bits
+        if scale is not None:
+            smallest, last = smallest + scale.emin, last + scale.emax
+        if smallest > 100 or last < -149:
+            return True
+    speaks_nan = scale.has_nan if scale is not None else element.has_nan
     if job.x.data.size == 0 or (speaks_nan and policy == "round" and job.scales is None):
         return False
     values = job.x.data
@@ -252,9 +254,10 @@ def _may_fail(job: _Job, result: str, policy: str) -> bool:
         values = values.view(np.float16)
     elif job.x.dtype == "bfloat16":
         values = (values.astype(np.uint32) << 16).view(np.float32)
-    limit = 2.0**120 if result == "float32" else 2.0**1016
+    # Under a float scale, numbers become float32 first.
+    limit = 2.0**120 if result == "float32" or kind == "float" else 2.0**1016
     with np.errstate(invalid="ignore"):
-        return not bool(-limit < values.min() and values.max() < limit)
+        return not (-limit < float(values.min()) and float(values.max()) < limit)
 
 
 def emulate(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from sparq_sim import _core
 from sparq_sim.arrays import Array
 
@@ -36,8 +38,9 @@ class Philox:
     def __post_init__(self) -> None:
         for name in ("seed", "stream", "offset"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
                 raise TypeError(f"{name}: needed an integer, got {value!r}")
+            object.__setattr__(self, name, int(value))
             if not 0 <= value < 1 << 64:
                 raise ValueError(f"{name}={value}: needed 0 to 2^64 - 1")
 

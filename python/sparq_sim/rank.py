@@ -160,7 +160,8 @@ def _row(
     }
     if not tally.compared:
         lost = f"; {tally.lost} finite elements became NaN or Inf" if tally.lost else ""
-        return replace(head, note=f"no element is finite before and after{lost}", **shares)  # type: ignore[arg-type]
+        why = "no element is finite before and after" if lost or exponents.nonfinite else "errors too large to measure"
+        return replace(head, note=f"{why}{lost}", **shares)  # type: ignore[arg-type]
     unit = exponents.unit()
     note = ""
     snr: float | None = None

@@ -132,7 +132,7 @@ class Report:
             lines.append(f"finding: {len(self.findings) - 10} more")
         dense = [layer.name for layer in self.layers if layer.kept_dense]
         if dense:
-            lines.append(f"kept dense (fewer channels than a group): {', '.join(dense)}")
+            lines.append(f"kept dense (lines shorter than a group): {', '.join(dense)}")
         wild = [layer.name for layer in self.layers if layer.nonfinite]
         if wild:
             lines.append(f"NaN or Inf in the reference's outputs: {len(wild)} layers, from {wild[0]}")

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from sparq_sim import _core
-from sparq_sim.arrays import Array, extents, float_name, normal_axis, numpy_dtype, thread_argument
+from sparq_sim.arrays import (
+    Array,
+    extents,
+    float_name,
+    normal_axis,
+    numpy_dtype,
+    positive_finite_or_nan,
+    thread_argument,
+)
 from sparq_sim.formats import Format, Spec
 
 
@@ -71,6 +79,11 @@ class BlockTensor:
             if array is None or array.dtype != dtype or array.shape != extent or not array.flags.c_contiguous:
                 given = "nothing" if array is None else f"{array.dtype} {array.shape}"
                 raise ValueError(f"{name}: {given}; needed C-contiguous {dtype} {extent}")
+        bits = format_.element.code_bits
+        if bits < 8 * self.codes.dtype.itemsize and self.codes.size and int(self.codes.max()) >> bits:
+            raise ValueError(f"codes: {int(self.codes.max()):#x} has more than the {bits} bits of {format_.name}")
+        if self.scales is not None and format_.scale_kind == "float" and not positive_finite_or_nan(self.scales):
+            raise ValueError("scales: needed positive finite numbers, or NaN")
 
     def _scale_shape(self) -> tuple[int, ...]:
         shape = self.codes.shape

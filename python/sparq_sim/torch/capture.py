@@ -101,7 +101,9 @@ def _hooks(
         for name in names:
             module = model.get_submodule(name)
             stack.callback(module.register_forward_pre_hook(before).remove)
-            stack.callback(module.register_forward_hook(after(name), with_kwargs=True).remove)
+            # Before the model's own hooks, which work on what the layer returns.
+            hook = module.register_forward_hook(after(name), prepend=True, with_kwargs=True)
+            stack.callback(hook.remove)
         yield
 
 

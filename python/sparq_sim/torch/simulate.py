@@ -155,6 +155,24 @@ def _encode_again(module: nn.Module, keys: Any) -> None:
     module.encode_weight()
 
 
+# Where torch keeps the hooks of a module.
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)
+
+
+def _take_hooks(made: nn.Module, layer: nn.Module) -> None:
+    """A layer's forward hooks move to its replacement; those of torch that only compute its weight have done so."""
+    for name in _HOOKS:
+        hooks = getattr(layer, name)
+        kept = {key: hook for key, hook in hooks.items() if not type(hook).__module__.startswith("torch.nn.utils.")}
+        getattr(made, name).update(kept)
+
+
 def replace_layers(model: M, make: Callable[[str, Any], nn.Module], names: list[str]) -> M:
     """A deep copy of a model with the named layers replaced by ``make(name, layer)``, under every name they have."""
     changed = copy.deepcopy(model)
@@ -165,9 +183,11 @@ def replace_layers(model: M, make: Callable[[str, Any], nn.Module], names: list[
     made: dict[int, tuple[nn.Module, nn.Module]] = {}
     for name in names:
         layer = changed.get_submodule(name)
+        replacement = make(name, layer)
+        _take_hooks(replacement, layer)
         if not name:
-            return cast(M, make(name, layer))
-        made[id(layer)] = (layer, make(name, layer))
+            return cast(M, replacement)
+        made[id(layer)] = (layer, replacement)
     for alias, module in list(changed.named_modules(remove_duplicate=False)):
         if id(module) in made:
             parent, _, attribute = alias.rpartition(".")
@@ -191,6 +211,10 @@ def simulate(model: M, accelerator: Accelerator, *, layers: list[str] | None = N
     Raises:
         ValueError: an unknown layer name, or a layer that the machine cannot take.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: needed a torch module, got {type(model).__name__}")
+    if not isinstance(accelerator, Accelerator):
+        raise TypeError(f"accelerator: needed an Accelerator, got {type(accelerator).__name__}")
     if isinstance(layers, str):
         raise TypeError(f"layers: needed a list of names, got {layers!r}")
     found = targets(model)
