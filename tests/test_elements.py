@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -14,26 +13,10 @@ import oracle
 import sparq_sim as sq
 from conftest import Array, assert_same_bits, assert_same_integers, bits_of, codes_tensor, element_record
 from oracle import ELEMENTS
+from witnesses import TYPES
 
 #: Elements that can stand for themselves; the others are codes of scales.
 NAMES = tuple(name for name in sq.elements() if name not in oracle.SCALE_CODES)
-ML_TYPES: dict[str, Any] = {
-    "e4m3": ml_dtypes.float8_e4m3fn,
-    "e5m2": ml_dtypes.float8_e5m2,
-    "e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
-    "e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
-    "e4m3b11fnuz": ml_dtypes.float8_e4m3b11fnuz,
-    "e4m3_ieee": ml_dtypes.float8_e4m3,
-    "e3m4": ml_dtypes.float8_e3m4,
-    "e2m3": ml_dtypes.float6_e2m3fn,
-    "e3m2": ml_dtypes.float6_e3m2fn,
-    "e2m1": ml_dtypes.float4_e2m1fn,
-    "bf16": ml_dtypes.bfloat16,
-    "fp16": np.float16,
-    "fp32": np.float32,
-    "int8": np.int8,
-    "int4": ml_dtypes.int4,
-}
 
 
 def codes_of(name: str, isa: str = "") -> Array:
@@ -117,10 +100,10 @@ def test_every_code_decodes_to_bfloat16(name: str, isa: str) -> None:
     assert np.array_equal(np.signbit(got)[~np.isnan(exact)], np.signbit(exact)[~np.isnan(exact)])
 
 
-@pytest.mark.parametrize("name", ML_TYPES)
+@pytest.mark.parametrize("name", TYPES)
 def test_every_code_decodes_as_in_ml_dtypes(name: str) -> None:
     codes = codes_of(name)
-    type_ = np.dtype(ML_TYPES[name])
+    type_ = np.dtype(TYPES[name])
     with np.errstate(all="ignore"):
         wanted = codes.astype(f"u{type_.itemsize}").view(type_).astype(np.float64)
     got = codes_tensor(codes, plain(name)).decode("float64")

@@ -18,6 +18,7 @@ import oracle
 import sparq_sim as sq
 from conftest import ISAS, Array, assert_same_bits, bits_of, element_record, forced_isa
 from oracle import ELEMENTS, FP32, Element, Operand
+from witnesses import TYPES
 
 FAST_ISAS = tuple(name for name in ISAS if name != "reference")
 THREADS = (1, 2, 3)
@@ -231,23 +232,6 @@ def scale_values(rng: np.random.Generator, rows: int, style: str) -> Array:
     return floats
 
 
-NUMPY_DTYPES = {
-    "e4m3": ml_dtypes.float8_e4m3fn,
-    "e5m2": ml_dtypes.float8_e5m2,
-    "e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
-    "e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
-    "e4m3b11fnuz": ml_dtypes.float8_e4m3b11fnuz,
-    "e4m3_ieee": ml_dtypes.float8_e4m3,
-    "e3m4": ml_dtypes.float8_e3m4,
-    "e2m3": ml_dtypes.float6_e2m3fn,
-    "e3m2": ml_dtypes.float6_e3m2fn,
-    "e2m1": ml_dtypes.float4_e2m1fn,
-    "fp16": np.float16,
-    "bf16": ml_dtypes.bfloat16,
-    "fp32": np.float32,
-    "int8": np.int8,
-    "int4": ml_dtypes.int4,
-}
 TORCH_DTYPES = {
     "e4m3": torch.float8_e4m3fn,
     "e5m2": torch.float8_e5m2,
@@ -266,7 +250,7 @@ def numpy_array(element: str) -> Maker:
     def make(rng: np.random.Generator, rows: int, k: int, style: str, which: str) -> Side:
         codes = codes_of(ELEMENTS[element], rng, (rows, k), style, which)
         lines = [Operand(ELEMENTS[element], row) for row in codes.tolist()]
-        return Side(codes.view(NUMPY_DTYPES[element]), lines)
+        return Side(codes.view(TYPES[element]), lines)
 
     return make
 
@@ -548,7 +532,7 @@ def test_every_recorded_h100_dot_product_is_reproduced(isa_name: str, name: str)
         a, b, c, d = (recorded[key] for key in "abcd")
     assert a.shape == b.shape == (1500, 32)
     step = 1 if isa_name in FAST_ISAS else 10
-    dtype = NUMPY_DTYPES[name]
+    dtype = TYPES[name]
     with forced_isa(isa_name):
         got = [
             sq.matmul(
@@ -565,7 +549,7 @@ def test_every_recorded_h100_dot_product_is_reproduced(isa_name: str, name: str)
 def test_every_recorded_dot_product_is_reproduced_inside_a_large_product(isa_name: str, name: str) -> None:
     with np.load(GOLDEN / f"H100_{name}_fp32.npz") as recorded:
         a, b, d = (recorded[key] for key in "abd")
-    dtype = NUMPY_DTYPES[name]
+    dtype = TYPES[name]
     with forced_isa(isa_name):
         for first in range(0, len(a), 300):
             part = slice(first, first + 300)

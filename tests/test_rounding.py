@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from itertools import pairwise
-from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -34,6 +32,7 @@ from conftest import (
     user_format,
 )
 from oracle import E8M0, ELEMENTS, BlockFormat, Element
+from witnesses import SHORT_FLOATS
 
 USER_ELEMENTS = {
     "e3m0": Element(3, 0, 3),
@@ -306,21 +305,6 @@ def test_float32_and_float64_round_to_tf32_as_the_oracle_says(carrier: str, isa:
 
 # Witnesses outside of the project
 
-ML_TYPES: dict[str, Any] = {
-    "e4m3": ml_dtypes.float8_e4m3fn,
-    "e5m2": ml_dtypes.float8_e5m2,
-    "e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
-    "e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
-    "e4m3b11fnuz": ml_dtypes.float8_e4m3b11fnuz,
-    "e4m3_ieee": ml_dtypes.float8_e4m3,
-    "e3m4": ml_dtypes.float8_e3m4,
-    "e2m3": ml_dtypes.float6_e2m3fn,
-    "e3m2": ml_dtypes.float6_e3m2fn,
-    "e2m1": ml_dtypes.float4_e2m1fn,
-    "bf16": ml_dtypes.bfloat16,
-    "fp16": np.float16,
-}
-
 
 def canonical_nans(codes: Array, element: Element) -> Array:
     """Casts keep the sign or payload of a NaN; the library writes one NaN."""
@@ -332,7 +316,7 @@ def canonical_nans(codes: Array, element: Element) -> Array:
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-@pytest.mark.parametrize("name", ML_TYPES)
+@pytest.mark.parametrize("name", SHORT_FLOATS)
 def test_casts_of_ml_dtypes_match_in_every_row(name: str, carrier: str) -> None:
     element = ELEMENTS[name]
     x = corners(name, carrier) if carrier in ("fp32", "fp64") else all_16_bit_inputs(carrier, "")
@@ -343,7 +327,7 @@ def test_casts_of_ml_dtypes_match_in_every_row(name: str, carrier: str) -> None:
         if carrier == "fp64" and name != "fp16":
             # ml_dtypes rounds a float64 to float32 first, so only what float32 holds is rounded once.
             x = x[(x.astype(np.float32) == x) | np.isnan(x)]
-        cast = x.astype(ML_TYPES[name])
+        cast = x.astype(SHORT_FLOATS[name])
     codes = canonical_nans(cast.view(f"u{cast.dtype.itemsize}"), element)
     assert_same_integers(sq.encode(x, plain_format(element, overflow=overflow)).codes, codes, name)
 
