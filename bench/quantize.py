@@ -111,7 +111,7 @@ def measure(size: int, repeat: int) -> list[Row]:
     copy = Contender("np.copyto(out, x)", "memory copy", lambda: np.copyto(out, x), x.size)
     contenders = [copy, Contender("tensor.clone()", "memory copy, fresh output", tensor.clone, x.size)]
     contenders.append(Contender("emulate mxfp4, fresh output", "sparq_sim", emulate("mxfp4"), x.size))
-    for name in ("mxfp4", "mxfp6", "mxfp8", "mxint8", "hbfp8", "int8", "fp8_e4m3", "bf16"):
+    for name in ("mxfp4", "mxfp6", "mxfp8", "mxint8", "hbfp8", "nvfp4_one_level", "int8", "fp8_e4m3", "bf16"):
         contenders.append(Contender(f"emulate {name}, out=", "sparq_sim", emulate(name, out=out), x.size))
     for word in ("nearest_away", "nearest_zero", "toward_zero", "up", "to_odd"):
         directed = emulate("mxfp4", rounding=word, out=out)

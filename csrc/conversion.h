@@ -19,6 +19,9 @@ enum class Rounding : std::uint8_t {
 // How a fraction meets random bits (section 2; P3109 calls these StochasticA, B and C).
 enum class Stochastic : std::uint8_t { a, b, c };
 
+// From the quotient amax / Vmax to the code of a short float scale (section 4).
+enum class ScaleRounding : std::uint8_t { nearest_even, up };
+
 inline constexpr int max_random_bits = 22;  // so that float32 holds fractions as integers
 
 // Modes under which no finite value becomes Inf, whatever its sign (up and down: on one side of zero).
@@ -45,7 +48,9 @@ struct Conversion {
   Rounding rounding = Rounding::nearest_even;
   Overflow overflow = Overflow::saturate;
   ScaleRule scale_rule = ScaleRule::floor;
-  Stochastic stochastic = Stochastic::a;  // of stochastic rounding only, like the next
+  ScaleRounding scale_rounding = ScaleRounding::nearest_even;  // of short float scales only
+  int scale_minimum = 0;                                       // least scale code that is written
+  Stochastic stochastic = Stochastic::a;                       // of stochastic rounding only, like the next
   int random_bits = 16;
 
   friend constexpr bool operator==(const Conversion&, const Conversion&) = default;

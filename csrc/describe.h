@@ -71,6 +71,12 @@ struct Words<Rounding> {
                                             {"stochastic", Rounding::stochastic}};
 };
 template <>
+struct Words<ScaleRounding> {
+  static constexpr std::string_view what = "scale_rounding";
+  static constexpr Word<ScaleRounding> list[] = {{"nearest_even", ScaleRounding::nearest_even},
+                                                 {"up", ScaleRounding::up}};
+};
+template <>
 struct Words<Stochastic> {
   static constexpr std::string_view what = "stochastic";
   static constexpr Word<Stochastic> list[] = {{"a", Stochastic::a}, {"b", Stochastic::b}, {"c", Stochastic::c}};
@@ -133,6 +139,8 @@ struct Fields<Conversion> {
       Field{"rounding", &Conversion::rounding, "of elements"},
       Field{"overflow", &Conversion::overflow, "what lies beyond the largest finite value"},
       Field{"scale_rule", &Conversion::scale_rule, "from the largest magnitude to the scale"},
+      Field{"scale_rounding", &Conversion::scale_rounding, "of a scale that is a short float"},
+      Field{"scale_minimum", &Conversion::scale_minimum, "least scale code that is written"},
       Field{"stochastic", &Conversion::stochastic, "how a fraction meets random bits (stochastic rounding)"},
       Field{"random_bits", &Conversion::random_bits, "random bits of an element (stochastic rounding)"}};
 };

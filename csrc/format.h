@@ -130,6 +130,11 @@ static constexpr bool is_power_of_two_scale(const ElementFormat& f) {
   return f.mantissa_bits == 0 && f.signedness == Signedness::unsigned_code && !f.zero;
 }
 
+// A scale that is a short float: unsigned, with zero and subnormals (UE4M3, UE5M3).
+static constexpr bool is_short_float_scale(const ElementFormat& f) {
+  return f.signedness == Signedness::unsigned_code && f.zero && f.exponent_bits >= 2 && f.mantissa_bits >= 1;
+}
+
 // How a scale level combines with what lies inside it.
 enum class Combine : std::uint8_t { multiply };
 

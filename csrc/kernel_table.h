@@ -63,13 +63,15 @@ struct QuantizeJob {
   bool overflow_is_nan = false, overflow_is_infinity = false;
   bool twos_complement = false, negative_zero = false, element_nan = false;
   // Derived from the scale level and the rule: exponent = floor(log2 amax) - scale_shift, plus one if the 52-bit
-  // fraction of amax exceeds promote_above; clamped, and stored as exponent - scale_min.
-  int scale_shift = 0, scale_min = 0, scale_max = 0;
+  // fraction of amax exceeds promote_above; clamped to scale_low and scale_max, and stored as exponent - scale_min.
+  int scale_shift = 0, scale_min = 0, scale_low = 0, scale_max = 0;
   std::uint64_t promote_above = 0;
   bool scale_nan = false;
   std::uint32_t scale_nan_code = 0;
-  float scale_divisor = 1;  // float scales: amax / divisor
-  int chance_bits = 0;      // stochastic rounding compares fractions as integers of this many bits
+  float scale_divisor = 1;   // float scales: amax / divisor
+  bool short_scale = false;  // float scales in codes of scale_format
+  ElementFormat scale_format;
+  int chance_bits = 0;  // stochastic rounding compares fractions as integers of this many bits
 };
 
 // The largest magnitude of each block (as float64; Inf and NaN become Inf), for blocks larger than a tile.
@@ -110,6 +112,8 @@ struct DecodeJob {
   int scale_min = 0;
   bool scale_nan = false;
   std::uint32_t scale_nan_code = 0;
+  bool short_scale = false;
+  ElementFormat scale_format;
 };
 
 // One side of a product: rows of K codes, each code scaled by its segment's scale.

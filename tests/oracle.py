@@ -473,8 +473,8 @@ def rn32(value: Number) -> Number:
 class BlockFormat:
     """An element with at most one scale per block; `block` is a count, "row", "tensor", None without a scale.
 
-    A scale format without zero and mantissa is a power of two (section 3); every other one is a float that is
-    also the type of each arithmetic step, `compute` (section 4).
+    A scale format without zero and mantissa is a power of two (section 3); every other one is a float, and each
+    arithmetic step is one of float32, `compute` (section 4).
     """
 
     element: Element
@@ -517,6 +517,7 @@ BLOCK_FORMATS: dict[str, BlockFormat] = {
     "fp8_e4m3": BlockFormat(ELEMENTS["e4m3"], FP32, "tensor"),
     "fp8_e5m2": BlockFormat(ELEMENTS["e5m2"], FP32, "tensor"),
     "fp8_e4m3_1x128": BlockFormat(ELEMENTS["e4m3"], FP32, 128),
+    "nvfp4_one_level": BlockFormat(ELEMENTS["e2m1"], ELEMENTS["ue4m3"], 16),
     "bf16": BlockFormat(ELEMENTS["bf16"], overflow="special"),
     "fp16": BlockFormat(ELEMENTS["fp16"], overflow="special"),
     "tf32": BlockFormat(ELEMENTS["tf32"], overflow="special"),
@@ -539,16 +540,26 @@ def scale_exponent(element: Element, amax: Fraction, scale_rule: str) -> int:
     return exponent - element.emax + (1 if promoted else 0)
 
 
-def power_of_two_scale_code(scale: Element, exponent: int) -> int:
-    """The code of 2^exponent, clamped to what the scale format holds (section 3)."""
-    return min(max(exponent + scale.bias, 0), scale.largest_code)
+def power_of_two_scale_code(scale: Element, exponent: int, minimum: int = 0) -> int:
+    """The code of 2^exponent, clamped to what the scale format holds, from `minimum` on (section 3)."""
+    return min(max(exponent + scale.bias, minimum), scale.largest_code)
 
 
-def _computed_scale(fmt: BlockFormat, scale: Element, scale_rule: str, amax: Fraction) -> int:
+def _computed_scale(
+    fmt: BlockFormat, scale: Element, scale_rule: str, scale_rounding: str, scale_minimum: int, amax: Fraction
+) -> int:
     """The scale code of a block of finite elements (sections 3 and 4)."""
     if is_power_of_two_scale(scale):
-        # An all-zero block takes the smallest scale, which is always code 0.
-        return power_of_two_scale_code(scale, scale_exponent(fmt.element, amax, scale_rule)) if amax else 0
+        # An all-zero block takes the smallest scale.
+        if amax == 0:
+            return scale_minimum
+        return power_of_two_scale_code(scale, scale_exponent(fmt.element, amax, scale_rule), scale_minimum)
+    if scale != FP32:
+        quotient = rn32(finite(amax / fmt.element.largest))
+        if not quotient.is_finite:
+            raise RefusedError("the quotient exceeds float32")
+        # Code 0 is zero, which nothing can be divided by: the smallest scale stands in.
+        return max(1, scale_minimum, round_to_code(scale, quotient, scale_rounding, "saturate"))
     if amax == 0:
         return round_to_code(scale, ONE, NEAREST_EVEN, "special")
     code = round_to_code(scale, finite(amax / fmt.element.largest), NEAREST_EVEN, "special")
@@ -577,7 +588,7 @@ def decode_scaled(fmt: BlockFormat, scale_code: int | None, code: int) -> Number
     product = multiply(value, decode(fmt.scale, scale_code))
     if not fmt.has_float_scale:
         return product
-    return _in_type(fmt.scale, product)
+    return rn32(product)
 
 
 # Section 8: sparsity
@@ -701,7 +712,7 @@ def _scaled_element(fmt: BlockFormat, scale_code: int | None, x: Number) -> Numb
     quotient = Number("finite", x.magnitude / decode(fmt.scale, scale_code).magnitude, x.negative)
     if not fmt.has_float_scale:
         return quotient
-    return _in_type(fmt.scale, quotient)
+    return rn32(quotient)
 
 
 def _rounded_element(fmt: BlockFormat, v: Number, rounding: str | Chance, overflow: str) -> int:
@@ -736,12 +747,15 @@ def quantize_tensor(
     scales: Sequence[Sequence[int]] | None = None,
     inexact: str | None = None,
     result: str | None = None,
+    scale_rounding: str = NEAREST_EVEN,
+    scale_minimum: int = 0,
     stochastic: str = "a",
     random_bits: int = 16,
     random: Sequence[Sequence[int]] | None = None,
 ) -> QuantizedTensor:
     """Quantize lines of bit patterns of type `carrier` (sections 2 to 8), with the events of section 13."""
     _check_word("order", order, ORDERS)
+    _check_word("scale_rounding", scale_rounding, (NEAREST_EVEN, UP))
     if (rounding == STOCHASTIC) != (random is not None):
         raise RefusedError("random bits go with stochastic rounding")
     element = fmt.element
@@ -779,8 +793,7 @@ def quantize_tensor(
         x = [_pruned(line, row, POSITIVE_ZERO) for line, row in zip(x, kept, strict=True)]
     if fmt.has_float_scale:
         # Section 4, step 1: a value beyond the range of `compute` becomes an Inf and is one from here on.
-        assert fmt.scale is not None
-        x = [[_in_type(fmt.scale, v) for v in line] for line in x]
+        x = [[rn32(v) for v in line] for line in x]
     was_zero = [[v.is_zero for v in line] for line in x]
 
     block_groups = _blocks([len(line) for line in x], block)
@@ -809,7 +822,7 @@ def quantize_tensor(
                 else:
                     amax = max((v.magnitude for v in elements), default=Fraction(0))
                     zero_blocks += amax == 0
-                    scale_code = _computed_scale(fmt, fmt.scale, scale_rule, amax)
+                    scale_code = _computed_scale(fmt, fmt.scale, scale_rule, scale_rounding, scale_minimum, amax)
                 poisoned = decode(fmt.scale, scale_code).kind == "nan"
                 if bad and not poisoned:
                     raise RefusedError("NaN or Inf below a given scale that is a number")
@@ -862,6 +875,8 @@ def quantize(
     scales: Sequence[int] | None = None,
     inexact: str | None = None,
     result: str | None = None,
+    scale_rounding: str = NEAREST_EVEN,
+    scale_minimum: int = 0,
     stochastic: str = "a",
     random_bits: int = 16,
     random: Sequence[int] | None = None,
@@ -883,6 +898,8 @@ def quantize(
         scales=None if scales is None else [scales],
         inexact=inexact,
         result=result,
+        scale_rounding=scale_rounding,
+        scale_minimum=scale_minimum,
         stochastic=stochastic,
         random_bits=random_bits,
         random=None if random is None else [random],

@@ -119,13 +119,18 @@ def user_elements(draw: st.DrawFn) -> Element:
 
 @st.composite
 def user_scales(draw: st.DrawFn) -> Element | None:
-    kind = draw(st.sampled_from(["none", "e8m0", "e8m0", "five", "five", "any", "float"]))
+    kind = draw(st.sampled_from(["none", "e8m0", "e8m0", "five", "five", "any", "float", "short", "ue4m3"]))
     if kind == "none":
         return None
     if kind == "e8m0":
         return E8M0
     if kind == "float":
         return FP32
+    if kind == "ue4m3":
+        return ELEMENTS["ue4m3"]
+    if kind == "short":
+        bits, specials = draw(st.integers(2, 6)), draw(st.sampled_from(["finite", "fn"]))
+        return Element(bits, draw(st.integers(1, 5)), draw(st.integers(0, 60)), specials, "unsigned")
     bits = 5 if kind == "five" else draw(st.integers(1, 10))
     # Exponents within +-700, biases up to 512: beyond, a scale is refused.
     bias = draw(st.integers(max(0, (1 << bits) - 1 - 700), min((1 << bits) - 1, 512)))
@@ -159,7 +164,7 @@ def cases(draw: st.DrawFn) -> Case:
     if scale is None and element.nan_code is not None:
         overflow = draw(st.sampled_from(oracle.OVERFLOWS))
     rule = "floor"
-    if scale is not None and scale is not FP32:
+    if scale is not None and oracle.is_power_of_two_scale(scale):
         rule = draw(st.sampled_from(oracle.SCALE_RULES))
     block: int | str | None = None
     if scale is not None:
@@ -175,6 +180,10 @@ def cases(draw: st.DrawFn) -> Case:
     x = random_bits(rng, carrier, shape, draw(st.booleans()))
 
     arguments: dict[str, Any] = {"rounding": draw(st.sampled_from(oracle.ROUNDINGS))}
+    if scale is not None and fmt.has_float_scale and scale is not FP32:
+        arguments["scale_rounding"] = draw(st.sampled_from(["nearest_even", "up"]))
+    if scale is not None and scale is not FP32:
+        arguments["scale_minimum"] = draw(st.sampled_from([0, 0, 1, scale.largest_code // 2, scale.largest_code]))
     mask = None
     choice = draw(st.sampled_from(["dense", "dense", "pattern", "pattern", "mask"]))
     if choice == "pattern":
@@ -196,7 +205,9 @@ def cases(draw: st.DrawFn) -> Case:
             scales = np.where(rng.random(scale_shape) < 0.05, np.uint32(0x7FC00000), np.maximum(bits, 1))
         else:
             top = scale.largest_code + (scale.nan_code is not None)
-            scales = rng.integers(0, top + 1, scale_shape).astype(np.uint16 if top > 255 else np.uint8)
+            scales = rng.integers(int(fmt.has_float_scale), top + 1, scale_shape).astype(
+                np.uint16 if top > 255 else np.uint8
+            )
     return Case(
         fmt,
         x,
@@ -217,7 +228,7 @@ def library_arguments(case: Case, format_: sq.Format) -> dict[str, Any]:
     if "sparsity" in case.arguments:
         arguments["sparsity"] = "{}:{}".format(*case.arguments["sparsity"])
     if case.scales is not None:
-        arguments["scales"] = case.scales.view(np.float32) if format_.scale_kind == "float" else case.scales
+        arguments["scales"] = case.scales if format_.has_scale_codes else case.scales.view(np.float32)
     return arguments
 
 
@@ -239,7 +250,9 @@ def expected_or_refused(case: Case, inexact: str | None) -> Any:
 
 def check_case(case: Case, x: Array) -> None:
     """`x` equals `case.x`, perhaps in another layout."""
-    choices = {"rounding": case.arguments["rounding"]}
+    choices = {
+        name: case.arguments[name] for name in ("rounding", "scale_rounding", "scale_minimum") if name in case.arguments
+    }
     format_ = user_format(case.fmt, **choices)
     arguments = library_arguments(case, format_)
     dtype = DTYPES[case.result]
@@ -345,6 +358,8 @@ LARGE_FORMATS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("fp8_e4m3", {}),
     ("fp8_e5m2", {"block": 6000}),
     ("int4_g128", {}),
+    ("nvfp4_one_level", {}),
+    ("nvfp4_one_level", {"block": "row", "scale_rounding": "up", "scale_minimum": 8}),
     ("fp8_e4m3_1x128", {"rounding": "nearest_away"}),
     ("msfp13", {"scale_rule": "even"}),
     ("tf32", {}),

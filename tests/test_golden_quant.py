@@ -74,3 +74,20 @@ def test_the_recorded_inputs_reach_the_corners() -> None:
         assert np.isnan(x).any() and np.isinf(x).any() and (np.abs(x) > 2.0**126).any()
         assert ((x != 0) & (np.abs(x) < 2.0**-126)).any() and (np.signbit(x) & (x == 0)).any()
         assert (~x.any(axis=1)).any()
+
+
+@pytest.mark.parametrize("name", ["normal", "normal_1e-6", "zero_blocks", "nan_one", "tiny", "neg_zero"])
+def test_nvfp4_of_one_level_is_that_of_torchao_from_its_least_scale_on(name: str, isa: str) -> None:
+    with np.load(FOLDER / "inputs_nvfp4.npz") as file:
+        x = file[name]
+    wanted = recorded("torchao", "nvfp4__one_level")
+    # torchao writes no scale below the smallest normal number of E4M3.
+    encoded = sq.encode(x, "nvfp4_one_level", scale_minimum=0x08)
+    assert encoded.scales is not None
+    assert_same_integers(encoded.scales, wanted[f"{name}/scale"], "scales")
+    packed = wanted[f"{name}/codes"]
+    codes = np.stack([packed & 15, packed >> 4], axis=-1).reshape(x.shape)
+    poisoned = np.repeat(encoded.scales == 0x7F, 16, axis=1)
+    assert np.array_equal(poisoned, np.repeat(~np.isfinite(x).reshape(len(x), -1, 16).all(axis=2), 16, axis=1))
+    assert_same_integers(encoded.codes[~poisoned], codes[~poisoned], "codes")
+    assert_same_bits(encoded.decode(), nan_as_canonical(wanted[f"{name}/dq"]))

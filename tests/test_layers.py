@@ -46,7 +46,8 @@ class Line:
 
     def zeros(self) -> Line:
         """Padding: zero codes under scales that do not matter."""
-        scales = None if self.scales is None else [127 if self.kind is oracle.E8M0 else 0x3F800000] * len(self.scales)
+        one = {oracle.E8M0: 127, FP32: 0x3F800000, ELEMENTS["ue4m3"]: 0x38}[self.kind]
+        scales = None if self.scales is None else [one] * len(self.scales)
         return replace(self, codes=[0] * len(self.codes), scales=scales)
 
 
@@ -62,6 +63,7 @@ ELEMENT_OF = {
     "fp8_e5m2": "e5m2",
     "bf16": "bf16",
     "fp16": "fp16",
+    "nvfp4_one_level": "e2m1",
 }
 
 
@@ -82,10 +84,11 @@ def encode_line(x: Array, spec: sq.Spec, whole: Array, pattern: bool = True) -> 
     codes = made.codes[0].tolist()
     if made.scales is None:
         return Line(codes, None, None, oracle.E8M0, None, element)
-    if spec.format.scale_kind == "float":
-        return Line(codes, made.scales.view(np.uint32)[0].tolist(), None, FP32, None, element)
     block = spec.format.block if isinstance(spec.format.block, int) else None
-    return Line(codes, made.scales[0].tolist(), block, oracle.E8M0, None, element)
+    if not spec.format.has_scale_codes:
+        return Line(codes, made.scales.view(np.uint32)[0].tolist(), block, FP32, None, element)
+    kind = ELEMENTS["ue4m3"] if spec.format.scale_kind == "float" else oracle.E8M0
+    return Line(codes, made.scales[0].tolist(), block, kind, None, element)
 
 
 def chained(datapath: str, pairs: Sequence[tuple[Line, Line]]) -> int:
@@ -322,6 +325,8 @@ MACHINES = {
     "int8 rows and fp8": Accelerator("int8", "fp8_e4m3", datapath="block_fp32"),
     "mxfp4 and fp8": Accelerator("mxfp4", "fp8_e4m3", datapath="block_fp32"),
     "mxfp4 and int8": Accelerator("mxfp4", "int8", datapath="block_fp32"),
+    "nvfp4": Accelerator("nvfp4_one_level", "nvfp4_one_level", datapath="block_fp32", rules={"block": 6}),
+    "nvfp4 and mxfp8": Accelerator("nvfp4_one_level", "mxfp8", datapath="block_fp32"),
     "int8 exact": Accelerator("int8", "int8", datapath="exact"),
     "fma32": Accelerator("mxfp6", "mxfp8", datapath="fma32"),
     "bf16 to bf16": Accelerator("bf16", "bf16", datapath="fma32", output="bf16"),

@@ -99,13 +99,13 @@ def from_tensor(tensor: sq.BlockTensor, element: str) -> Side:
     if tensor.scales is None:
         return Side(tensor, [Operand(ELEMENTS[element], row) for row in rows])
     is_float = fmt.scale_kind == "float"
-    scales = (tensor.scales.view(np.uint32) if is_float else tensor.scales).tolist()
+    scales = (tensor.scales if fmt.has_scale_codes else tensor.scales.view(np.uint32)).tolist()
     if fmt.block == "tensor":
-        if is_float:
+        if is_float and not fmt.has_scale_codes:
             return Side(tensor, [Operand(ELEMENTS[element], row, tensor_scale=scales[0][0]) for row in rows])
         scales = scales * len(rows)
     block = fmt.block if isinstance(fmt.block, int) else None
-    kind = FP32 if is_float else oracle.E8M0
+    kind = oracle.ELEMENTS["ue4m3"] if is_float and fmt.has_scale_codes else FP32 if is_float else oracle.E8M0
     pairs = zip(rows, scales, strict=True)
     return Side(tensor, [Operand(ELEMENTS[element], row, scale, block, kind) for row, scale in pairs])
 
@@ -281,6 +281,8 @@ KINDS: dict[str, Maker] = {
     "msfp15": encoded("msfp15", "msfp15_element"),
     "int4 per row": encoded("int4", "int4"),
     "int4 in groups of 16": encoded("int4_g128", "int4", block=16),
+    "nvfp4_one_level": encoded("nvfp4_one_level", "e2m1"),
+    "nvfp4_one_level of 6": encoded("nvfp4_one_level", "e2m1", block=6),
     "fp8_e4m3 in blocks of 8": encoded("fp8_e4m3_1x128", "e4m3", block=8),
     "tf32": encoded("tf32", "tf32"),
     "hbfp8": encoded("hbfp8", "hbfp8_element"),
@@ -902,3 +904,23 @@ def test_products_over_no_k_are_c_as_it_is(datapath: str, isa: str) -> None:
     nan = bits_of(sq.matmul(empty, empty, c=np.uint32([[0xFFC00001]]).view(np.float32), **arguments)).tolist()
     assert nan == [[sq.datapaths()[datapath].record.nan_bits]]
     assert bits_of(sq.matmul(empty, empty, **arguments)).tolist() == [[0]]
+
+
+@pytest.mark.parametrize("floats", [False, True], ids=["e8m0", "float scales"])
+@pytest.mark.parametrize("element", ["bf16", "e5m2"])
+def test_an_accumulator_that_overflowed_meets_a_later_infinity(element: str, floats: bool, isa: str) -> None:
+    """Also where sums are wider than any machine type (bf16), +Inf by overflow and then -Inf is NaN."""
+    form = ELEMENTS[element]
+    top, one = form.largest_code, (form.bias << form.mantissa_bits)
+    assert form.infinity_code is not None
+    minus_infinity = form.infinity_code | form.sign_bit
+    for last, wanted in ((minus_infinity, 0x7FC00000), (form.infinity_code, 0x7F800000), (one, 0x7F800000)):
+        a, b = np.array([[top, one]]), np.array([[top, last]])
+        catalog = sq.elements()
+        level = sq.ScaleLevel(format=catalog["fp32" if floats else "e8m0"].record, along=1)
+        rule = sq.Conversion(scale_rule="amax" if floats else "floor")
+        fmt = sq.Format("u", catalog[element].record, [level], rule)
+        scales = np.float32([[2.0**120, 1]]) if floats else np.uint8([[254, 127]])
+        width = np.dtype(f"uint{8 * fmt.element.code_bytes}")
+        sides = [sq.BlockTensor(x.astype(width), scales.copy(), None, sq.Spec(fmt), "float32", "numpy") for x in (a, b)]
+        assert bits_of(sq.matmul(*sides, datapath="block_fp32")).tolist() == [[wanted]]

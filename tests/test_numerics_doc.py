@@ -44,6 +44,8 @@ def check_quantize(example: Example) -> None:
     if "random" in example.lists:
         arguments["random"] = np.array(example.lists["random"].values, dtype=np.uint32)
         arguments["random_bits"] = int(arguments["random_bits"])
+    if "scale_minimum" in arguments:
+        arguments["scale_minimum"] = int(arguments["scale_minimum"])
     inexact = arguments.pop("inexact", None)
     x = floats(example.lists["x"])
     encoded = sq.encode(x, example.format, **arguments)

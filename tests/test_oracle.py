@@ -65,6 +65,8 @@ def check_quantize(example: Example) -> None:
         arguments["sparsity"] = tuple(int(part) for part in arguments["sparsity"].split(":"))
     if "scales" in arguments:
         arguments["scales"] = [int(code, 16) for code in arguments["scales"].split(",")]
+    if "scale_minimum" in arguments:
+        arguments["scale_minimum"] = int(arguments["scale_minimum"])
     lists = dict(example.lists)
     if "random" in lists:
         arguments["random"] = lists.pop("random").values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -206,6 +207,8 @@ def test_any_nan_or_infinity_poisons_its_block_and_no_other(name: str, patterns:
 # Float scales
 
 FLOAT_FORMATS = tuple(n for n, f in BLOCK_FORMATS.items() if f.has_float_scale)
+#: Those whose scales are float32 numbers, and no codes.
+FLOAT32_FORMATS = [name for name in FLOAT_FORMATS if BLOCK_FORMATS[name].scale == oracle.FP32]
 
 
 def float_maxima(rng: np.random.Generator) -> Array:
@@ -235,7 +238,7 @@ def test_float_scales_and_their_codes_are_the_oracle_s(name: str, rounding: str,
         assert vars(events) == wanted.events
 
 
-@pytest.mark.parametrize("name", FLOAT_FORMATS)
+@pytest.mark.parametrize("name", FLOAT32_FORMATS)
 def test_a_scale_that_would_be_zero_is_the_smallest_number(name: str, isa: str) -> None:
     got = sq.encode(np.float32([2.0**-149, -(2.0**-148), 0.0]), name)
     scales = scale_bits(got)
@@ -245,7 +248,7 @@ def test_a_scale_that_would_be_zero_is_the_smallest_number(name: str, isa: str) 
     assert_same_bits(got.decode(), np.float32([2.0**-149, -(2.0**-148), 0.0]))
 
 
-@pytest.mark.parametrize("name", FLOAT_FORMATS)
+@pytest.mark.parametrize("name", FLOAT32_FORMATS)
 def test_zeros_below_a_float_scale_take_the_scale_one(name: str, isa: str) -> None:
     events = sq.Events()
     got = sq.encode(np.float32([0.0, -0.0]), name, events=events)
@@ -278,7 +281,7 @@ def test_a_computed_float_scale_beyond_float32_is_refused(isa: str) -> None:
 
 
 def test_a_quotient_beyond_float32_saturates(isa: str) -> None:
-    for name in FLOAT_FORMATS:
+    for name in FLOAT32_FORMATS:
         scales = np.full((1,), 2.0**-149, np.float32)
         for rounding in oracle.ROUNDINGS:
             got = sq.encode(np.float32([3e38, -3e38, 2.0**-149]), name, scales=scales, rounding=rounding)
@@ -333,3 +336,45 @@ def test_scales_of_other_number_types_are_exact_or_refused() -> None:
             sq.matmul(codes, codes, a_format="e4m3", b_format="e4m3", a_tensor_scale=scale)
     with pytest.raises(ValueError, match="float32 does not hold"):
         sq.encode(one, "int8", scales=np.array([np.longdouble(1) + np.longdouble(2) ** -60]))
+
+
+def test_a_short_float_scale_is_neither_zero_nor_beyond_its_largest(isa: str) -> None:
+    x = np.float32([[0.0, -0.0], [2.0**-140, 0.0], [1e30, -1.0], [6 * 448, 3.0]])
+    for words, scales in (({}, [1, 1, 0x7E, 0x7E]), ({"scale_minimum": 9}, [9, 9, 0x7E, 0x7E])):
+        events = sq.Events()
+        got = sq.encode(x, "nvfp4_one_level", block=2, events=events, **words)
+        assert got.scales is not None and got.scales.ravel().tolist() == scales
+        assert (events.zero_blocks, events.saturated) == (1, 1)
+    assert sq.encode(x[2:], "nvfp4_one_level", block=2).codes.tolist() == [[7, 8], [7, 0]]
+
+
+def test_given_codes_of_short_floats_are_positive_and_values_are_held() -> None:
+    x = np.float32([3.0, 1.0])
+    assert_same_bits(sq.emulate(x, "nvfp4_one_level", scales=1.125), sq.emulate(x, "nvfp4_one_level", scales=0x39))
+    assert sq.encode(x, "nvfp4_one_level", scales=np.float64([np.nan])).scales.tolist() == [0x7F]
+    for scales, match in (
+        (0, "codes must be 1 to 127"),
+        (128, "codes must be 1 to 127"),
+        (1.05, "its positive numbers"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            sq.encode(x, "nvfp4_one_level", scales=scales)
+    with pytest.raises(ValueError, match="its positive numbers"):
+        sq.encode(x, "nvfp4_one_level", scales=0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "match"),
+    [
+        ("mxfp4", {"scale_rounding": "up"}, "is for scales that are short floats"),
+        ("int8", {"scale_rounding": "up"}, "is for scales that are short floats"),
+        ("int8", {"scale_minimum": 1}, "no scale codes"),
+        ("bf16", {"scale_minimum": 1}, "no scale codes"),
+        ("mxfp4", {"scale_minimum": 255}, "needed a scale code, 0 to 254"),
+        ("nvfp4_one_level", {"scale_minimum": -1}, "needed a scale code, 0 to 126"),
+        ("nvfp4_one_level", {"scale_rule": "floor"}, "this format's scale is a float"),
+    ],
+)
+def test_choices_of_scales_that_mean_nothing_are_refused(name: str, words: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        sq.spec(name, **words)

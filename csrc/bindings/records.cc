@@ -291,6 +291,7 @@ void bind_catalog(py::module_& module) {
     words[text(Words<Enum>::what)] = py::tuple(list);
   };
   add_words(Rounding{});
+  add_words(ScaleRounding{});
   add_words(Stochastic{});
   add_words(Overflow{});
   add_words(ScaleRule{});

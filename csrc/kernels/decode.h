@@ -1,7 +1,7 @@
 // Codes and scales to values.
 #pragma once
 
-#include "load_store.h"
+#include "scale.h"
 
 namespace sparq::SPARQ_ISA_NAME {
 namespace {
@@ -60,7 +60,11 @@ inline void decode_tiles(const DecodeJob& job, std::int64_t first, std::int64_t 
         const std::int64_t scale_index = scale_base + block * g.scale_step;
         float factor = 1;
         double power = 1;
-        if (job.scale_kind == ScaleKind::floating) {
+        if (job.short_scale) {
+          const std::uint32_t code = load_code(job.scales, job.scale_bytes, scale_index);
+          const bool poisoned = job.scale_nan && code == job.scale_nan_code;
+          factor = poisoned ? as_value<Carrier32>(nan_bits<Carrier32>) : short_scale_value(job.scale_format, code);
+        } else if (job.scale_kind == ScaleKind::floating) {
           factor = static_cast<const float*>(job.scales)[scale_index];
         } else if (job.scale_kind == ScaleKind::power_of_two) {
           const std::uint32_t code = load_code(job.scales, job.scale_bytes, scale_index);

@@ -176,14 +176,25 @@ inline void reduce_blocks(const MultiplyJob& job, const RowPanel<Value>& in, flo
   }
 }
 
+// What the NaN and Inf of one segment and lane add up to; 0 if there are none.
+inline double special_sum(const MultiplyJob& job, const RowPanel<double>& in, std::int64_t segment, int lane) {
+  const double power = in.row_powers[segment] * in.panel_powers[segment * lanes + lane];
+  double sum = is_finite(power) ? 0 : power;
+  for (std::int64_t k = segment_begin(job, segment); k < job.segment_end[segment]; ++k) {
+    const double product = in.row[k] * in.panel[k * lanes + lane];
+    if (!is_finite(product)) sum += product;
+  }
+  return sum;
+}
+
 inline void reduce_blocks_wide(const MultiplyJob& job, const RowPanel<double>& in, WideSum& sum, float* acc) {
   const bool floating = job.a.factors != nullptr || job.b.factors != nullptr;
   for (std::int64_t s = 0; s < job.segments; ++s) {
     double terms[lanes];
     for (int l = 0; l < lanes; ++l) {
-      terms[l] = 0;
+      terms[l] = in.special[l] ? special_sum(job, in, s, l) : 0;
       // Under float scales a segment's sum is a float32 of its own, which may be the Inf that meets acc's.
-      if (in.special[l] || (!floating && !is_finite(acc[l]))) continue;
+      if (terms[l] != 0 || (!floating && !is_finite(acc[l]))) continue;
       sum.clear();
       if (!floating) sum.add(acc[l]);
       sum_segment_wide(in.row, in.panel, segment_begin(job, s), job.segment_end[s], l,
@@ -193,13 +204,16 @@ inline void reduce_blocks_wide(const MultiplyJob& job, const RowPanel<double>& i
     if (floating) {
       scale_terms(in.row_factors[s], in.panel_factors + s * lanes, terms);
       add_once(terms, acc);
-    } else {
-      for (int l = 0; l < lanes; ++l)
-        if (!in.special[l] && is_finite(acc[l])) acc[l] = static_cast<float>(terms[l]);
+      continue;
+    }
+    // A finite term already holds the sum; finite sums that overflowed may meet an Inf later.
+    for (int l = 0; l < lanes; ++l) {
+      if (!is_finite(terms[l]))
+        acc[l] += static_cast<float>(terms[l]);
+      else if (is_finite(acc[l]))
+        acc[l] = static_cast<float>(terms[l]);
     }
   }
-  for (int l = 0; l < lanes; ++l)
-    if (in.special[l]) acc[l] = classify_dot(job, in, l, acc[l]);
 }
 
 template <class Value>

@@ -33,8 +33,13 @@ std::string check_format(const BlockFormat& format) {
     const bool float32 = scale == ElementFormat{8, 23, 127, Specials::ieee};
     const bool power = is_power_of_two_scale(scale) && scale.exponent_bits >= 1 && scale.exponent_bits <= 10 &&
                        (scale.specials == Specials::finite || scale.specials == Specials::fn);
-    if (!float32 && !power)
-      return "a scale is float32, or an unsigned power of two of 1 to 10 exponent bits without zero: " +
+    // Its values, and their products with elements, are those of float32.
+    const bool short_float = is_short_float_scale(scale) && scale.mantissa_bits <= 10 &&
+                             (scale.specials == Specials::finite || scale.specials == Specials::fn) &&
+                             min_exponent(scale) - scale.mantissa_bits >= -126 && max_exponent(scale) <= 126;
+    if (!float32 && !power && !short_float)
+      return "a scale is float32, an unsigned power of two of 1 to 10 exponent bits without zero, or an unsigned float "
+             "of 2 or more exponent bits, 1 to 10 mantissa bits and specials fn or finite within float32: " +
              describe(scale);
     // Decoding goes through float64, elements and all.
     const int top = power ? min_exponent(scale) + static_cast<int>(max_code(scale)) : 0;
@@ -61,6 +66,16 @@ std::string check_conversion(const BlockFormat& format, const Conversion& conver
   if (kind == ScaleKind::power_of_two && conversion.scale_rule == ScaleRule::amax)
     return "scale_rule='amax' computes a float scale, and this format's scale is a power of two: use floor, ceil, "
            "rceil or even";
+  const bool short_scale = format.level_count > 0 && is_short_float_scale(format.levels[0].format);
+  if (conversion.scale_rounding != ScaleRounding::nearest_even && !short_scale)
+    return "scale_rounding='" + std::string(word_of(conversion.scale_rounding)) +
+           "' is for scales that are short floats, such as UE4M3";
+  const bool coded = short_scale || kind == ScaleKind::power_of_two;
+  const int top = coded ? static_cast<int>(max_code(format.levels[0].format)) : 0;
+  if (conversion.scale_minimum < 0 || conversion.scale_minimum > top)
+    return "scale_minimum=" + std::to_string(conversion.scale_minimum) +
+           (coded ? ": needed a scale code, 0 to " + std::to_string(top)
+                  : ": this format has no scale codes, so only 0 means something");
   if (kind != ScaleKind::none && conversion.overflow == Overflow::special)
     return "overflow='special' is for formats without a scale: a scaled block saturates (OCP MX v1.0, 6.3)";
   if (conversion.overflow == Overflow::special && !has_nan(format.element))

@@ -60,9 +60,12 @@ void derive(QuantizeJob& job) {
   job.scale_nan = has_nan(s);
   job.scale_nan_code = has_nan(s) ? nan_code(s) : 0;
   job.scale_bytes = code_bytes(s);
+  job.short_scale = is_short_float_scale(s);
+  job.scale_format = s;
   job.scale_divisor = std::ldexp(static_cast<float>(top.significand), top.exponent);
   job.scale_shift = max_exponent(e);
   job.scale_min = min_exponent(s);
+  job.scale_low = job.scale_min + how.scale_minimum;
   job.scale_max = min_exponent(s) + static_cast<int>(max_code(s));
   job.promote_above = promotion_threshold(e, how.scale_rule);
 }
@@ -307,6 +310,8 @@ std::string run(const DecodeRequest& request, Counts& counts) {
   if (job.scale_kind != ScaleKind::none) {
     const ScaleLevel& level = request.format.levels[0];
     job.scale_bytes = code_bytes(level.format);
+    job.short_scale = is_short_float_scale(level.format);
+    job.scale_format = level.format;
     job.scale_min = min_exponent(level.format);
     job.scale_nan = has_nan(level.format);
     job.scale_nan_code = job.scale_nan ? nan_code(level.format) : 0;

@@ -96,12 +96,19 @@ std::vector<std::uint8_t> select_line(const std::vector<Unpacked>& line, const S
 struct Scale {
   int exponent = 0;
   float factor = 1;
+  std::uint32_t code = 0;  // of short float scales
   bool poisoned = false;
 };
 
 Scale given_scale(const QuantizeJob& job, std::int64_t index) {
   Scale scale;
-  if (job.scale_kind == ScaleKind::floating) {
+  const ElementFormat& format = job.format.levels[0].format;
+  if (is_short_float_scale(format)) {
+    scale.code = static_cast<std::uint32_t>(load_bits(job.scales, code_bytes(format), index));
+    const Unpacked x = decode_code(format, scale.code);
+    scale.poisoned = x.nan;
+    scale.factor = to_float(x);
+  } else if (job.scale_kind == ScaleKind::floating) {
     const auto bits = static_cast<std::uint32_t>(load_bits(job.scales, 4, index));
     std::memcpy(&scale.factor, &bits, sizeof bits);
     scale.poisoned = std::isnan(scale.factor);
@@ -117,7 +124,9 @@ Scale given_scale(const QuantizeJob& job, std::int64_t index) {
 void put_scale(const QuantizeJob& job, std::int64_t index, const Scale& scale) {
   if (job.scales == nullptr) return;
   const ElementFormat& f = job.format.levels[0].format;
-  if (job.scale_kind == ScaleKind::floating) {
+  if (is_short_float_scale(f)) {
+    store_bits(job.scales, code_bytes(f), index, scale.poisoned && has_nan(f) ? nan_code(f) : scale.code);
+  } else if (job.scale_kind == ScaleKind::floating) {
     const float value = scale.poisoned ? std::nanf("") : scale.factor;
     std::uint32_t bits = 0;
     std::memcpy(&bits, &value, sizeof bits);
@@ -137,10 +146,10 @@ Scale computed_scale(const QuantizeJob& job, const std::vector<Unpacked>& block,
     if (x.finite() && compare(x.magnitude, amax) > 0) amax = x.magnitude;
   }
   const ScaleLevel& level = job.format.levels[0];
+  if (scale.poisoned && !has_nan(level.format)) ++counts.refused;
   if (job.scale_kind == ScaleKind::power_of_two) {
-    if (scale.poisoned && !has_nan(level.format)) ++counts.refused;
-    const int lowest = min_exponent(level.format);
-    const int highest = lowest + static_cast<int>(max_code(level.format));
+    const int lowest = min_exponent(level.format) + job.conversion.scale_minimum;
+    const int highest = min_exponent(level.format) + static_cast<int>(max_code(level.format));
     scale.exponent = lowest;
     if (!scale.poisoned && amax.significand != 0)
       scale.exponent =
@@ -150,6 +159,15 @@ Scale computed_scale(const QuantizeJob& job, const std::vector<Unpacked>& block,
     scale.factor = to_float({.magnitude = amax}) / to_float({.magnitude = top});
     if (scale.factor == 0) scale.factor = std::nextafter(0.0F, 1.0F);
     if (std::isinf(scale.factor)) ++counts.refused;
+  }
+  if (is_short_float_scale(level.format) && !scale.poisoned) {
+    // The codes around the quotient by search, then the smallest instead of zero.
+    const Unpacked quotient = amax.significand == 0 ? Unpacked{} : from_float(scale.factor);
+    const bool up = job.conversion.scale_rounding == ScaleRounding::up;
+    const Conversion how{.rounding = up ? Rounding::up : Rounding::nearest_even};
+    const auto least = static_cast<std::uint32_t>(std::max(1, job.conversion.scale_minimum));
+    scale.code = std::max(least, encode_element(level.format, how, quotient, 0, 0).code);
+    scale.factor = to_float(decode_code(level.format, scale.code));
   }
   if (!scale.poisoned && amax.significand == 0) ++counts.zero_blocks;
   return scale;

@@ -62,6 +62,8 @@ class Conversion:
     rounding: str
     overflow: str
     scale_rule: str
+    scale_rounding: str
+    scale_minimum: int
     stochastic: str
     random_bits: int
     def __init__(
@@ -70,6 +72,8 @@ class Conversion:
         rounding: str = ...,
         overflow: str = ...,
         scale_rule: str = ...,
+        scale_rounding: str = ...,
+        scale_minimum: int = ...,
         stochastic: str = ...,
         random_bits: int = ...,
     ) -> None: ...

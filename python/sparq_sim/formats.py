@@ -13,6 +13,7 @@ import numpy as np
 
 from sparq_sim import _core
 from sparq_sim._core import BlockFormat, Conversion, Datapath, ElementFormat, ScaleLevel, Sparsity
+from sparq_sim.arrays import Array
 
 #: Version of the JSON that `Spec.to_json` writes; others are refused.
 SPEC_VERSION = 1
@@ -95,16 +96,40 @@ class Format:
             return "none"
         return "power_of_two" if self.levels[-1].format.is_power_of_two_scale else "float"
 
+    @property
+    def has_scale_codes(self) -> bool:
+        """Whether scales are stored as codes; else they are float32 numbers (or there are none)."""
+        return bool(self.levels) and self.levels[-1].format.code_bytes < 4
+
+    @property
+    def scale_dtype(self) -> np.dtype[Any]:
+        """Of stored scales: float32, or unsigned codes."""
+        return np.dtype(f"uint{8 * self.levels[-1].format.code_bytes}") if self.has_scale_codes else np.dtype("float32")
+
+    def scale_values(self, scales: Array) -> Array:
+        """Float scales as float32 numbers."""
+        if not self.has_scale_codes:
+            return scales
+        record = self.levels[-1].format
+        values = [record.value(code) for code in range(1 << record.code_bits)]
+        return np.array(values, np.float32)[scales]
+
     def bits_per_element(self, length: int | None = None) -> float:
         """Bits of codes and scales per element of a line of `length` elements (default: without ragged blocks; scales
         per row or tensor then count nothing)."""
         bits = float(self.element.code_bits)
         for level in self.levels:
             if level.along != _WHOLE and length is None:
-                bits += level.format.code_bits / level.along
+                bits += _scale_bits(level) / level.along
             elif length:
-                bits += level.format.code_bits * self.block_format.blocks_per_line(length) / length
+                bits += _scale_bits(level) * self.block_format.blocks_per_line(length) / length
         return bits
+
+
+def _scale_bits(level: ScaleLevel) -> int:
+    """A short float takes a byte, whose sign bit nobody reads; an exponent takes its own bits."""
+    record = level.format
+    return record.code_bits if record.is_power_of_two_scale else 8 * record.code_bytes
 
 
 @dataclass(frozen=True)
@@ -143,6 +168,10 @@ class Spec:
     def _said(self) -> dict[str, Any]:
         """The choices of the conversion that mean something."""
         chosen: dict[str, Any] = self.conversion.to_dict()
+        if self.format.scale_kind != "float" or not self.format.has_scale_codes:
+            chosen.pop("scale_rounding")
+        if self.conversion.scale_minimum == 0:
+            chosen.pop("scale_minimum")
         if self.conversion.rounding != "stochastic":
             for name in _STOCHASTIC:
                 chosen.pop(name)
@@ -346,8 +375,8 @@ def spec(
         sparsity: ``"N:M"`` or None.
         order: ``"sparsify_first"`` (default) or ``"quantize_first"``.
         choices: ``block`` (elements, ``"row"`` or ``"tensor"``), ``rounding``, ``overflow``, ``scale_rule``,
-            ``ties``, ``stochastic``, ``random_bits`` (1 to 22); the words are in `conversions()`, their meaning in
-            docs/numerics.md.
+            ``scale_rounding``, ``scale_minimum`` (a scale code), ``ties``, ``stochastic``, ``random_bits`` (1 to 22);
+            the words are in `conversions()`, their meaning in docs/numerics.md.
 
     Raises:
         ValueError: an unknown name or word, or a combination that means nothing, with the reason.

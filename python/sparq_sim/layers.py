@@ -96,6 +96,7 @@ class _Coded:
         format_, scales = tensor.format, tensor.scales
         if scales is None:
             return cls(tensor.codes, None, 0, None, tensor.spec)
+        scales = format_.scale_values(scales) if format_.scale_kind == "float" else scales
         if format_.block == "tensor":
             if format_.scale_kind == "float":
                 return cls(tensor.codes, None, 0, exact_float(scales), tensor.spec)

@@ -102,7 +102,8 @@ def operand_from_tensor(tensor: BlockTensor, what: str) -> Operand:
     if not format_.levels:
         return Operand(tensor.codes, element)
     assert tensor.scales is not None
-    level, scales, k = format_.levels[-1], tensor.scales, tensor.shape[1]
+    level, k = format_.levels[-1], tensor.shape[1]
+    scales = format_.scale_values(tensor.scales) if format_.scale_kind == "float" else tensor.scales
     ends = block_ends(k, format_.block_format.block_length(k))
     if format_.scale_kind == "float" and format_.block == "tensor":
         return Operand(tensor.codes, element, tensor_scale=exact_float(scales))

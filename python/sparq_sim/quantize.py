@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sparq_sim import _core
+from sparq_sim._core import ElementFormat
 from sparq_sim.arrays import (
     Array,
     Source,
@@ -92,7 +93,7 @@ class _Job:
             raise ValueError(
                 f"x has NaN or Inf{beyond} where scales= gives a scale that is a number; given scales are never changed"
             )
-        if self.format.scale_kind == "float":
+        if self.format.scale_kind == "float" and self.format.levels[-1].format.has_nan:
             raise ValueError(f"{self.format.name}: amax divided by the largest element value is beyond float32")
         raise ValueError(
             f"x has NaN or Inf, and {self.format.name} has no code for it: "
@@ -202,7 +203,7 @@ def _given_scales(scales: object, format: Format, data: Source, shape: tuple[int
         raise ValueError(f"scales: shape {array.shape}; needed {user_shape}")
     array = data.from_user(array.reshape(user_shape)).reshape(shape)
     scale = format.levels[-1].format
-    if format.scale_kind == "float":
+    if format.scale_kind == "float" and not format.has_scale_codes:
         if array.dtype.kind != "f":
             raise TypeError(f"scales: dtype {array.dtype}; {format.name} takes float values")
         values = as_float32_exactly(array)
@@ -211,23 +212,32 @@ def _given_scales(scales: object, format: Format, data: Source, shape: tuple[int
         if not positive_finite_or_nan(values):
             raise ValueError("scales: needed positive finite numbers (or NaN, which poisons its block)")
         return values
-    dtype = np.dtype(f"uint{8 * scale.code_bytes}")
+    dtype = format.scale_dtype
     if array.dtype.kind in "ui":
-        top = scale.max_code + (1 if scale.has_nan else 0)
-        if array.size and (int(array.min()) < 0 or int(array.max()) > top):
-            raise ValueError(f"scales: codes must be 0 to {top}")
+        # A short float has a code of zero, by which nothing can be scaled.
+        low, top = int(format.scale_kind == "float"), scale.max_code + (1 if scale.has_nan else 0)
+        if array.size and (int(array.min()) < low or int(array.max()) > top):
+            raise ValueError(f"scales: codes must be {low} to {top}")
         return np.ascontiguousarray(array, dtype=dtype)
     if array.dtype.kind != "f":
         raise TypeError(f"scales: dtype {array.dtype}; needed codes (integers) or values (floats)")
-    fraction, exponent = np.frexp(widened(array))
-    codes = exponent.astype(np.int64) - 1 - scale.emin
-    bad = ~np.isnan(array) & ((fraction != 0.5) | (codes < 0) | (codes > scale.max_code))
-    if bool(bad.any()) or (bool(np.isnan(array).any()) and not scale.has_nan):
-        raise ValueError(
-            f"scales: values that the scale format of {format.name} does not hold (powers of two within its range)"
-        )
+    codes, held = _codes_of_scales(widened(array), scale)
+    if not bool((held | np.isnan(array)).all()) or (bool(np.isnan(array).any()) and not scale.has_nan):
+        kind = "powers of two within its range" if scale.is_power_of_two_scale else "its positive numbers"
+        raise ValueError(f"scales: values that the scale format of {format.name} does not hold ({kind})")
     nan = 0 if scale.nan_code is None else scale.nan_code
     return np.ascontiguousarray(np.where(np.isnan(array), nan, codes), dtype=dtype)
+
+
+def _codes_of_scales(values: Array, scale: ElementFormat) -> tuple[Array, Array]:
+    """Codes of scales that are numbers, and where there is one."""
+    if scale.is_power_of_two_scale:
+        fraction, exponent = np.frexp(values)
+        codes = exponent.astype(np.int64) - 1 - scale.emin
+        return codes, (fraction == 0.5) & (codes >= 0) & (codes <= scale.max_code)
+    table = np.array([scale.value(code) for code in range(scale.max_code + 1)])
+    codes = np.searchsorted(table, values).clip(0, scale.max_code)
+    return codes, (table[codes] == values) & (codes > 0)
 
 
 def _may_fail(job: _Job, result: str, policy: str) -> bool:
@@ -412,9 +422,7 @@ def encode(
     if job.scales is not None:
         made_scales = job.scales.copy()
     elif job.format.levels:
-        kind = job.format.scale_kind
-        dtype = np.float32 if kind == "float" else np.dtype(f"uint{8 * job.format.levels[-1].format.code_bytes}")
-        made_scales = np.ones(job.scale_shape(), dtype=dtype)
+        made_scales = np.ones(job.scale_shape(), dtype=job.format.scale_dtype)
     made_mask = None if job.mask is None else job.mask.copy()
     if job.spec.sparsity is not None:
         made_mask = np.empty(job.x.data.shape, dtype=np.uint8)

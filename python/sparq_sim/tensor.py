@@ -69,8 +69,7 @@ class BlockTensor:
         needed: list[tuple[str, Array | None, object, tuple[int, ...]]] = []
         needed.append(("codes", self.codes, np.dtype(f"uint{8 * format_.element.code_bytes}"), shape))
         if format_.levels:
-            kind = "float32" if format_.scale_kind == "float" else f"uint{8 * format_.levels[-1].format.code_bytes}"
-            needed.append(("scales", self.scales, np.dtype(kind), self._scale_shape()))
+            needed.append(("scales", self.scales, format_.scale_dtype, self._scale_shape()))
         elif self.scales is not None:
             raise ValueError(f"scales: {format_.name} has none")
         if self.mask is not None:
@@ -82,7 +81,8 @@ class BlockTensor:
         bits = format_.element.code_bits
         if bits < 8 * self.codes.dtype.itemsize and self.codes.size and int(self.codes.max()) >> bits:
             raise ValueError(f"codes: {int(self.codes.max()):#x} has more than the {bits} bits of {format_.name}")
-        if self.scales is not None and format_.scale_kind == "float" and not positive_finite_or_nan(self.scales):
+        numbers = self.scales is not None and not format_.has_scale_codes
+        if numbers and not positive_finite_or_nan(self.scales):  # type: ignore[arg-type]
             raise ValueError("scales: needed positive finite numbers, or NaN")
 
     def _scale_shape(self) -> tuple[int, ...]:
