@@ -23,7 +23,6 @@ from test_matmul import (
     DEFINED,
     HOPPER_KINDS,
     KINDS,
-    NUMPY_DTYPES,
     Side,
     codes_of,
     element_record,
@@ -31,6 +30,7 @@ from test_matmul import (
     numpy_array,
     starting_values,
 )
+from witnesses import TYPES
 
 COMMON: dict[str, Any] = {"deadline": None, "database": None, "derandomize": True}
 FINITE_STYLES = ("plain", "tiny", "huge", "cancel")
@@ -157,7 +157,7 @@ def test_no_dot_that_a_search_finds_exceeds_its_bound(case: tuple[str, str, list
 
 def as_array(codes: Sequence[int], name: str) -> Array:
     """One line of codes in the dtype of its element."""
-    return np.array([codes], dtype=f"uint{8 * np.dtype(NUMPY_DTYPES[name]).itemsize}").view(NUMPY_DTYPES[name])
+    return np.array([codes], dtype=f"uint{8 * np.dtype(TYPES[name]).itemsize}").view(TYPES[name])
 
 
 @pytest.mark.parametrize("style", FINITE_STYLES)
