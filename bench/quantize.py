@@ -144,7 +144,7 @@ def _warm_encode(x: np.ndarray, name: str) -> Callable[[], Any]:
         "x": x, "x_type": "float32", "shape": (len(x), x.shape[1], 1), "format": format_.block_format,
         "conversion": format_.conversion, "sparsity": None, "order": "sparsify_first", "values": None,
         "values_type": "float32", "codes": codes, "scales": scales, "scales_given": False, "mask_in": None,
-        "mask_out": None, "count": False, "threads": 1,
+        "mask_out": None, "count": False, "random": None, "philox": None, "threads": 1,
     }  # fmt: skip
     return lambda: _core.encode(**arguments)
 
