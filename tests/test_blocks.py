@@ -735,7 +735,12 @@ def test_a_smallest_number_beyond_the_result_leaves_an_input_in_place_alone(roun
     huge = sq.ElementFormat(exponent_bits=4, mantissa_bits=3, bias=-256, specials="ieee")
     scale = sq.ElementFormat(exponent_bits=5, bias=-130, signedness="unsigned", zero=False)
     scaled = [sq.ScaleLevel(format=scale, along=4)]
-    for format_ in (sq.Format("huge", huge), sq.Format("scaled", sq.elements()["e2m1"].record, scaled)):
+    e2m1 = sq.elements()["e2m1"].record
+    wide = sq.ScaleLevel(format=sq.ElementFormat(exponent_bits=9, bias=200, signedness="unsigned", zero=False), along=4)
+    least = sq.Format("least", e2m1, [wide], sq.Conversion(scale_minimum=400))
+    short = sq.Format("short", huge, [sq.ScaleLevel(format=sq.elements()["ue4m3"].record, along=4)],
+                      sq.Conversion(scale_rule="amax", scale_minimum=0x78))  # fmt: skip
+    for format_ in (sq.Format("huge", huge), sq.Format("scaled", e2m1, scaled), least, short):
         x = np.float32([1, 2, -3, 4])
         try:
             got = sq.emulate(x, format_, rounding=rounding, out=x, inexact="error")

@@ -243,17 +243,19 @@ def _codes_of_scales(values: Array, scale: ElementFormat) -> tuple[Array, Array]
 def _may_fail(job: _Job, result: str, policy: str) -> bool:
     """Whether a run that writes over its own input could end in an error. Computed scales keep float32 and float64
     results exact unless a magnitude comes near the top of its type, or the format has no numbers of ordinary size."""
-    if policy == "error" and (job.scales is not None or result in ("float16", "bfloat16")):
-        return True
     element, kind = job.format.element, job.format.scale_kind
+    # With these, refusing has to be asked for.
+    if policy == "error" and (job.scales is not None or kind == "float" or result in ("float16", "bfloat16")):
+        return True
     scale = job.format.levels[-1].format if job.format.levels else None
     if kind == "float" and element.emax < 0:
         return True  # amax divided by a largest value below 1 can overflow
-    if policy == "error" and kind != "float":
+    if policy == "error":
         # Rounding may lift anything to the smallest number, and saturation lower it to a last bit of the largest.
         smallest, last = element.emin - element.mantissa_bits, element.emax - element.mantissa_bits
         if scale is not None:
-            smallest, last = smallest + scale.emin, last + scale.emax
+            smallest += scale.emin + job.spec.conversion.scale_minimum
+            last += scale.emax
         if smallest > 100 or last < -149:
             return True
     speaks_nan = scale.has_nan if scale is not None else element.has_nan
