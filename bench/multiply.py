@@ -8,12 +8,15 @@ One thread everywhere; medians in G multiply-adds per second, operands already e
 from __future__ import annotations
 
 import argparse
+import statistics
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
-from quantize import _commit, _processor, rate
 from rich.console import Console
 from rich.table import Table
+from timing import commit, processor, seconds
 
 import sparq_sim as sq
 
@@ -29,6 +32,13 @@ CASES = (
 )
 
 
+def rate(call: Callable[[], Any], products: int, repeat: int) -> float:
+    """Median G multiply-adds per second, after two calls to warm up."""
+    call()
+    call()
+    return products / statistics.median(seconds(call) for _ in range(repeat)) / 1e9
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=512)
@@ -38,7 +48,7 @@ def main() -> None:
     x = np.random.default_rng(0).standard_normal((n, n)).astype(np.float32)
     torch.set_num_threads(1)
     tensor = torch.from_numpy(x)
-    table = Table(title=f"{n}x{n}x{n}, one thread, {sq.available_isas()[-1]}, {_processor()}, commit {_commit()}")
+    table = Table(title=f"{n}x{n}x{n}, one thread, {sq.available_isas()[-1]}, {processor()}, commit {commit()}")
     for column in ("operands", "machine", "G multiply-adds/s"):
         table.add_column(column, justify="right" if column.startswith("G") else "left")
     table.add_row("float32", "torch", f"{rate(lambda: tensor @ tensor.T, n**3, options.repeat):.2f}")

@@ -11,13 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -25,6 +21,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from timing import commit, processor, seconds
 
 import sparq_sim as sq
 
@@ -49,13 +46,6 @@ class Row:
     """G elements per second."""
     of_copy: float
     """Of the copy that ran just before, round by round."""
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    """Of one call."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def race(contenders: list[Contender], copy: Contender, repeat: int) -> list[Row]:
@@ -149,20 +139,6 @@ def _warm_encode(x: np.ndarray, name: str) -> Callable[[], Any]:
     return lambda: _core.encode(**arguments)
 
 
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-
-
-def _commit() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
-    return found.stdout.strip() or "no git"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=4096)
@@ -171,7 +147,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = measure(options.size, options.repeat)
     isa = sq.available_isas()[-1]
-    title = f"{options.size}x{options.size} float32, one thread, {isa}, {_processor()}, commit {_commit()}"
+    title = f"{options.size}x{options.size} float32, one thread, {isa}, {processor()}, commit {commit()}"
     if options.json:
         print(json.dumps({"title": title, "rows": [asdict(row) for row in rows]}))
         return
