@@ -101,7 +101,21 @@ def measure(size: int, repeat: int) -> list[Row]:
     copy = Contender("np.copyto(out, x)", "memory copy", lambda: np.copyto(out, x), x.size)
     contenders = [copy, Contender("tensor.clone()", "memory copy, fresh output", tensor.clone, x.size)]
     contenders.append(Contender("emulate mxfp4, fresh output", "sparq_sim", emulate("mxfp4"), x.size))
-    for name in ("mxfp4", "mxfp6", "mxfp8", "mxint8", "hbfp8", "nvfp4_one_level", "int8", "fp8_e4m3", "bf16"):
+    for name in (
+        "mxfp4",
+        "mxfp6",
+        "mxfp8",
+        "mxint8",
+        "hbfp8",
+        "nvfp4_one_level",
+        "nvfp4",
+        "mx9",
+        "int8",
+        "fp8_e4m3",
+        "fp8_e4m3_1x128",
+        "fp8_e4m3_128x128",
+        "bf16",
+    ):
         contenders.append(Contender(f"emulate {name}, out=", "sparq_sim", emulate(name, out=out), x.size))
     for word in ("nearest_away", "nearest_zero", "toward_zero", "up", "to_odd"):
         directed = emulate("mxfp4", rounding=word, out=out)
@@ -131,9 +145,9 @@ def _warm_encode(x: np.ndarray, name: str) -> Callable[[], Any]:
     format_ = sq.spec(name).format
     codes, scales = np.zeros(x.shape, np.uint8), np.zeros((len(x), x.shape[1] // int(format_.block or 1)), np.uint8)
     arguments: dict[str, Any] = {
-        "x": x, "x_type": "float32", "shape": (len(x), x.shape[1], 1), "format": format_.block_format,
+        "x": x, "x_type": "float32", "shape": (len(x), x.shape[1], 1), "rows": 0, "format": format_.block_format,
         "conversion": format_.conversion, "sparsity": None, "order": "sparsify_first", "values": None,
-        "values_type": "float32", "codes": codes, "scales": scales, "scales_given": False, "mask_in": None,
+        "values_type": "float32", "codes": codes, "scales": [scales], "scales_given": [False], "mask_in": None,
         "mask_out": None, "count": False, "random": None, "philox": None, "threads": 1,
     }  # fmt: skip
     return lambda: _core.encode(**arguments)

@@ -42,7 +42,25 @@ static constexpr bool moves_in(Rounding rounding, bool negative) {
 enum class Overflow : std::uint8_t { saturate, special };
 
 // Power-of-two rules of section 3, and amax / max for float scales (section 4).
-enum class ScaleRule : std::uint8_t { floor, ceil, rceil, even, amax };
+enum class ScaleRule : std::uint8_t { floor, ceil, rceil, even, nearest, amax };
+
+// What NaN and Inf do to a block, or become themselves (section 5).
+enum class NonFinite : std::uint8_t { poison, keep, ignore, largest, error };
+
+// Which negative zeros there are (section 2).
+enum class SignedZero : std::uint8_t { keep, drop, underflow };
+
+// Of numbers below the smallest normal one (section 2).
+enum class Subnormals : std::uint8_t { keep, flush };
+
+// Whether two's complement uses its lowest code (section 2).
+enum class IntegerRange : std::uint8_t { symmetric, full };
+
+// What input is rounded to before anything else (section 2).
+enum class Prerounding : std::uint8_t { none, bf16 };
+
+// How a float scale meets an element (section 4).
+enum class ScaleApply : std::uint8_t { divide, reciprocal };
 
 struct Conversion {
   Rounding rounding = Rounding::nearest_even;
@@ -52,6 +70,16 @@ struct Conversion {
   int scale_minimum = 0;                                       // least scale code that is written
   Stochastic stochastic = Stochastic::a;                       // of stochastic rounding only, like the next
   int random_bits = 16;
+  NonFinite nonfinite = NonFinite::poison;
+  SignedZero signed_zero = SignedZero::keep;
+  Subnormals subnormals = Subnormals::keep;        // of elements
+  Subnormals input_subnormals = Subnormals::keep;  // below 2^-126
+  IntegerRange integer_range = IntegerRange::symmetric;
+  Prerounding preround = Prerounding::none;
+  ScaleApply scale_apply = ScaleApply::divide;
+  float divisor = 0;    // what amax is divided by (rceil, amax); 0: the largest element
+  int even_bits = -1;   // mantissa bits that `even` rounds amax to; -1: those of the element
+  int zero_scale = -1;  // scale code of a block of zeros; -1: the least that is written
 
   friend constexpr bool operator==(const Conversion&, const Conversion&) = default;
 };

@@ -1,5 +1,6 @@
 #include "describe.h"
 
+#include <cstdio>
 #include <type_traits>
 
 namespace sparq {
@@ -7,6 +8,11 @@ namespace {
 
 std::string text(int value) { return std::to_string(value); }
 std::string text(std::uint32_t value) { return std::to_string(value); }
+std::string text(float value) {
+  char digits[32];
+  std::snprintf(digits, sizeof digits, "%.9g", static_cast<double>(value));
+  return digits;
+}
 std::string text(bool value) { return value ? "True" : "False"; }
 std::string text(const ElementFormat& value) { return describe(value); }
 template <class Enum>

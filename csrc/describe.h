@@ -56,7 +56,7 @@ struct Words<Signedness> {
 template <>
 struct Words<Combine> {
   static constexpr std::string_view what = "combine";
-  static constexpr Word<Combine> list[] = {{"multiply", Combine::multiply}};
+  static constexpr Word<Combine> list[] = {{"multiply", Combine::multiply}, {"divide", Combine::divide}};
 };
 template <>
 struct Words<Rounding> {
@@ -89,11 +89,44 @@ struct Words<Overflow> {
 template <>
 struct Words<ScaleRule> {
   static constexpr std::string_view what = "scale_rule";
-  static constexpr Word<ScaleRule> list[] = {{"floor", ScaleRule::floor},
-                                             {"ceil", ScaleRule::ceil},
-                                             {"rceil", ScaleRule::rceil},
-                                             {"even", ScaleRule::even},
-                                             {"amax", ScaleRule::amax}};
+  static constexpr Word<ScaleRule> list[] = {{"floor", ScaleRule::floor},     {"ceil", ScaleRule::ceil},
+                                             {"rceil", ScaleRule::rceil},     {"even", ScaleRule::even},
+                                             {"nearest", ScaleRule::nearest}, {"amax", ScaleRule::amax}};
+};
+template <>
+struct Words<NonFinite> {
+  static constexpr std::string_view what = "nonfinite";
+  static constexpr Word<NonFinite> list[] = {{"poison", NonFinite::poison},
+                                             {"keep", NonFinite::keep},
+                                             {"ignore", NonFinite::ignore},
+                                             {"largest", NonFinite::largest},
+                                             {"error", NonFinite::error}};
+};
+template <>
+struct Words<SignedZero> {
+  static constexpr std::string_view what = "signed_zero";
+  static constexpr Word<SignedZero> list[] = {
+      {"keep", SignedZero::keep}, {"drop", SignedZero::drop}, {"underflow", SignedZero::underflow}};
+};
+template <>
+struct Words<Subnormals> {
+  static constexpr std::string_view what = "subnormals";
+  static constexpr Word<Subnormals> list[] = {{"keep", Subnormals::keep}, {"flush", Subnormals::flush}};
+};
+template <>
+struct Words<IntegerRange> {
+  static constexpr std::string_view what = "integer_range";
+  static constexpr Word<IntegerRange> list[] = {{"symmetric", IntegerRange::symmetric}, {"full", IntegerRange::full}};
+};
+template <>
+struct Words<Prerounding> {
+  static constexpr std::string_view what = "preround";
+  static constexpr Word<Prerounding> list[] = {{"none", Prerounding::none}, {"bf16", Prerounding::bf16}};
+};
+template <>
+struct Words<ScaleApply> {
+  static constexpr std::string_view what = "scale_apply";
+  static constexpr Word<ScaleApply> list[] = {{"divide", ScaleApply::divide}, {"reciprocal", ScaleApply::reciprocal}};
 };
 template <>
 struct Words<Ties> {
@@ -142,7 +175,17 @@ struct Fields<Conversion> {
       Field{"scale_rounding", &Conversion::scale_rounding, "of a scale that is a short float"},
       Field{"scale_minimum", &Conversion::scale_minimum, "least scale code that is written"},
       Field{"stochastic", &Conversion::stochastic, "how a fraction meets random bits (stochastic rounding)"},
-      Field{"random_bits", &Conversion::random_bits, "random bits of an element (stochastic rounding)"}};
+      Field{"random_bits", &Conversion::random_bits, "random bits of an element (stochastic rounding)"},
+      Field{"nonfinite", &Conversion::nonfinite, "what NaN and Inf do to a block, or become"},
+      Field{"signed_zero", &Conversion::signed_zero, "which negative zeros there are"},
+      Field{"subnormals", &Conversion::subnormals, "of elements"},
+      Field{"input_subnormals", &Conversion::input_subnormals, "of float32 input: magnitudes below 2^-126"},
+      Field{"integer_range", &Conversion::integer_range, "whether two's complement uses its lowest code"},
+      Field{"preround", &Conversion::preround, "what input is rounded to before anything else"},
+      Field{"scale_apply", &Conversion::scale_apply, "how a float scale meets an element"},
+      Field{"divisor", &Conversion::divisor, "what amax is divided by; 0: the largest element (rceil, amax)"},
+      Field{"even_bits", &Conversion::even_bits, "mantissa bits that 'even' rounds amax to; -1: those of the element"},
+      Field{"zero_scale", &Conversion::zero_scale, "scale code of a block of zeros; -1: the least that is written"}};
 };
 template <>
 struct Fields<Sparsity> {

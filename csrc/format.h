@@ -6,6 +6,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 
 namespace sparq {
@@ -135,8 +136,10 @@ static constexpr bool is_short_float_scale(const ElementFormat& f) {
   return f.signedness == Signedness::unsigned_code && f.zero && f.exponent_bits >= 2 && f.mantissa_bits >= 1;
 }
 
-// How a scale level combines with what lies inside it.
-enum class Combine : std::uint8_t { multiply };
+static constexpr bool is_float32(const ElementFormat& f) { return f == ElementFormat{8, 23, 127, Specials::ieee}; }
+
+// How a scale level acts on what lies inside it.
+enum class Combine : std::uint8_t { multiply, divide };
 
 // Extent of a block in elements along the reduction axis or across lines; `whole` spans it all.
 inline constexpr int whole = 0;
@@ -144,15 +147,17 @@ inline constexpr int whole = 0;
 struct ScaleLevel {
   ElementFormat format;
   int along = whole;  // elements of the reduction axis under one scale
-  int across = 1;     // lines under one scale: 1, or `whole` for a scale of the tensor
+  int across = 1;     // neighbouring lines under one scale
   Combine combine = Combine::multiply;
 
   friend constexpr bool operator==(const ScaleLevel&, const ScaleLevel&) = default;
 };
 
 inline constexpr int max_levels = 3;
+inline constexpr int max_micro_block = 64;
 
-// Everything that decoding needs. Levels run from the outermost to the innermost.
+// Everything that decoding needs. Levels run from the outermost to the innermost: a float32 scale above short float
+// scales, the main level, whose scales are those of blocks, and micro-exponents inside its blocks.
 struct BlockFormat {
   ElementFormat element;
   std::array<ScaleLevel, max_levels> levels{};
@@ -160,5 +165,42 @@ struct BlockFormat {
 
   friend constexpr bool operator==(const BlockFormat&, const BlockFormat&) = default;
 };
+
+static constexpr bool has_outer_level(const BlockFormat& f) {
+  return f.level_count > 1 && is_float32(f.levels[0].format);
+}
+
+// The level of the blocks. Only for formats with scales.
+static constexpr int main_level(const BlockFormat& f) { return has_outer_level(f) ? 1 : 0; }
+
+static constexpr const ScaleLevel& main_scale(const BlockFormat& f) {
+  return f.levels[static_cast<std::size_t>(main_level(f))];
+}
+
+// Exponents that a level of powers of two can give to what lies inside it.
+static constexpr int lowest_shift(const ScaleLevel& level) {
+  const int least = min_exponent(level.format), most = least + static_cast<int>(max_code(level.format));
+  return level.combine == Combine::divide ? -most : least;
+}
+static constexpr int highest_shift(const ScaleLevel& level) {
+  const int least = min_exponent(level.format), most = least + static_cast<int>(max_code(level.format));
+  return level.combine == Combine::divide ? -least : most;
+}
+
+// The exponent that a code of such a level gives.
+static constexpr int shift_of(const ScaleLevel& level, std::uint32_t code) {
+  const int exponent = min_exponent(level.format) + static_cast<int>(code);
+  return level.combine == Combine::divide ? -exponent : exponent;
+}
+static constexpr std::uint32_t code_of_shift(const ScaleLevel& level, int shift) {
+  return static_cast<std::uint32_t>((level.combine == Combine::divide ? -shift : shift) - min_exponent(level.format));
+}
+
+// By how much the levels inside `level` can lift an element at most, as an exponent.
+static constexpr int reach_inside(const BlockFormat& f, int level) {
+  int reach = 0;
+  for (int i = level + 1; i < f.level_count; ++i) reach += highest_shift(f.levels[static_cast<std::size_t>(i)]);
+  return reach;
+}
 
 }  // namespace sparq

@@ -2,6 +2,7 @@
 // once per instruction set). Arguments were checked by csrc/ops; nothing here allocates for the caller or throws.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "conversion.h"
@@ -22,21 +23,29 @@ struct Counts {
 
 enum class ScaleKind : std::uint8_t { none, power_of_two, floating };
 
-// How each tile gets its mask and its scales.
+// How each tile gets its mask.
 enum class MaskSource : std::uint8_t { dense, given, magnitude };
-enum class ScaleSource : std::uint8_t { computed, given };
 
-// One innermost scale level at most. The raw records are here for the reference; the derived fields, which ops
-// fills from them, are all that the kernels read.
+using ScalePlanes = std::array<ScalePlane, max_levels>;
+
+// What happens to input before anything is scaled (docs/numerics.md section 2).
+struct Prepare {
+  bool to_bf16 = false, flush = false, no_negative_zero = false, to_largest = false;
+
+  constexpr bool any() const { return to_bf16 || flush || no_negative_zero || to_largest; }
+};
+
+// The raw records are here for the reference; the derived fields, which ops fills from them, are all that the kernels
+// read besides the levels of micro-exponents.
 struct QuantizeJob {
   BlockFormat format;
   Conversion conversion;
   Sparsity sparsity;
   Order order = Order::sparsify_first;
   MaskSource mask_source = MaskSource::dense;
-  ScaleSource scale_source = ScaleSource::computed;
-  ScaleKind scale_kind = ScaleKind::none;
+  ScaleKind scale_kind = ScaleKind::none;  // of the main level
   Geometry geometry;
+  ScalePlanes planes;  // one per level of the format; the outer one is always given
 
   const void* input = nullptr;
   FloatType input_type = FloatType::fp32;
@@ -47,8 +56,6 @@ struct QuantizeJob {
   int code_bytes = 1;
   const std::uint8_t* mask_in = nullptr;  // 0 or 1 per element, laid out like the input
   std::uint8_t* mask_out = nullptr;
-  void* scales = nullptr;  // uint8/16 codes or float32, one per block; read when given, else written if not null
-  int scale_bytes = 1;
   bool count = false;  // fill the events of Counts, not only inexact and refused
   // Of stochastic rounding: integers below 2^random_bits, laid out like the input; null: from Philox, whose index is
   // the place of an element.
@@ -56,32 +63,45 @@ struct QuantizeJob {
   Philox philox;
 
   // Derived from format.element and conversion.
+  Prepare prepare;
+  bool skip_nonfinite = false;  // scales are those of the finite elements
+  bool flush_elements = false, full_range = false;
   int mantissa_bits = 0, min_exponent = 0, top_exponent = 0;
   std::uint32_t top_significand = 0;  // largest finite magnitude = top_significand * 2^top_exponent
   std::uint32_t max_code = 0, overflow_code = 0, infinity_code = 0, nan_code = 0;
   std::uint32_t sign_bit = 0, code_mask = 0;
   bool overflow_is_nan = false, overflow_is_infinity = false;
   bool twos_complement = false, negative_zero = false, element_nan = false;
-  // Derived from the scale level and the rule: exponent = floor(log2 amax) - scale_shift, plus one if the 52-bit
+  // Derived from the main level and the rule: exponent = floor(log2 amax) - scale_shift, plus one if the 52-bit
   // fraction of amax exceeds promote_above; clamped to scale_low and scale_max, and stored as exponent - scale_min.
   int scale_shift = 0, scale_min = 0, scale_low = 0, scale_max = 0;
+  int zero_exponent = 0;        // of a block of zeros
+  std::uint32_t zero_code = 0;  // the same for short floats; 0: the least that is written
   std::uint64_t promote_above = 0;
   bool scale_nan = false;
   std::uint32_t scale_nan_code = 0;
+  int main = 0, levels = 0;  // the level of the blocks, and the number of levels
   float scale_divisor = 1;   // float scales: amax / divisor
+  float outer_divisor = 1;   // of the level above others: the largest scale of the main level
   bool short_scale = false;  // float scales in codes of scale_format
   ElementFormat scale_format;
-  int chance_bits = 0;  // stochastic rounding compares fractions as integers of this many bits
+  int reach = 0, shift_range = 0;  // by how much micro-levels can lift an exponent, and change it
+  int chance_bits = 0;             // stochastic rounding compares fractions as integers of this many bits
 };
 
-// The largest magnitude of each block (as float64; Inf and NaN become Inf), for blocks larger than a tile.
+// The largest magnitude of each cell (as float64; Inf and NaN become Inf): the first step to the scales of blocks that
+// span lines or that a tile cannot hold. A tile holds whole cells, but for the last of a line.
 struct AmaxJob {
   const void* input = nullptr;
   FloatType input_type = FloatType::fp32;
   bool narrow = false;  // round to float32 first (float scales)
+  Prepare prepare;
+  bool skip_nonfinite = false;
   const std::uint8_t* mask_in = nullptr;
   Geometry geometry;
-  double* partial = nullptr;  // tile_lines values per tile, one per line
+  std::int64_t cell = 1;      // elements of a line
+  std::int64_t cells = 0;     // of a line
+  double* largest = nullptr;  // [batch, lines, cells]
 };
 
 // N:M selection by |x| or by a signed score.
@@ -100,20 +120,11 @@ struct DecodeJob {
   BlockFormat format;
   ScaleKind scale_kind = ScaleKind::none;
   Geometry geometry;
+  ScalePlanes planes;
   const void* codes = nullptr;
   int code_bytes = 1;
-  const void* scales = nullptr;
-  int scale_bytes = 1;
   void* values = nullptr;
   FloatType values_type = FloatType::fp32;
-
-  // Derived.
-  ElementFormat element;
-  int scale_min = 0;
-  bool scale_nan = false;
-  std::uint32_t scale_nan_code = 0;
-  bool short_scale = false;
-  ElementFormat scale_format;
 };
 
 // One side of a product: rows of K codes, each code scaled by its segment's scale.

@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import sparq_sim as sq
-from sparq_sim.formats import Element
+from sparq_sim.formats import Element, block_text
 
 PAGE = Path(__file__).parent / "formats.md"
 INTRODUCTION = """\
@@ -22,8 +22,9 @@ documents of the makers do; `inferred` is what papers and names suggest, and mak
 BLOCK_FORMATS = """\
 ## Block formats
 
-Scale rule and overflow are the defaults. Bits per element count the scales of blocks; one per row or tensor counts
-nothing.
+A block is what the scales of the main level are of: elements of a line, or lines x elements of each; scales are listed
+from the outermost level to the innermost. Scale rule and overflow are the defaults. Bits per element count the scales
+of blocks; one per row or tensor counts nothing.
 """
 ELEMENTS = """\
 ## Elements and scale codes
@@ -118,11 +119,20 @@ def value_text(value: float) -> str:
 def value_table(element: Element) -> str:
     """The value of every code, eight to a line."""
     record = element.record
+    codes = 1 << record.code_bits
     rows: list[dict[str, object]] = [
-        {"code": code_text(record, first), **{f"+{i}": value_text(record.value(first + i)) for i in range(8)}}
-        for first in range(0, 1 << record.code_bits, 8)
+        {"code": code_text(record, first)}
+        | {f"+{i}": value_text(record.value(first + i)) for i in range(min(8, codes - first))}
+        for first in range(0, codes, 8)
     ]
     return f"### {element.name}\n\n{table(rows)}"
+
+
+def level_text(level: sq.ScaleLevel, names: dict[sq.ElementFormat, str]) -> str:
+    """A level of scales and what one of them is of."""
+    extents = {(0, 0): "tensor", (0, 1): "row"}
+    of = extents.get((level.along, level.across), block_text((level.across, level.along)))
+    return f"`{names[level.format]}` per {of}{' (divides)' if level.combine == 'divide' else ''}"
 
 
 def format_row(format_: sq.Format, names: dict[sq.ElementFormat, str]) -> dict[str, object]:
@@ -130,8 +140,8 @@ def format_row(format_: sq.Format, names: dict[sq.ElementFormat, str]) -> dict[s
     return {
         "name": f"`{format_.name}`",
         "element": f"`{names[format_.element]}`",
-        "block": format_.block if scaled else NOTHING,
-        "scale": f"`{names[format_.levels[-1].format]}`" if scaled else NOTHING,
+        "block": block_text(format_.block) if scaled else NOTHING,
+        "scale": ", ".join(level_text(level, names) for level in format_.levels) or NOTHING,
         "scale rule": f"`{format_.conversion.scale_rule}`" if scaled else NOTHING,
         "overflow": f"`{format_.conversion.overflow}`",
         "bits per element": f"{format_.bits_per_element():g}",

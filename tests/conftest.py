@@ -90,13 +90,27 @@ def element_record(element: oracle.Element) -> sq.ElementFormat:
     )
 
 
-def user_format(fmt: oracle.BlockFormat, block: int | str | None = None, **choices: str) -> sq.Format:
+Block = int | str | tuple[int, int] | None
+
+
+def user_format(fmt: oracle.BlockFormat, block: Block = None, **choices: Any) -> sq.Format:
     """A block format of the oracle as a record of the library."""
     block = fmt.block if block is None else block
     levels = []
+    if fmt.outer is not None:
+        across = {"row": 1, "tensor": 0}[fmt.outer]
+        levels.append(sq.ScaleLevel(format=element_record(oracle.FP32), along=0, across=across))
     if fmt.scale is not None:
-        along, across = {"row": (0, 1), "tensor": (0, 0)}.get(str(block), (block, 1))
+        across, along = block if isinstance(block, tuple) else (1, block)
+        along, across = {"row": (0, 1), "tensor": (0, 0)}.get(str(block), (along, across))
         levels.append(sq.ScaleLevel(format=element_record(fmt.scale), along=along, across=across))
+    for level in fmt.micro:
+        # Codes are exponents from 0 on, which divide or multiply.
+        record = sq.ElementFormat(
+            exponent_bits=(len(level.codes) - 1).bit_length(), bias=0, signedness="unsigned", zero=False
+        )
+        combine = "divide" if min(level.codes) < 0 else "multiply"
+        levels.append(sq.ScaleLevel(format=record, along=level.block, combine=combine))
     words = {"overflow": fmt.overflow, "scale_rule": "amax" if fmt.has_float_scale else fmt.scale_rule}
     return sq.Format("user", element_record(fmt.element), levels, sq.Conversion(**{**words, **choices}))
 
@@ -133,6 +147,8 @@ class Expected:
     """Bits of the result dtype."""
     mask: Array
     events: dict[str, int]
+    planes: tuple[Array, ...]
+    """The scales of all levels, outermost first, shaped like `scales`."""
 
 
 def oracle_quantize(
@@ -142,7 +158,7 @@ def oracle_quantize(
     axis: int = -1,
     mask: Array | None = None,
     scales: Array | None = None,
-    block: int | str | None = None,
+    block: Block = None,
     random: Array | None = None,
     **arguments: Any,
 ) -> Expected:
@@ -150,51 +166,68 @@ def oracle_quantize(
     bits = bits_of(x)
     shape = bits.shape
     bits = bits.reshape(1) if bits.ndim == 0 else bits
-    moved = np.moveaxis(bits, axis, -1)
+    axis = axis % bits.ndim
     block = fmt.block if block is None else block
+    # Blocks that span lines span the axis before the reduction axis, or the one after the first.
+    neighbour = axis - 1 if axis > 0 else 1
+    along = [i for i in range(bits.ndim) if i not in (axis, neighbour)] + [neighbour] * (bits.ndim > 1) + [axis]
+    moved = bits.transpose(along)
 
     def lines(array: Array) -> list[list[Any]]:
-        """Lines along the axis, in the order of the other axes."""
-        along = np.moveaxis(array.reshape(1) if array.ndim == 0 else array, axis, -1)
-        rows: list[list[Any]] = along.reshape(-1, along.shape[-1]).tolist()
+        """Lines along the axis, neighbours together."""
+        turned = (array.reshape(1) if array.ndim == 0 else array).transpose(along)
+        rows: list[list[Any]] = turned.reshape(-1, turned.shape[-1]).tolist()
         return rows
 
+    rows = moved.shape[-2] if moved.ndim > 1 else 1
     got = oracle.quantize_tensor(
         lines(bits),
         carrier_of(x),
         fmt,
         block=block,
+        rows=rows,
         mask=None if mask is None else lines(mask),
         scales=None if scales is None else lines(scales),
         random=None if random is None else lines(random),
         **arguments,
     )
 
-    def back(rows: list[list[Any]], dtype: Any) -> Array:
-        """Lines as an array in the shape of x."""
-        array = np.array(rows, dtype=dtype).reshape(*moved.shape[:-1], -1)
-        return np.moveaxis(array, -1, axis)
+    def back(made: list[list[Any]], dtype: Any, per_tile: int = 1) -> Array:
+        """Lines (or rows of tiles) as an array in the shape of x."""
+        shape_ = list(moved.shape[:-1])
+        if per_tile > 1 and moved.ndim > 1:
+            shape_[-1] = -(-rows // per_tile)
+        array = np.array(made, dtype=dtype).reshape(*shape_, -1)
+        return array.transpose(np.argsort(along))
 
-    if fmt.scale is None:
-        made_scales = None
-    elif block == "tensor":
-        made_scales = np.array(got.scales, dtype=np.uint64).reshape((1,) * bits.ndim)
-    else:
-        made_scales = back(got.scales, np.uint64)
+    def plane(made: list[list[int]], of: Block) -> Array:
+        """Scales in the shape that the library gives them."""
+        if of == "tensor":
+            return np.array(made, dtype=np.uint64).reshape((1,) * bits.ndim)
+        return back(made, np.uint64, of[0] if isinstance(of, tuple) else 1)
+
+    planes = [] if fmt.outer is None else [plane(got.outer, fmt.outer)]
+    planes += [] if fmt.scale is None else [plane(got.scales, block)]
+    planes += [plane(made, level.block) for made, level in zip(got.micro, fmt.micro, strict=True)]
     return Expected(
         codes=back(got.codes, np.uint64).reshape(shape),
-        scales=made_scales,
+        scales=None if fmt.scale is None else planes[fmt.outer is not None],
         values=back(got.values, np.uint64).reshape(shape),
         mask=back(got.mask, bool).reshape(shape),
         events=asdict(got.events),
+        planes=tuple(planes),
     )
 
 
 def scale_bits(tensor: sq.BlockTensor) -> Array | None:
-    """The scales of a tensor as integers."""
-    if tensor.scales is None:
-        return None
-    return tensor.scales.view(np.uint32) if tensor.scales.dtype == np.float32 else tensor.scales
+    """The scales of a tensor of one level as integers."""
+    planes = plane_bits(tensor)
+    return planes[0] if planes else None
+
+
+def plane_bits(tensor: sq.BlockTensor) -> list[Array]:
+    """The scales of all levels as integers, outermost first."""
+    return [plane.view(np.uint32) if plane.dtype == np.float32 else plane for plane in tensor.scale_planes]
 
 
 def assert_same_integers(got: Array | None, wanted: Array | None, what: str) -> None:

@@ -20,7 +20,7 @@ TOWARD_ZERO, UP, DOWN, TO_ODD = "toward_zero", "up", "down", "to_odd"
 STOCHASTIC = "stochastic"  # not among ROUNDINGS: it is one only together with random bits
 ROUNDINGS = (NEAREST_EVEN, NEAREST_AWAY, NEAREST_ZERO, TOWARD_ZERO, UP, DOWN, TO_ODD)
 OVERFLOWS = ("saturate", "special")
-SCALE_RULES = ("floor", "ceil", "rceil", "even")
+SCALE_RULES = ("floor", "ceil", "rceil", "even", "nearest")
 TIES = ("lowest_index", "highest_index")
 ORDERS = ("sparsify_first", "quantize_first")
 
@@ -32,6 +32,27 @@ class Chance:
     variant: str  # "a", "b" or "c"
     bits: int
     random: int
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Choices of sections 2 to 5 besides the rounding, the overflow and the scale rule."""
+
+    nonfinite: str = "poison"
+    signed_zero: str = "keep"
+    subnormals: str = "keep"
+    input_subnormals: str = "keep"
+    integer_range: str = "symmetric"
+    preround: str = "none"
+    scale_apply: str = "divide"
+    divisor: Fraction | None = None  # None: the largest element
+    even_bits: int | None = None  # None: those of the element
+    zero_scale: int | None = None  # None: the least that is written
+
+    @property
+    def skips(self) -> bool:
+        """Scales are those of the finite elements."""
+        return self.nonfinite in ("keep", "ignore")
 
 
 class RefusedError(ValueError):
@@ -262,10 +283,12 @@ ELEMENTS: dict[str, Element] = {
     "hbfp4_element": Element(0, 3, 0),
     "msfp15_element": Element(0, 6, 0),
     "msfp13_element": Element(0, 4, 0),
+    "mx4_element": Element(0, 2, 0),
     # Codes of scales: no sign, so no element.
     "ue4m3": Element(4, 3, 7, "fn", "unsigned"),
     "ue5m3": Element(5, 3, 15, "fn", "unsigned"),
     "e8m0": Element(8, 0, 127, "fn", "unsigned", zero=False),
+    "micro1": Element(1, 0, 0, "finite", "unsigned", zero=False),
 }
 SCALE_CODES = tuple(name for name, element in ELEMENTS.items() if element.signedness == "unsigned")
 E8M0 = ELEMENTS["e8m0"]
@@ -470,23 +493,52 @@ def rn32(value: Number) -> Number:
 
 
 @dataclass(frozen=True)
+class Micro:
+    """A level inside blocks (section 3): code c of `codes` scales its elements by 2^codes[c]."""
+
+    codes: tuple[int, ...]
+    block: int
+
+
+@dataclass(frozen=True)
 class BlockFormat:
-    """An element with at most one scale per block; `block` is a count, "row", "tensor", None without a scale.
+    """An element and its scales; `block` is a count, "row", "tensor", (lines, count), None without a scale.
 
     A scale format without zero and mantissa is a power of two (section 3); every other one is a float, and each
-    arithmetic step is one of float32, `compute` (section 4).
+    arithmetic step is one of float32, `compute` (section 4). `outer` says what a float32 scale above the others is of,
+    "tensor" or "row".
     """
 
     element: Element
     scale: Element | None = None
-    block: int | str | None = None
+    block: int | str | tuple[int, int] | None = None
     overflow: str = "saturate"
     scale_rule: str = "floor"
+    outer: str | None = None
+    micro: tuple[Micro, ...] = ()
 
     @property
     def has_float_scale(self) -> bool:
         """Section 4 applies rather than section 3."""
         return self.scale is not None and not is_power_of_two_scale(self.scale)
+
+    @property
+    def has_lines_of_blocks(self) -> bool:
+        """One level of scales, each of elements of one line or of all of them."""
+        return self.outer is None and not self.micro and not isinstance(self.block, tuple)
+
+    def reach(self, levels: int = 0) -> int:
+        """By how much the micro-levels from number `levels` on can lift an element, as an exponent."""
+        return sum(max(level.codes) for level in self.micro[levels:])
+
+
+@dataclass(frozen=True)
+class Above:
+    """The scale codes above an element, outermost first; the micro-exponents as one shift."""
+
+    outer: int | None = None
+    scale: int | None = None
+    shift: int = 0
 
 
 def is_power_of_two_scale(scale: Element) -> bool:
@@ -518,24 +570,40 @@ BLOCK_FORMATS: dict[str, BlockFormat] = {
     "fp8_e5m2": BlockFormat(ELEMENTS["e5m2"], FP32, "tensor"),
     "fp8_e4m3_1x128": BlockFormat(ELEMENTS["e4m3"], FP32, 128),
     "nvfp4_one_level": BlockFormat(ELEMENTS["e2m1"], ELEMENTS["ue4m3"], 16),
+    "nvfp4": BlockFormat(ELEMENTS["e2m1"], ELEMENTS["ue4m3"], 16, outer="tensor"),
+    "nvfp4_16x16": BlockFormat(ELEMENTS["e2m1"], ELEMENTS["ue4m3"], (16, 16), outer="tensor"),
+    "fp8_e4m3_row": BlockFormat(ELEMENTS["e4m3"], FP32, "row"),
+    "fp8_e4m3_128x128": BlockFormat(ELEMENTS["e4m3"], FP32, (128, 128)),
+    "fp8_e4m3_1x128_ue8m0": BlockFormat(ELEMENTS["e4m3"], E8M0, 128, scale_rule="rceil"),
+    "fp8_e4m3_128x128_ue8m0": BlockFormat(ELEMENTS["e4m3"], E8M0, (128, 128), scale_rule="rceil"),
+    # A shared exponent of 16, and one bit per pair that halves it.
+    "mx9": BlockFormat(ELEMENTS["hbfp8_element"], E8M0, 16, micro=(Micro((0, -1), 2),)),
+    "mx6": BlockFormat(ELEMENTS["msfp13_element"], E8M0, 16, micro=(Micro((0, -1), 2),)),
+    "mx4": BlockFormat(ELEMENTS["mx4_element"], E8M0, 16, micro=(Micro((0, -1), 2),)),
     "bf16": BlockFormat(ELEMENTS["bf16"], overflow="special"),
     "fp16": BlockFormat(ELEMENTS["fp16"], overflow="special"),
     "tf32": BlockFormat(ELEMENTS["tf32"], overflow="special"),
 }
 
 
-def scale_exponent(element: Element, amax: Fraction, scale_rule: str) -> int:
+def scale_exponent(element: Element, amax: Fraction, scale_rule: str, how: Choices = Choices()) -> int:
     """X of a block whose largest magnitude is amax > 0, before it is clamped (section 3)."""
     _check_word("scale_rule", scale_rule, SCALE_RULES)
+    if scale_rule == "rceil" and how.divisor is not None:
+        quotient = amax / how.divisor
+        return floor_log2(quotient) + (quotient != power_of_two(floor_log2(quotient)))
     exponent = floor_log2(amax)
     t = amax / power_of_two(exponent)
     # The largest binade of an integer has one fraction bit fewer: its top magnitude bit is the leading one.
     fraction_bits = element.mantissa_bits - (1 if element.exponent_bits == 0 else 0)
+    if how.even_bits is not None:
+        fraction_bits = how.even_bits
     promoted = {
         "floor": False,
         "ceil": t > 1,
         "rceil": t > element.largest / power_of_two(element.emax),
         "even": t >= 2 - power_of_two(-fraction_bits - 1),
+        "nearest": t >= Fraction(3, 2),
     }[scale_rule]
     return exponent - element.emax + (1 if promoted else 0)
 
@@ -546,27 +614,72 @@ def power_of_two_scale_code(scale: Element, exponent: int, minimum: int = 0) -> 
 
 
 def _computed_scale(
-    fmt: BlockFormat, scale: Element, scale_rule: str, scale_rounding: str, scale_minimum: int, amax: Fraction
+    fmt: BlockFormat,
+    scale: Element,
+    scale_rule: str,
+    scale_rounding: str,
+    scale_minimum: int,
+    amax: Fraction,
+    outer: int | None = None,
+    how: Choices = Choices(),
 ) -> int:
-    """The scale code of a block of finite elements (sections 3 and 4)."""
+    """The scale code of a block of finite elements (sections 3 and 4), below the float32 scale `outer` if given."""
     if is_power_of_two_scale(scale):
         # An all-zero block takes the smallest scale.
         if amax == 0:
-            return scale_minimum
-        return power_of_two_scale_code(scale, scale_exponent(fmt.element, amax, scale_rule), scale_minimum)
+            return scale_minimum if how.zero_scale is None else how.zero_scale
+        exponent = scale_exponent(fmt.element, amax, scale_rule, how) - fmt.reach()
+        return power_of_two_scale_code(scale, exponent, scale_minimum)
+    largest = (how.divisor or fmt.element.largest) * power_of_two(fmt.reach())
     if scale != FP32:
-        quotient = rn32(finite(amax / fmt.element.largest))
+        if amax == 0 and how.zero_scale is not None:
+            return how.zero_scale
+        quotient = rn32(finite(amax / largest))
+        if outer is not None and amax > 0 and quotient.is_finite:
+            quotient = rn32(finite(quotient.magnitude / decode(FP32, outer).magnitude))
         if not quotient.is_finite:
             raise RefusedError("the quotient exceeds float32")
         # Code 0 is zero, which nothing can be divided by: the smallest scale stands in.
         return max(1, scale_minimum, round_to_code(scale, quotient, scale_rounding, "saturate"))
+    return _float32_scale(largest, amax)
+
+
+def _float32_scale(largest: Fraction, amax: Fraction) -> int:
+    """RN32(amax / largest), 1 for zeros, never zero (section 4, step 2)."""
     if amax == 0:
-        return round_to_code(scale, ONE, NEAREST_EVEN, "special")
-    code = round_to_code(scale, finite(amax / fmt.element.largest), NEAREST_EVEN, "special")
-    if not decode(scale, code).is_finite:
+        return round_to_code(FP32, ONE, NEAREST_EVEN, "special")
+    code = round_to_code(FP32, finite(amax / largest), NEAREST_EVEN, "special")
+    if not decode(FP32, code).is_finite:
         raise RefusedError("the scale exceeds what its format holds")
     # A quotient that rounds to zero is replaced by the smallest positive number, whose code is 1.
     return max(code, 1)
+
+
+def micro_code(
+    fmt: BlockFormat,
+    level: int,
+    scale_rule: str,
+    amax: Fraction,
+    above: Above,
+    how: Choices = Choices(),
+) -> int:
+    """The code of a level inside blocks (section 3): of those it has, the nearest to what the rule wants."""
+    codes = fmt.micro[level].codes
+    lowest = codes.index(min(codes))
+    if fmt.has_float_scale:
+        divided = _scaled_element(fmt, replace(above, shift=0), finite(amax))
+        if divided.is_zero:
+            return lowest
+        amax = FP32.largest if divided.kind == "infinite" else divided.magnitude
+        base = above.shift
+    else:
+        assert fmt.scale is not None and above.scale is not None
+        base = above.scale - fmt.scale.bias + above.shift
+    if amax == 0:
+        return lowest
+    rule = "floor" if fmt.has_float_scale else scale_rule
+    wanted = scale_exponent(fmt.element, amax, rule, how) - fmt.reach(level + 1) - base
+    return min(range(len(codes)), key=lambda code: abs(codes[code] - wanted))
 
 
 def _checked_scale(scale: Element, code: int) -> int:
@@ -580,15 +693,22 @@ def _checked_scale(scale: Element, code: int) -> int:
     return code
 
 
-def decode_scaled(fmt: BlockFormat, scale_code: int | None, code: int) -> Number:
+def factor_of(fmt: BlockFormat, above: Above) -> Number:
+    """The float scales above an element as the one number that they multiply by (section 4)."""
+    assert fmt.scale is not None and above.scale is not None
+    scale = decode(fmt.scale, above.scale)
+    return scale if above.outer is None else rn32(multiply(scale, decode(FP32, above.outer)))
+
+
+def decode_scaled(fmt: BlockFormat, above: Above, code: int) -> Number:
     """The decoded value of one element: section 3 (exact), section 4 (rounded to the type of the scale)."""
     value = decode(fmt.element, code)
-    if fmt.scale is None or scale_code is None:
+    if fmt.scale is None or above.scale is None:
         return value
-    product = multiply(value, decode(fmt.scale, scale_code))
-    if not fmt.has_float_scale:
-        return product
-    return rn32(product)
+    value = multiply(value, finite(power_of_two(above.shift)))
+    if fmt.has_float_scale:
+        return rn32(multiply(value, factor_of(fmt, above)))
+    return multiply(value, decode(fmt.scale, above.scale))
 
 
 # Section 8: sparsity
@@ -667,13 +787,18 @@ class Events:
 
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """Codes and value bits line by line; scales likewise, or [[scale]] for a tensor scale (section 6)."""
+    """Codes and value bits line by line; scales likewise (by rows of tiles where blocks span lines), or [[scale]] for a
+    tensor scale (section 6)."""
 
     scales: list[list[int]]
     codes: list[list[int]]
     values: list[list[int]]
     mask: list[list[bool]]
     events: Events
+    outer: list[list[int]]
+    """Of a float32 level above the scales: [[scale]], or one per line; empty without."""
+    micro: list[list[list[int]]]
+    """Of each level inside blocks, line by line."""
 
 
 @dataclass(frozen=True)
@@ -692,10 +817,25 @@ def _pruned(line: Sequence[T], kept: Sequence[bool], zero: T) -> list[T]:
     return [item if keep else zero for item, keep in zip(line, kept, strict=True)]
 
 
-def _blocks(lengths: Sequence[int], block: int | str | None) -> list[list[list[tuple[int, int]]]]:
-    """The (line, index) pairs of each block, blocks grouped as their scales are (section 6)."""
+Place = tuple[int, int]
+
+
+def _blocks(lengths: Sequence[int], block: int | str | tuple[int, int] | None, rows: int) -> list[list[list[Place]]]:
+    """The (line, index) pairs of each block, blocks grouped as their scales are (section 6). Tiles span lines among
+    each `rows` of them."""
     if block == "tensor":
         return [[[(line, i) for line, length in enumerate(lengths) for i in range(length)]]]
+    if isinstance(block, tuple):
+        across, along = block
+        grouped = []
+        for first in range(0, len(lengths), rows):
+            for top in range(first, first + rows, across):
+                lines = range(top, min(top + across, first + rows))
+                starts = range(0, lengths[top], along)
+                grouped.append(
+                    [[(n, i) for n in lines for i in range(s, min(s + along, lengths[top]))] for s in starts]
+                )
+        return grouped
     grouped = []
     for line, length in enumerate(lengths):
         # Without a scale a line is taken whole, like `row`; nothing then depends on the extent.
@@ -705,21 +845,74 @@ def _blocks(lengths: Sequence[int], block: int | str | None) -> list[list[list[t
     return grouped
 
 
-def _scaled_element(fmt: BlockFormat, scale_code: int | None, x: Number) -> Number:
-    """What section 2 rounds: x itself, x * 2^-X exactly (section 3), or RN(x / s) (section 4)."""
-    if fmt.scale is None or scale_code is None:
+def _scaled_element(fmt: BlockFormat, above: Above, x: Number, scale_apply: str = "divide") -> Number:
+    """What section 2 rounds: x itself, x * 2^-X exactly (section 3), or RN(x / s) (section 4), which
+    micro-exponents then move exactly."""
+    if fmt.scale is None or above.scale is None or not x.is_finite:
         return x
-    quotient = Number("finite", x.magnitude / decode(fmt.scale, scale_code).magnitude, x.negative)
+    moved = power_of_two(-above.shift)
     if not fmt.has_float_scale:
-        return quotient
-    return rn32(quotient)
+        return Number("finite", x.magnitude / decode(fmt.scale, above.scale).magnitude * moved, x.negative)
+    factor = factor_of(fmt, above)
+    # Where the product of two scales is no positive number, the nearest one divides.
+    smallest = power_of_two(-149)
+    divisor = FP32.largest if factor.kind == "infinite" else max(factor.magnitude, smallest)
+    quotient = rn32(Number("finite", x.magnitude / divisor, x.negative))
+    if scale_apply == "reciprocal":
+        times = rn32(finite(1 / divisor))
+        # A reciprocal beyond float32 is the largest number.
+        factor_ = FP32.largest if times.kind == "infinite" else times.magnitude
+        quotient = rn32(Number("finite", x.magnitude * factor_, x.negative))
+    return replace(quotient, magnitude=quotient.magnitude * moved)
 
 
-def _rounded_element(fmt: BlockFormat, v: Number, rounding: str | Chance, overflow: str) -> int:
-    """Section 2 for one scaled element; below a scale an Inf can only be a quotient that overflowed."""
-    if fmt.scale is not None and v.kind == "infinite" and overflow == "saturate":
-        return _with_sign(fmt.element, fmt.element.largest_code, v.negative)
-    return round_to_code(fmt.element, v, rounding, overflow)
+def _largest(element: Element, negative: bool, how: Choices) -> Fraction:
+    """The largest magnitude of a sign: two's complement has one more step below zero (section 2)."""
+    return element.largest + (magnitude_of(element, 1) if negative and how.integer_range == "full" else 0)
+
+
+def _rounded_element(
+    fmt: BlockFormat, x: Number, v: Number, rounding: str | Chance, overflow: str, how: Choices
+) -> int:
+    """Section 2 for one element x that was scaled to v, and section 5 for what is no number."""
+    element = fmt.element
+    if v.kind == "nan" and how.nonfinite == "ignore" and element.nan_code is None:
+        return 0
+    if x.kind == "infinite" and how.nonfinite == "keep":
+        return _special_code(element, x.negative)
+    if x.is_finite and v.kind == "infinite":
+        # A quotient that left float32 is a large number.
+        v = Number("finite", FP32.largest, v.negative)
+    if v.is_finite:
+        negative_zero = v.negative and element.has_negative_zero and how.signed_zero != "drop"
+        rounded = rounded_magnitude(element, v.magnitude, rounding, v.negative)
+        if how.subnormals == "flush" and rounded < power_of_two(element.emin):
+            rounded = Fraction(0)
+        if rounded == 0:
+            return element.sign_bit if negative_zero else 0
+        if how.integer_range == "full" and v.negative and rounded > element.largest:
+            return element.sign_bit  # the lowest code
+        if rounded <= element.largest:
+            return _with_sign(element, _code_of_magnitude(element, rounded), v.negative)
+    if how.integer_range == "full" and v.kind == "infinite" and v.negative:
+        return element.sign_bit
+    return round_to_code(element, v, rounding, overflow)
+
+
+def prepared(x: Number, how: Choices) -> Number:
+    """Input as it is quantized, but for what is no number (section 2)."""
+    if how.preround == "bf16":
+        x = _in_type(ELEMENTS["bf16"], x)
+    if how.input_subnormals == "flush" and x.is_finite and x.magnitude < power_of_two(-126):
+        x = replace(x, magnitude=Fraction(0))
+    return POSITIVE_ZERO if how.signed_zero == "underflow" and x.is_zero else x
+
+
+def as_largest(x: Number, how: Choices) -> Number:
+    """What is no number as a large one, where that is asked for (section 5)."""
+    if x.is_finite or how.nonfinite != "largest":
+        return x
+    return Number("finite", FP32.largest, x.kind == "infinite" and x.negative)
 
 
 def _cast(value: Number, result: Element, inexact: str) -> int:
@@ -735,7 +928,8 @@ def quantize_tensor(
     carrier: str,
     fmt: BlockFormat,
     *,
-    block: int | str | None = None,
+    block: int | str | tuple[int, int] | None = None,
+    rows: int | None = None,
     scale_rule: str | None = None,
     rounding: str = NEAREST_EVEN,
     overflow: str | None = None,
@@ -745,6 +939,7 @@ def quantize_tensor(
     score: Sequence[Sequence[Number]] | None = None,
     mask: Sequence[Sequence[bool]] | None = None,
     scales: Sequence[Sequence[int]] | None = None,
+    outer: Sequence[Sequence[int]] | None = None,
     inexact: str | None = None,
     result: str | None = None,
     scale_rounding: str = NEAREST_EVEN,
@@ -752,6 +947,7 @@ def quantize_tensor(
     stochastic: str = "a",
     random_bits: int = 16,
     random: Sequence[Sequence[int]] | None = None,
+    how: Choices = Choices(),
 ) -> QuantizedTensor:
     """Quantize lines of bit patterns of type `carrier` (sections 2 to 8), with the events of section 13."""
     _check_word("order", order, ORDERS)
@@ -794,56 +990,114 @@ def quantize_tensor(
     if fmt.has_float_scale:
         # Section 4, step 1: a value beyond the range of `compute` becomes an Inf and is one from here on.
         x = [[rn32(v) for v in line] for line in x]
+    x = [[prepared(v, how) for v in line] for line in x]
+    unnumbered = sum(not v.is_finite for line in x for v in line)
+    if unnumbered and how.nonfinite == "error":
+        raise RefusedError("NaN or Inf")
+    x = [[as_largest(v, how) for v in line] for line in x]
     was_zero = [[v.is_zero for v in line] for line in x]
 
-    block_groups = _blocks([len(line) for line in x], block)
+    lengths = [len(line) for line in x]
+    block_groups = _blocks(lengths, block, len(x) if rows is None else rows)
     if scales is not None and [len(row) for row in scales] != [len(group) for group in block_groups]:
         raise RefusedError("the given scales do not match the blocks")
     codes = [[0] * len(line) for line in x]
-    scale_of: dict[tuple[int, int], int | None] = {}
-    out_scales: list[list[int]] = []
-    saturated = underflowed = nonfinite = zero_blocks = 0
+    above_of: dict[Place, Above] = {}
+    saturated = underflowed = zero_blocks = 0
 
+    out_outer = [] if outer is None else [list(row) for row in outer]
+    if fmt.outer is not None:
+        assert fmt.scale is not None
+        outer_groups = _blocks(lengths, fmt.outer, len(x))
+        if outer is None:
+            largest = (how.divisor or fmt.element.largest) * power_of_two(fmt.reach()) * fmt.scale.largest
+            for group in outer_groups:
+                members = [x[line][i] for line, i in group[0]] if group else []
+                amax = max((v.magnitude for v in members if v.is_finite), default=Fraction(0))
+                finite_group = how.skips or all(v.is_finite for v in members)
+                assert FP32.nan_code is not None
+                out_outer.append([_float32_scale(largest, amax) if finite_group else FP32.nan_code] if group else [])
+        for group, row in zip(outer_groups, out_outer, strict=True):
+            for places, code in zip(group, row, strict=True):
+                above_of |= {place: Above(outer=_checked_scale(FP32, code)) for place in places}
+
+    out_scales: list[list[int]] = []
     for group_index, group in enumerate(block_groups):
         out_scales.append([])
         for block_index, places in enumerate(group):
+            if fmt.scale is None:
+                above_of |= {place: Above() for place in places}
+                continue
             elements = [x[line][i] for line, i in places]
-            bad = sum(not v.is_finite for v in elements)
-            nonfinite += bad
-            scale_code: int | None = None
-            poisoned = False
-            if fmt.scale is not None:
-                if scales is not None:
-                    scale_code = _checked_scale(fmt.scale, scales[group_index][block_index])
-                elif bad:
-                    scale_code = fmt.scale.nan_code
-                    if scale_code is None:
-                        raise RefusedError("NaN or Inf below a scale format without a NaN code")
-                else:
-                    amax = max((v.magnitude for v in elements), default=Fraction(0))
-                    zero_blocks += amax == 0
-                    scale_code = _computed_scale(fmt, fmt.scale, scale_rule, scale_rounding, scale_minimum, amax)
-                poisoned = decode(fmt.scale, scale_code).kind == "nan"
-                if bad and not poisoned:
-                    raise RefusedError("NaN or Inf below a given scale that is a number")
-                out_scales[-1].append(scale_code)
-            for (line, i), value in zip(places, elements, strict=True):
-                scale_of[line, i] = scale_code
-                if poisoned:
-                    continue  # the codes of a poisoned block are 0 (section 5)
-                v = _scaled_element(fmt, scale_code, value)
-                how: str | Chance = rounding
-                if random is not None:
-                    how = Chance(stochastic, random_bits, random[line][i])
-                code = _rounded_element(fmt, v, how, overflow)
-                codes[line][i] = code
-                # A finite element whose quotient overflows to Inf exceeds the largest value a fortiori.
-                saturated += value.is_finite and (v.kind == "infinite" or overflows(element, v, how))
+            bad = not how.skips and any(not v.is_finite for v in elements)
+            outside = above_of.get(places[0], Above()) if places else Above()
+            lost = outside.outer is not None and decode(FP32, outside.outer).kind == "nan"
+            if scales is not None:
+                scale_code = _checked_scale(fmt.scale, scales[group_index][block_index])
+            elif bad or lost:
+                if fmt.scale.nan_code is None:
+                    raise RefusedError("NaN or Inf below a scale format without a NaN code")
+                scale_code = fmt.scale.nan_code
+            else:
+                amax = max((v.magnitude for v in elements if v.is_finite), default=Fraction(0))
+                zero_blocks += amax == 0
+                scale_code = _computed_scale(
+                    fmt, fmt.scale, scale_rule, scale_rounding, scale_minimum, amax, outside.outer, how
+                )
+            if bad and not lost and decode(fmt.scale, scale_code).kind != "nan":
+                raise RefusedError("NaN or Inf below a given scale that is a number")
+            out_scales[-1].append(scale_code)
+            above_of |= {place: replace(outside, scale=scale_code) for place in places}
+
+    def is_poisoned(above: Above) -> bool:
+        """Whether a scale above is NaN."""
+        if above.outer is not None and decode(FP32, above.outer).kind == "nan":
+            return True
+        return fmt.scale is not None and above.scale is not None and decode(fmt.scale, above.scale).kind == "nan"
+
+    out_micro: list[list[list[int]]] = []
+    for number, level in enumerate(fmt.micro):
+        out_micro.append([])
+        extent = block[1] if isinstance(block, tuple) else block if isinstance(block, int) else max([1, *lengths])
+        for line, length in enumerate(lengths):
+            out_micro[-1].append([])
+            # Micro-blocks divide blocks, so none straddles two of them.
+            assert extent % level.block == 0 or extent >= length
+            for start in range(0, length, level.block):
+                places = [(line, i) for i in range(start, min(start + level.block, length))]
+                above = above_of[places[0]]
+                if is_poisoned(above):
+                    out_micro[-1][-1].append(0)
+                    continue
+                amax = max((x[line][i].magnitude for line, i in places if x[line][i].is_finite), default=Fraction(0))
+                code = micro_code(fmt, number, scale_rule, amax, above, how)
+                out_micro[-1][-1].append(code)
+                above_of |= {place: replace(above, shift=above.shift + level.codes[code]) for place in places}
+
+    for line, length in enumerate(lengths):
+        for i in range(length):
+            value, above = x[line][i], above_of[line, i]
+            if is_poisoned(above):
+                continue  # the codes of a poisoned block are 0 (section 5)
+            v = _scaled_element(fmt, above, value, how.scale_apply)
+            mode: str | Chance = rounding
+            if random is not None:
+                mode = Chance(stochastic, random_bits, random[line][i])
+            code = _rounded_element(fmt, value, v, mode, overflow, how)
+            codes[line][i] = code
+            if value.is_finite:
+                top = _largest(element, v.negative, how)
+                # A quotient that overflows to Inf exceeds the largest value a fortiori.
+                over = v.kind == "infinite" or rounded_magnitude(element, v.magnitude, mode, v.negative) > top
+                saturated += over
                 underflowed += not was_zero[line][i] and decode(element, code).is_zero
 
     def decoded() -> list[list[Number]]:
         """Every decoded value, before it is cast."""
-        return [[decode_scaled(fmt, scale_of[i, j], c) for j, c in enumerate(line)] for i, line in enumerate(codes)]
+        return [
+            [NAN if is_poisoned(above_of[i, j]) else decode_scaled(fmt, above_of[i, j], c) for j, c in enumerate(line)]
+            for i, line in enumerate(codes)
+        ]
 
     if order == "quantize_first":
         choose(decoded())
@@ -854,7 +1108,9 @@ def quantize_tensor(
         codes=codes,
         values=[[_cast(v, result_type, inexact) for v in line] for line in decoded()],
         mask=kept,
-        events=Events(saturated, underflowed, nonfinite, zero_blocks, tie_count),
+        events=Events(saturated, underflowed, unnumbered, zero_blocks, tie_count),
+        outer=out_outer,
+        micro=out_micro,
     )
 
 
@@ -863,7 +1119,7 @@ def quantize(
     carrier: str,
     fmt: BlockFormat,
     *,
-    block: int | str | None = None,
+    block: int | str | tuple[int, int] | None = None,
     scale_rule: str | None = None,
     rounding: str = NEAREST_EVEN,
     overflow: str | None = None,

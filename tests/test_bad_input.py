@@ -125,7 +125,7 @@ def test_a_block_that_is_no_extent_is_refused(block: Any) -> None:
     ("format", "choices", "match"),
     [
         ("bf16", {"block": 8}, "block=8: bf16 has no scales"),
-        ("mxfp4", {"scale_rule": "amax"}, "scale_rule='amax'.*power of two: use floor, ceil, rceil or even"),
+        ("mxfp4", {"scale_rule": "amax"}, "scale_rule='amax'.*power of two: use floor, ceil, rceil, even or nearest"),
         ("int8", {"scale_rule": "floor"}, "scale_rule='floor'.*float: use 'amax'"),
         ("fp8_e4m3", {"scale_rule": "rceil"}, "scale_rule='rceil'.*float: use 'amax'"),
         ("mxfp8", {"overflow": "special"}, "overflow='special'.*scaled block saturates"),
@@ -195,9 +195,9 @@ def test_a_scale_that_no_kernel_can_do_is_refused(fields: dict[str, Any], match:
 @pytest.mark.parametrize(
     ("levels", "match"),
     [
-        ([sq.ScaleLevel(format=E8M0, along=8)] * 2, "one scale level"),
+        ([sq.ScaleLevel(format=E8M0, along=8)] * 2, "a level inside blocks"),
         ([sq.ScaleLevel(format=E8M0, along=8, across=0)], "across"),
-        ([sq.ScaleLevel(format=E8M0, along=8, across=8)], "across"),
+        ([sq.ScaleLevel(format=E8M0, along=8, across=-8)], "across"),
         ([sq.ScaleLevel(format=E8M0, along=-8)], "along"),
     ],
 )
@@ -520,13 +520,16 @@ def test_a_scale_rule_for_a_format_without_scales_is_refused() -> None:
 def test_the_core_refuses_arrays_of_the_wrong_size_instead_of_reading_past_them() -> None:
     spec = sq.spec("mxfp4")
     decoding = {
-        "codes": np.zeros(8, np.uint8), "scales": np.zeros(1, np.uint8), "shape": (1, 8, 1),
+        "codes": np.zeros(8, np.uint8), "scales": [np.zeros(1, np.uint8)], "shape": (1, 8, 1), "rows": 0,
         "format": spec.format.block_format, "values": np.zeros(8, np.float32), "values_type": "float32", "threads": 1,
     }  # fmt: skip
     bad: list[dict[str, Any]] = [
-        {"scales": None},
-        {"scales": np.zeros(2, np.uint8)},
-        {"scales": np.zeros(1, np.float32)},
+        {"scales": []},
+        {"scales": [None]},
+        {"scales": [np.zeros(2, np.uint8)]},
+        {"scales": [np.zeros(1, np.float32)]},
+        {"rows": 2},
+        {"rows": -1},
         {"codes": np.zeros(7, np.uint8)},
         {"codes": np.zeros(16, np.uint8)[::2]},
         {"values": np.zeros(8, np.float64)},

@@ -76,17 +76,71 @@ def test_the_recorded_inputs_reach_the_corners() -> None:
         assert (~x.any(axis=1)).any()
 
 
-@pytest.mark.parametrize("name", ["normal", "normal_1e-6", "zero_blocks", "nan_one", "tiny", "neg_zero"])
-def test_nvfp4_of_one_level_is_that_of_torchao_from_its_least_scale_on(name: str, isa: str) -> None:
+NVFP4_TENSORS = ("normal", "normal_1e-6", "zero_blocks", "nan_one", "tiny", "neg_zero")
+
+
+def nvfp4_input(name: str) -> Array:
     with np.load(FOLDER / "inputs_nvfp4.npz") as file:
-        x = file[name]
-    wanted = recorded("torchao", "nvfp4__one_level")
+        x: Array = file[name]
+    return x
+
+
+def unpacked(packed: Array, shape: tuple[int, ...]) -> Array:
+    """Two codes of 4 bits to a byte, low nibble first."""
+    codes: Array = np.stack([packed & 15, packed >> 4], axis=-1).reshape(shape)
+    return codes
+
+
+# torchao multiplies by (1 / t) / scale, which is Inf for the least scales of "tiny": only those codes differ.
+@pytest.mark.parametrize("name", NVFP4_TENSORS)
+def test_nvfp4_is_that_of_torchao_from_its_least_scale_on(name: str, isa: str) -> None:
+    x, wanted = nvfp4_input(name), recorded("torchao", "nvfp4__two_level")
+    encoded = sq.encode(x, "nvfp4", scale_minimum=0x08)
+    assert_same_bits(encoded.scales[0].reshape(()), nan_as_canonical(wanted[f"{name}/global_scale"]))
+    values = nan_as_canonical(wanted[f"{name}/dq"])
+    if name == "nan_one":  # everything is NaN under a NaN of the tensor, and no code means anything
+        assert np.isnan(values).all()
+        return assert_same_bits(encoded.decode(), values)
+    assert_same_integers(encoded.scales[1], wanted[f"{name}/scale"], "scales")
+    codes = unpacked(wanted[f"{name}/codes"], x.shape)
+    if name == "tiny":
+        differs = codes != encoded.codes
+        assert np.count_nonzero(differs) == 455 and set(codes[differs] & 7) == {7}
+        return None
+    assert_same_integers(encoded.codes, codes, "codes")
+    return assert_same_bits(encoded.decode(), values)
+
+
+@pytest.mark.parametrize("name", [name for name in NVFP4_TENSORS if name != "nan_one"])
+def test_nvfp4_has_the_codes_and_scales_of_modelopt(name: str, isa: str) -> None:
+    x, wanted = nvfp4_input(name), recorded("modelopt", "nvfp4__qtensor")
+    encoded = sq.encode(x, "nvfp4")
+    assert_same_bits(encoded.scales[0].reshape(()), wanted[f"{name}/global_scale"])
+    # A block of zeros has scale 1 there, and the least one here; negative zero does not occur there.
+    zeros = (x.reshape(len(x), -1, 16) == 0).all(axis=2)
+    assert_same_integers(encoded.scales[1][~zeros], wanted[f"{name}/scale"][~zeros], "scales")
+    codes = np.where(encoded.codes == 8, 0, encoded.codes)
+    assert_same_integers(codes, unpacked(wanted[f"{name}/codes"], x.shape) % 8 + (codes & 8), "codes")
+
+
+@pytest.mark.parametrize("name", ["mx9", "mx6"])
+def test_shared_micro_exponents_are_those_of_quark_but_for_what_is_no_number(name: str, isa: str) -> None:
+    x, wanted = inputs(), recorded("amd_quark", f"{name}__default")["dq"]
+    got = sq.emulate(x, name, input_subnormals="flush", signed_zero="underflow", inexact="round")
+    # Quark lets NaN and Inf stand in their places, for which these elements have no codes.
+    numbers = np.repeat(np.isfinite(x).reshape(ROWS, 2, 16).all(axis=2), 16, axis=1).reshape(x.shape)
+    assert numbers.mean() > 0.9
+    assert_same_bits(got[numbers], wanted[numbers])
+
+
+@pytest.mark.parametrize("name", NVFP4_TENSORS)
+def test_nvfp4_of_one_level_is_that_of_torchao_from_its_least_scale_on(name: str, isa: str) -> None:
+    x, wanted = nvfp4_input(name), recorded("torchao", "nvfp4__one_level")
     # torchao writes no scale below the smallest normal number of E4M3.
     encoded = sq.encode(x, "nvfp4_one_level", scale_minimum=0x08)
     assert encoded.scales is not None
     assert_same_integers(encoded.scales, wanted[f"{name}/scale"], "scales")
-    packed = wanted[f"{name}/codes"]
-    codes = np.stack([packed & 15, packed >> 4], axis=-1).reshape(x.shape)
+    codes = unpacked(wanted[f"{name}/codes"], x.shape)
     poisoned = np.repeat(encoded.scales == 0x7F, 16, axis=1)
     assert np.array_equal(poisoned, np.repeat(~np.isfinite(x).reshape(len(x), -1, 16).all(axis=2), 16, axis=1))
     assert_same_integers(encoded.codes[~poisoned], codes[~poisoned], "codes")

@@ -9,13 +9,17 @@ import pytest
 
 import oracle
 import sparq_sim as sq
-from conftest import Array, bits_of, codes_tensor, from_bits, plain_format
+from conftest import Array, bits_of, codes_tensor, from_bits, plain_format, plane_bits
 from numerics_examples import Example, Patterns, load_examples
 
 CARRIER_OF_DIGITS = {8: "fp32", 16: "fp64"}
 DTYPE_OF_DIGITS = {8: "float32", 16: "float64"}
 #: Numbers of examples of each operation when this was written: the page may gain some, never lose any.
 AT_LEAST = {"decode": 3, "quantize": 20, "sparsify": 2, "matmul": 5}
+
+
+#: Choices that are numbers.
+NUMBERS = {"scale_minimum": int, "zero_scale": int, "even_bits": int, "divisor": float}
 
 
 def floats(patterns: Patterns) -> Array:
@@ -44,16 +48,18 @@ def check_quantize(example: Example) -> None:
     if "random" in example.lists:
         arguments["random"] = np.array(example.lists["random"].values, dtype=np.uint32)
         arguments["random_bits"] = int(arguments["random_bits"])
-    if "scale_minimum" in arguments:
-        arguments["scale_minimum"] = int(arguments["scale_minimum"])
+    for name, kind in NUMBERS.items():
+        if name in arguments:
+            arguments[name] = kind(arguments[name])
     inexact = arguments.pop("inexact", None)
     x = floats(example.lists["x"])
+    if "shape" in arguments:
+        x = x.reshape([int(extent) for extent in arguments.pop("shape").split("x")])
     encoded = sq.encode(x, example.format, **arguments)
-    scales = encoded.scales
-    if scales is not None and scales.dtype == np.float32:
-        scales = scales.view(np.uint32)
+    planes, main = plane_bits(encoded), encoded.format.block_format.main_level
     values = sq.emulate(x, example.format, inexact=inexact, **arguments)
-    produced = {"scale": scales, "codes": encoded.codes, "values": bits_of(values)}
+    produced = {"codes": encoded.codes, "values": bits_of(values)}
+    produced |= {"outer" if i < main else "scale" if i == main else "micro": plane for i, plane in enumerate(planes)}
     wanted = {name: patterns for name, patterns in example.lists.items() if name not in ("x", "random")}
     for name, patterns in wanted.items():
         assert hexes(produced[name]) == hexes(patterns.values), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -59,22 +60,35 @@ def check_decode(example: Example) -> None:
 
 def check_quantize(example: Example) -> None:
     arguments: dict[str, Any] = dict(example.options)
-    if "block" in arguments:
-        arguments["block"] = int(arguments["block"]) if arguments["block"].isdigit() else arguments["block"]
+    block = arguments.get("block", "")
+    if block.isdigit():
+        arguments["block"] = int(block)
+    elif "x" in block:
+        arguments["block"] = tuple(int(extent) for extent in block.split("x"))
     if "sparsity" in arguments:
         arguments["sparsity"] = tuple(int(part) for part in arguments["sparsity"].split(":"))
     if "scales" in arguments:
-        arguments["scales"] = [int(code, 16) for code in arguments["scales"].split(",")]
+        arguments["scales"] = [[int(code, 16) for code in arguments["scales"].split(",")]]
     if "scale_minimum" in arguments:
         arguments["scale_minimum"] = int(arguments["scale_minimum"])
+    choices = {field.name: arguments.pop(field.name) for field in fields(oracle.Choices) if field.name in arguments}
+    for name, kind in {"zero_scale": int, "even_bits": int, "divisor": Fraction}.items():
+        if name in choices:
+            choices[name] = kind(choices[name])
+    arguments["how"] = oracle.Choices(**choices)
     lists = dict(example.lists)
     if "random" in lists:
-        arguments["random"] = lists.pop("random").values
+        arguments["random"] = [lists.pop("random").values]
         arguments["random_bits"] = int(arguments["random_bits"])
     x = lists.pop("x")
     fmt = BLOCK_FORMATS[example.format]
-    got = oracle.quantize(x.values, CARRIER_OF_DIGITS[x.digits], fmt, **arguments)
-    produced = {"scale": got.scales, "codes": got.codes, "values": got.values}
+    length = int(arguments.pop("shape").split("x")[1]) if "shape" in arguments else len(x.values)
+    lines = [x.values[start : start + length] for start in range(0, len(x.values), length)]
+    got = oracle.quantize_tensor(lines, CARRIER_OF_DIGITS[x.digits], fmt, **arguments)
+    planes = {"scale": got.scales, "codes": got.codes, "values": got.values, "outer": got.outer}
+    if got.micro:
+        planes["micro"] = got.micro[0]
+    produced = {name: [bits for line in plane for bits in line] for name, plane in planes.items()}
     assert set(lists) <= set(produced), f"line {example.line}: a name that quantize does not produce"
     for name, wanted in lists.items():
         assert [f"{v:#x}" for v in produced[name]] == [f"{v:#x}" for v in wanted.values], name

@@ -24,7 +24,9 @@ from conftest import (
 )
 from oracle import BLOCK_FORMATS, E8M0, ELEMENTS, BlockFormat, Element
 
-POWER_OF_TWO_FORMATS = tuple(n for n, f in BLOCK_FORMATS.items() if f.scale is not None and not f.has_float_scale)
+#: Those of one level; tests/test_levels.py has the others.
+SIMPLE = {name: fmt for name, fmt in BLOCK_FORMATS.items() if fmt.scale is not None and fmt.has_lines_of_blocks}
+POWER_OF_TWO_FORMATS = tuple(name for name, fmt in SIMPLE.items() if not fmt.has_float_scale)
 #: Elements with other thresholds than the catalog: no mantissa, one bit, low emax, many mantissa bits.
 USER_FORMATS = {
     "e3m0": BlockFormat(Element(3, 0, 3), E8M0, 32),
@@ -206,7 +208,7 @@ def test_any_nan_or_infinity_poisons_its_block_and_no_other(name: str, patterns:
 
 # Float scales
 
-FLOAT_FORMATS = tuple(n for n, f in BLOCK_FORMATS.items() if f.has_float_scale)
+FLOAT_FORMATS = tuple(name for name, fmt in SIMPLE.items() if fmt.has_float_scale)
 #: Those whose scales are float32 numbers, and no codes.
 FLOAT32_FORMATS = [name for name in FLOAT_FORMATS if BLOCK_FORMATS[name].scale == oracle.FP32]
 

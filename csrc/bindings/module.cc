@@ -72,27 +72,45 @@ py::dict counts_dict(const Counts& c) {
 using Array = std::optional<py::array>;
 using Extents = std::array<std::int64_t, 3>;
 
-// Extents whose product is a size of memory.
-ops::Shape shape_of(const Extents& e) {
+// Extents whose product is a size of memory. `rows`: neighbouring lines that blocks may span.
+ops::Shape shape_of(const Extents& e, std::int64_t rows = 0) {
   std::int64_t size = 0;
   const bool negative = e[0] < 0 || e[1] < 0 || e[2] < 0;
   if (negative || __builtin_mul_overflow(e[0], e[1], &size) || __builtin_mul_overflow(size, e[2], &size) ||
       size > std::int64_t{1} << 56)
     throw py::value_error("shape: extents must be those of a tensor");
-  return {e[0], e[1], e[2]};
+  if (rows < 0 || (rows > 0 && e[0] % rows != 0)) throw py::value_error("rows: must divide the lines");
+  return {e[0], e[1], e[2], rows};
 }
 
-py::dict encode(const py::array& x, const std::string& x_type, const Extents& shape, const BlockFormat& format,
-                const Conversion& conversion, const std::optional<Sparsity>& sparsity, const std::string& order,
-                Array values, const std::string& values_type, Array codes, Array scales, bool scales_given,
-                const Array& mask_in, Array mask_out, bool count, const Array& random,
-                const std::optional<std::array<std::uint64_t, 3>>& philox, int threads) {
+// Scales of every level, outermost first; those not given are written where there is an array.
+ops::Scales scales_of(const BlockFormat& format, const ops::Shape& shape, std::vector<Array>& arrays,
+                      const std::vector<bool>& given) {
+  const auto count = static_cast<std::size_t>(format.level_count);
+  if (arrays.size() != count || given.size() != count)
+    throw py::value_error("scales: needed " + std::to_string(count) + " levels");
+  ops::Scales scales;
+  for (std::size_t i = 0; i < count; ++i) {
+    const ScaleLevel& level = format.levels[i];
+    require_bytes(arrays[i], "scales", ops::scale_count(level, shape), code_bytes(level.format));
+    scales[i].given = given[i];
+    scales[i].data = given[i] ? const_cast<void*>(read_pointer(arrays[i])) : write_pointer(arrays[i]);
+  }
+  return scales;
+}
+
+py::dict encode(const py::array& x, const std::string& x_type, const Extents& shape, std::int64_t rows,
+                const BlockFormat& format, const Conversion& conversion, const std::optional<Sparsity>& sparsity,
+                const std::string& order, Array values, const std::string& values_type, Array codes,
+                std::vector<Array> scales, const std::vector<bool>& scales_given, const Array& mask_in, Array mask_out,
+                bool count, const Array& random, const std::optional<std::array<std::uint64_t, 3>>& philox,
+                int threads) {
   ops::EncodeRequest r;
   r.format = format;
   r.conversion = conversion;
   r.sparsity = sparsity.value_or(Sparsity{});
   r.order = order_of(order);
-  r.shape = shape_of(shape);
+  r.shape = shape_of(shape, rows);
   const NamedFloat& from = float_type(x_type);
   const NamedFloat& to = float_type(values_type);
   const std::int64_t size = r.shape.size();
@@ -101,15 +119,12 @@ py::dict encode(const py::array& x, const std::string& x_type, const Extents& sh
   require_bytes(codes, "codes", size, code_bytes(format.element));
   require_bytes(mask_in, "mask_in", size, 1);
   require_bytes(mask_out, "mask_out", size, 1);
-  if (format.level_count > 0)
-    require_bytes(scales, "scales", ops::scale_count(format, r.shape), code_bytes(format.levels[0].format));
+  r.scales = scales_of(format, r.shape, scales, scales_given);
   r.input = x.data();
   r.input_type = from.type;
   r.values = write_pointer(values);
   r.values_type = to.type;
   r.codes = write_pointer(codes);
-  r.scales = scales_given ? const_cast<void*>(read_pointer(scales)) : write_pointer(scales);
-  r.scales_given = scales_given;
   r.mask_in = static_cast<const std::uint8_t*>(read_pointer(mask_in));
   r.mask_out = static_cast<std::uint8_t*>(write_pointer(mask_out));
   r.count = count;
@@ -128,18 +143,16 @@ py::dict encode(const py::array& x, const std::string& x_type, const Extents& sh
   return counts_dict(counts);
 }
 
-py::dict decode(const py::array& codes, const Array& scales, const Extents& shape, const BlockFormat& format,
-                py::array values, const std::string& values_type, int threads) {
+py::dict decode(const py::array& codes, std::vector<Array> scales, const Extents& shape, std::int64_t rows,
+                const BlockFormat& format, py::array values, const std::string& values_type, int threads) {
   ops::DecodeRequest r;
   r.format = format;
-  r.shape = shape_of(shape);
+  r.shape = shape_of(shape, rows);
   const NamedFloat& to = float_type(values_type);
   require_bytes(codes, "codes", r.shape.size(), code_bytes(format.element));
   require_bytes(values, "values", r.shape.size(), to.bytes);
-  if (format.level_count > 0)
-    require_bytes(scales, "scales", ops::scale_count(format, r.shape), code_bytes(format.levels[0].format));
+  r.scales = scales_of(format, r.shape, scales, std::vector<bool>(scales.size(), true));
   r.codes = codes.data();
-  r.scales = read_pointer(scales);
   r.values = values.mutable_data();
   r.values_type = to.type;
   r.threads = threads;
@@ -277,10 +290,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("check_spec", &check_spec);
   m.def("check_datapath", [](const sparq::Datapath& path) { require_ok(sparq::ops::check_datapath(path)); });
   m.def("check_operands", &check_operands);
-  m.def("encode", &encode, py::kw_only(), py::arg("x"), py::arg("x_type"), py::arg("shape"), py::arg("format"),
-        py::arg("conversion"), py::arg("sparsity"), py::arg("order"), py::arg("values"), py::arg("values_type"),
-        py::arg("codes"), py::arg("scales"), py::arg("scales_given"), py::arg("mask_in"), py::arg("mask_out"),
-        py::arg("count"), py::arg("random"), py::arg("philox"), py::arg("threads"));
+  m.def("encode", &encode, py::kw_only(), py::arg("x"), py::arg("x_type"), py::arg("shape"), py::arg("rows"),
+        py::arg("format"), py::arg("conversion"), py::arg("sparsity"), py::arg("order"), py::arg("values"),
+        py::arg("values_type"), py::arg("codes"), py::arg("scales"), py::arg("scales_given"), py::arg("mask_in"),
+        py::arg("mask_out"), py::arg("count"), py::arg("random"), py::arg("philox"), py::arg("threads"));
   m.def("philox", [](std::uint64_t seed, std::uint64_t stream, std::uint64_t offset, std::int64_t count) {
     py::array_t<std::uint32_t> words(count);
     const sparq::Philox generator{seed, stream, offset};
@@ -288,8 +301,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     for (std::int64_t i = 0; i < count; ++i) to[i] = sparq::philox_word(generator, static_cast<std::uint64_t>(i));
     return words;
   });
-  m.def("decode", &decode, py::kw_only(), py::arg("codes"), py::arg("scales"), py::arg("shape"), py::arg("format"),
-        py::arg("values"), py::arg("values_type"), py::arg("threads"));
+  m.def("decode", &decode, py::kw_only(), py::arg("codes"), py::arg("scales"), py::arg("shape"), py::arg("rows"),
+        py::arg("format"), py::arg("values"), py::arg("values_type"), py::arg("threads"));
   m.def("sparsify", &sparsify, py::kw_only(), py::arg("x"), py::arg("x_type"), py::arg("shape"), py::arg("sparsity"),
         py::arg("by_score"), py::arg("mask_out"), py::arg("count"), py::arg("threads"));
   m.def("multiply", &multiply, py::kw_only(), py::arg("path"), py::arg("a"), py::arg("b"), py::arg("groups"),

@@ -9,6 +9,7 @@
 #include "../catalog/formats.h"
 #include "../describe.h"
 #include "../ops/encode.h"
+#include "../ops/geometry.h"
 
 namespace py = pybind11;
 
@@ -226,11 +227,9 @@ void bind_block_format(py::module_& module) {
     out["levels"] = levels;
     return out;
   });
-  type.def(
-      "block_length", [](const BlockFormat& f, std::int64_t length) { return ops::block_length(f, length); },
-      "elements under one scale in a line of `length`");
-  type.def("blocks_per_line",
-           [](const BlockFormat& f, std::int64_t length) { return ops::blocks_per_line(f, length); });
+  type.def_property_readonly(
+      "main_level", [](const BlockFormat& f) { return f.level_count == 0 ? -1 : main_level(f); },
+      "index of the level whose scales are those of blocks; -1 without scales");
   type.def("__reduce__", [](const py::object& self) {
     return py::make_tuple(py::type::of<BlockFormat>(), py::make_tuple(self.attr("element"), self.attr("levels")));
   });
@@ -241,7 +240,13 @@ void bind_block_format(py::module_& module) {
 
 void bind_records(py::module_& module) {
   bind_element(module);
-  bind_record<ScaleLevel>(module, "One level of scales (docs/numerics.md sections 3, 4 and 6).");
+  auto level = bind_record<ScaleLevel>(module, "One level of scales (docs/numerics.md sections 3, 4 and 6).");
+  level.def(
+      "block_length", [](const ScaleLevel& l, std::int64_t length) { return ops::block_length(l, length); },
+      "elements under one scale in a line of `length`");
+  level.def(
+      "blocks_per_line", [](const ScaleLevel& l, std::int64_t length) { return ops::blocks_per_line(l, length); },
+      "scales of a line of `length`");
   bind_block_format(module);
   bind_record<Conversion>(module, "How an encoder chooses bits (docs/numerics.md sections 2 to 5).");
   bind_record<Sparsity>(module, "N:M sparsity (docs/numerics.md section 8).");
@@ -294,6 +299,12 @@ void bind_catalog(py::module_& module) {
   add_words(ScaleRounding{});
   add_words(Stochastic{});
   add_words(Overflow{});
+  add_words(NonFinite{});
+  add_words(SignedZero{});
+  add_words(Subnormals{});
+  add_words(IntegerRange{});
+  add_words(Prerounding{});
+  add_words(ScaleApply{});
   add_words(ScaleRule{});
   add_words(Ties{});
   add_words(Order{});

@@ -62,9 +62,12 @@ inline constexpr std::array elements{
         "msfp15_element", {0, 6, 0, finite, sign_magnitude}, "MSFP: sign and 6 magnitude bits, k / 32", inferred},
     NamedElement{
         "msfp13_element", {0, 4, 0, finite, sign_magnitude}, "MSFP: sign and 4 magnitude bits, k / 8", inferred},
+    NamedElement{
+        "mx4_element", {0, 2, 0, finite, sign_magnitude}, "MX4: sign and 2 magnitude bits, k / 2", implementation},
     NamedElement{"ue4m3", {4, 3, 7, fn, unsigned_code}, "NVFP4 scale: E4M3 without its sign", implementation},
     NamedElement{"ue5m3", {5, 3, 15, fn, unsigned_code}, "AMD Quark scale", implementation},
     NamedElement{"e8m0", {8, 0, 127, fn, unsigned_code, false}, "OCP MX v1.0, scale", specification},
+    NamedElement{"micro1", {1, 0, 0, finite, unsigned_code, false}, "1-bit micro-exponent: 2^0 or 2^1", implementation},
 };
 
 constexpr const ElementFormat& element(std::string_view name) {

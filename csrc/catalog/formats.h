@@ -41,6 +41,38 @@ constexpr NamedFormat scaled(std::string_view name, std::string_view element_nam
   return {name, blocked(element_name, "fp32", along, across), by_amax, source, evidence};
 }
 
+// A float32 scale of the tensor above those of blocks.
+constexpr BlockFormat under_tensor_scale(BlockFormat inner) {
+  BlockFormat format = inner;
+  format.levels = {ScaleLevel{element("fp32"), whole, whole}, inner.levels[0]};
+  format.level_count = 2;
+  return format;
+}
+
+constexpr NamedFormat nvfp4(std::string_view name, int across, std::string_view source) {
+  return {name,
+          under_tensor_scale(blocked("e2m1", "ue4m3", 16, across)),
+          {.scale_rule = ScaleRule::amax},
+          source,
+          implementation};
+}
+
+// An exponent shared by 16, and one bit for each pair that divides it by 2.
+constexpr NamedFormat shared_micro_exponents(std::string_view name, std::string_view element_name) {
+  BlockFormat format = blocked(element_name, "e8m0", 16);
+  format.levels[1] = ScaleLevel{element("micro1"), 2, 1, Combine::divide};
+  format.level_count = 2;
+  return {name, format, {}, "shared micro-exponents (Rouhani et al., ISCA 2023); AMD Quark", implementation};
+}
+
+constexpr NamedFormat fp8_powers(std::string_view name, int along, int across) {
+  return {name,
+          blocked("e4m3", "e8m0", along, across),
+          {.scale_rule = ScaleRule::rceil},
+          "DeepSeek-V3 with powers of two: the least 2^X that is not below amax / 448",
+          implementation};
+}
+
 constexpr NamedFormat cast(std::string_view name, std::string_view source, std::string_view evidence) {
   return {name, plain(name), {.overflow = Overflow::special}, source, evidence};
 }
@@ -67,6 +99,15 @@ inline constexpr std::array formats{
     scaled("fp8_e4m3", "e4m3", whole, whole, "OCP OFP8 v1.0, amax / 448 per tensor", inferred),
     scaled("fp8_e5m2", "e5m2", whole, whole, "OCP OFP8 v1.0, amax / 57344 per tensor", inferred),
     scaled("fp8_e4m3_1x128", "e4m3", 128, 1, "DeepSeek-V3 activations, amax / 448 per 1 x 128", implementation),
+    scaled("fp8_e4m3_row", "e4m3", whole, 1, "OCP OFP8 v1.0, amax / 448 per row", inferred),
+    scaled("fp8_e4m3_128x128", "e4m3", 128, 128, "DeepSeek-V3 weights, amax / 448 per 128 x 128", implementation),
+    fp8_powers("fp8_e4m3_1x128_ue8m0", 128, 1),
+    fp8_powers("fp8_e4m3_128x128_ue8m0", 128, 128),
+    shared_micro_exponents("mx9", "hbfp8_element"),
+    shared_micro_exponents("mx6", "msfp13_element"),
+    shared_micro_exponents("mx4", "mx4_element"),
+    nvfp4("nvfp4", 1, "NVFP4: tensor scale amax / 2688, then amax / 6 of each 16 to UE4M3"),
+    nvfp4("nvfp4_16x16", 16, "NVFP4 weights for training: one UE4M3 scale per 16 x 16"),
     NamedFormat{"nvfp4_one_level",
                 blocked("e2m1", "ue4m3", 16),
                 {.scale_rule = ScaleRule::amax},

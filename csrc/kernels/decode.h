@@ -43,40 +43,53 @@ struct ElementTable {
   double operator()(std::uint32_t code) const { return tabled ? values[code & 0xFF] : element_value(format, code); }
 };
 
+// What all elements of a block are multiplied by.
+struct DecodeScale {
+  double power = 1;  // exact
+  float factor = 1;  // one float32 multiplication
+};
+
+inline DecodeScale decode_scale(const DecodeJob& job, std::int64_t batch, std::int64_t line, std::int64_t element) {
+  DecodeScale out;
+  const int main = main_level(job.format);
+  for (int l = 0; l < job.format.level_count; ++l) {
+    const ScalePlane& plane = job.planes[static_cast<unsigned>(l)];
+    const ScaleLevel& level = job.format.levels[static_cast<unsigned>(l)];
+    const std::int64_t index = scale_index(plane, batch, line, element);
+    if (l > main) {
+      out.power *= power_of_two(shift_of(level, load_code(plane.data, plane.bytes, index)));
+      continue;
+    }
+    const bool floating = !is_power_of_two_scale(level.format);
+    const BlockScale scale =
+        load_scale(level.format, floating ? ScaleKind::floating : ScaleKind::power_of_two, plane, index);
+    if (floating)
+      out.factor = scale.poisoned ? as_value<Carrier32>(nan_bits<Carrier32>) : scale.factor * out.factor;
+    else
+      out.power = scale.poisoned ? as_value<Carrier64>(nan_bits<Carrier64>) : power_of_two(scale.exponent);
+  }
+  return out;
+}
+
 inline void decode_tiles(const DecodeJob& job, std::int64_t first, std::int64_t last, Counts& counts) {
   using C = Carrier64;
   C::Bits rows[tile_capacity];
   const Geometry& g = job.geometry;
-  const ElementTable table(job.element);
+  const ElementTable table(job.format.element);
+  const bool floating = job.scale_kind == ScaleKind::floating;
   for (std::int64_t index = first; index < last; ++index) {
     const Tile t = tile_at(g, index);
     for (std::int64_t l = 0; l < t.lines; ++l) {
       const std::int64_t offset = element_offset(g, t, l);
-      const std::int64_t scale_base = t.batch * g.scale_batch_stride + (t.first_line + l) * g.scale_line_stride;
       std::int64_t count = 0;
       for (std::int64_t start = 0; start < t.length; start += count) {
-        const std::int64_t block = (t.first_element + start) / g.block;
-        count = smaller((block + 1) * g.block - t.first_element, t.length) - start;
-        const std::int64_t scale_index = scale_base + block * g.scale_step;
-        float factor = 1;
-        double power = 1;
-        if (job.short_scale) {
-          const std::uint32_t code = load_code(job.scales, job.scale_bytes, scale_index);
-          const bool poisoned = job.scale_nan && code == job.scale_nan_code;
-          factor = poisoned ? as_value<Carrier32>(nan_bits<Carrier32>) : short_scale_value(job.scale_format, code);
-        } else if (job.scale_kind == ScaleKind::floating) {
-          factor = static_cast<const float*>(job.scales)[scale_index];
-        } else if (job.scale_kind == ScaleKind::power_of_two) {
-          const std::uint32_t code = load_code(job.scales, job.scale_bytes, scale_index);
-          const bool poisoned = job.scale_nan && code == job.scale_nan_code;
-          power = poisoned ? as_value<C>(nan_bits<C>) : power_of_two(static_cast<int>(code) + job.scale_min);
-        }
+        const std::int64_t at = t.first_element + start;
+        count = smaller((at / g.block + 1) * g.block - at, t.length - start);
+        const DecodeScale scale = decode_scale(job, t.batch, t.first_line + l, at);
         for (std::int64_t i = start; i < start + count; ++i) {
-          const double element = table(load_code(job.codes, job.code_bytes, offset + i * g.step));
+          const double element = table(load_code(job.codes, job.code_bytes, offset + i * g.step)) * scale.power;
           // Float scales multiply in float32, one rounding; powers of two are exact in float64.
-          const double value = job.scale_kind == ScaleKind::floating
-                                   ? static_cast<double>(static_cast<float>(element) * factor)
-                                   : element * power;
+          const double value = floating ? static_cast<double>(static_cast<float>(element) * scale.factor) : element;
           rows[l * t.length + i] = value == value ? as_bits<C>(value) : nan_bits<C>;
         }
       }

@@ -248,19 +248,23 @@ inline RoundedElement<C> round_one(const QuantizeJob& job, typename C::Bits bits
   const Bits magnitude = bits & ~sign_mask<C>;
   const bool negative = bits != magnitude;
   RoundedElement<C> result{};
+  const NonFinite policy = job.conversion.nonfinite;
   if (magnitude > infinity_bits<C>) {
-    result.refused = !job.element_nan;
+    result.refused = !job.element_nan && policy != NonFinite::ignore;
     result.code = job.nan_code;
-    result.value = nan_bits<C>;
+    result.value = job.element_nan ? nan_bits<C> : 0;
     return result;
   }
   const Rounding mode = job.conversion.rounding;
+  // The largest magnitude of this sign.
+  const std::uint32_t lowest = job.full_range && negative ? 1 : 0;
+  const std::uint32_t max_code = job.max_code + lowest;
   std::uint32_t code = 0;
   bool beyond = false;
   if (magnitude == infinity_bits<C>) {
     // An Inf goes where overflow goes, also when rounding toward zero keeps finite values finite.
-    const bool special = job.conversion.overflow == Overflow::special;
-    code = !special ? job.max_code : job.infinity_code != 0 ? job.infinity_code : job.nan_code;
+    const bool special = job.conversion.overflow == Overflow::special || policy == NonFinite::keep;
+    code = !special ? max_code : job.infinity_code != 0 ? job.infinity_code : job.nan_code;
   } else if (magnitude != 0) {
     const Split x = split<C>(magnitude);
     const int top = highest_bit(x.significand) + x.exponent;
@@ -282,16 +286,17 @@ inline RoundedElement<C> round_one(const QuantizeJob& job, typename C::Bits bits
       }
     }
     const std::uint64_t wide_code = (static_cast<std::uint64_t>(quantum - min_quantum) << job.mantissa_bits) + units;
-    beyond = wide_code > job.max_code;
-    const std::uint32_t overflow = moves_in(mode, negative) ? job.max_code : job.overflow_code;
+    beyond = wide_code > max_code;
+    const std::uint32_t overflow = moves_in(mode, negative) ? max_code : job.overflow_code + lowest;
     code = beyond ? overflow : static_cast<std::uint32_t>(wide_code);
-    if (!beyond) result.value = compose<C>(units, quantum, exact);
+    if (job.flush_elements && code >> job.mantissa_bits == 0) code = 0;
+    if (!beyond && code != 0) result.value = compose<C>(units, quantum, exact);
   }
   result.saturated = beyond;
   result.zero = code == 0;
   if (beyond || magnitude == infinity_bits<C>) {
-    if (code == job.max_code) {
-      result.value = compose<C>(job.top_significand, job.top_exponent + scale_exponent, exact);
+    if (code == max_code) {
+      result.value = compose<C>(job.top_significand + lowest, job.top_exponent + scale_exponent, exact);
     } else {
       result.value = code == job.infinity_code ? infinity_bits<C> : nan_bits<C>;
     }

@@ -64,6 +64,9 @@ struct Stretch {
   std::int64_t count;
   typename C::Bits* values;
   std::uint32_t* codes;
+  const int* shifts = nullptr;  // exponents of micro-levels: not positive, added to the exponent of the block
+
+  int shift(std::int64_t i) const { return shifts != nullptr ? shifts[i] : 0; }
 };
 
 // The loops below may run in place (values == row, element by element), which is what ivdep promises.
@@ -148,7 +151,8 @@ template <class C>
 __attribute__((noinline)) void round_each(const QuantizeJob& job, int exponent, const Stretch<C>& s, Counts& counts) {
   for (std::int64_t i = 0; i < s.count; ++i) {
     bool kept_exactly = true;
-    const RoundedElement<C> one = round_one<C>(job, s.row[i], exponent, chance_of(job, s.chances, i), kept_exactly);
+    const RoundedElement<C> one =
+        round_one<C>(job, s.row[i], exponent + s.shift(i), chance_of(job, s.chances, i), kept_exactly);
     if (s.values != nullptr) {
       s.values[i] = one.value;
       counts.inexact += !kept_exactly;
@@ -163,26 +167,81 @@ template <class C>
 __attribute__((noinline)) void count_events(const QuantizeJob& job, int exponent, const Stretch<C>& s, Counts& counts) {
   for (std::int64_t i = 0; i < s.count; ++i) {
     bool ignored = true;
-    const RoundedElement<C> one = round_one<C>(job, s.row[i], exponent, chance_of(job, s.chances, i), ignored);
+    const RoundedElement<C> one =
+        round_one<C>(job, s.row[i], exponent + s.shift(i), chance_of(job, s.chances, i), ignored);
+    const typename C::Bits magnitude = s.raw[i] & ~sign_mask<C>;
     counts.saturated += one.saturated;
-    counts.underflowed += one.zero && (s.raw[i] & ~sign_mask<C>) != 0;
+    counts.underflowed += one.zero && magnitude != 0 && magnitude < infinity_bits<C>;
   }
 }
 
-// A block whose elements share `exponent`, finite input guaranteed when `finite`.
+// Subnormal elements become zeros of their sign.
+template <class C>
+__attribute__((noinline)) void flush_elements(const QuantizeJob& job, const BlockTarget<C>& target,
+                                              const Stretch<C>& s) {
+  using Bits = typename C::Bits;
+  const Bits keep = job.negative_zero ? sign_mask<C> : 0;
+  const std::uint32_t keep_code = job.negative_zero ? job.sign_bit : 0, hidden = std::uint32_t{1} << job.mantissa_bits;
+  for (std::int64_t i = 0; s.values != nullptr && i < s.count; ++i)
+    s.values[i] = (s.values[i] & ~sign_mask<C>) < target.min_power ? s.values[i] & keep : s.values[i];
+  for (std::int64_t i = 0; s.codes != nullptr && i < s.count; ++i)
+    s.codes[i] = (s.codes[i] & ~job.sign_bit) < hidden ? s.codes[i] & keep_code : s.codes[i];
+}
+
+// Two's complement's lowest code where that is the nearest: elements that saturated below zero are looked at again.
+template <class C>
+__attribute__((noinline)) void extend_range(const QuantizeJob& job, int exponent, const BlockTarget<C>& target,
+                                            const Stretch<C>& s) {
+  const std::uint32_t low = (~job.max_code + 1) & job.code_mask;
+  for (std::int64_t i = 0; i < s.count; ++i) {
+    const bool at_end = s.codes != nullptr ? s.codes[i] == low : s.values[i] == (target.max_value | sign_mask<C>);
+    if (!at_end) continue;
+    bool exact = true;
+    const RoundedElement<C> one = round_one<C>(job, s.row[i], exponent, chance_of(job, s.chances, i), exact);
+    if (s.values != nullptr) s.values[i] = one.value;
+    if (s.codes != nullptr) s.codes[i] = one.code;
+  }
+}
+
+// 2^shift, of few bits.
+template <class C>
+inline typename C::Value power_of_shift(int shift) {
+  using Int = typename C::Int;
+  return as_value<C>(static_cast<typename C::Bits>(static_cast<Int>(C::bias + shift)) << C::mantissa);
+}
+
+// Elements that share `exponent` but for their shifts, finite input guaranteed when `finite`.
 template <class C, Round mode>
-inline void round_block(const QuantizeJob& job, const TargetFamily<C>& family, int exponent, bool finite,
-                        const Stretch<C>& s, Counts& counts) {
-  if (job.count) count_events<C>(job, exponent, s, counts);
-  const bool by_addition = family.lowest <= exponent && exponent <= family.highest;
-  const bool aligned = family.has_aligned && exponent == family.aligned;
+inline void round_block(const QuantizeJob& job, const TargetFamily<C>& family, int exponent, bool finite, Stretch<C> s,
+                        Counts& counts) {
+  using Bits = typename C::Bits;
+  const int lowest = exponent - (s.shifts != nullptr ? job.shift_range : 0);
+  const bool by_addition = family.lowest <= lowest && exponent <= family.highest;
+  const bool aligned = family.has_aligned && exponent == family.aligned && s.shifts == nullptr;
   if (!finite || !(by_addition || aligned)) {
     round_each<C>(job, exponent, s, counts);
     return;
   }
   const BlockTarget<C> target = block_target<C>(family, exponent);
+  // What a shift lowers is lifted before rounding and lowered after: both exact, but for numbers so large that they
+  // saturate anyway.
+  Bits lifted[tile_capacity];
+  if (s.shifts != nullptr) {
+    for (std::int64_t i = 0; i < s.count; ++i) {
+      const Bits bits = as_bits<C>(as_value<C>(s.row[i]) * power_of_shift<C>(-s.shifts[i]));
+      const Bits sign = bits & sign_mask<C>;
+      lifted[i] = sign | smaller_magnitude<C>(bits ^ sign, infinity_bits<C> - 1);
+    }
+    s.row = lifted;
+  }
   if (s.values != nullptr) round_values<C, mode>(job, target, !by_addition, s);
   if (s.codes != nullptr) round_codes<C, mode>(job, target, !by_addition, s);
+  if (job.flush_elements) flush_elements<C>(job, target, s);
+  if (job.full_range) extend_range<C>(job, exponent, target, s);
+  if (s.shifts != nullptr && s.values != nullptr)
+#pragma GCC ivdep
+    for (std::int64_t i = 0; i < s.count; ++i)
+      s.values[i] = as_bits<C>(as_value<C>(s.values[i]) * power_of_shift<C>(s.shifts[i]));
 }
 
 }  // namespace

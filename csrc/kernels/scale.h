@@ -13,14 +13,54 @@ inline typename C::Bits largest_magnitude(const typename C::Bits* row, std::int6
   return top;
 }
 
-// docs/numerics.md section 3. `amax` is finite and not zero.
+// The same of finite elements, where those are all that counts; `finite` says whether all are.
 template <class C>
-inline int scale_exponent(const QuantizeJob& job, typename C::Bits amax) {
+inline typename C::Bits counted_magnitude(bool skip_nonfinite, const typename C::Bits* row, std::int64_t count,
+                                          bool& finite) {
+  using Bits = typename C::Bits;
+  Bits top = largest_magnitude<C>(row, count);
+  finite = top < infinity_bits<C>;
+  if (finite || !skip_nonfinite) return top;
+  top = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const Bits magnitude = row[i] & ~sign_mask<C>;
+    top = larger_magnitude<C>(top, magnitude < infinity_bits<C> ? magnitude : 0);
+  }
+  return top;
+}
+
+// Input as it is quantized. May run in place.
+template <class C>
+inline void prepare_row(const Prepare& how, const typename C::Bits* from, std::int64_t count, typename C::Bits* to) {
+  using Bits = typename C::Bits;
+  constexpr std::int64_t chunk = 256;
+  std::uint32_t codes[chunk];
+  for (std::int64_t done = 0; how.to_bf16 && done < count; done += chunk) {
+    const std::int64_t n = smaller(chunk, count - done);
+    narrow_row<C>(from + done, n, 8, 7, codes);
+    for (std::int64_t i = 0; i < n; ++i) to[done + i] = from_float<C>(as_value<Carrier32>(codes[i] << 16));
+  }
+  if (how.to_bf16) from = to;
+  const Bits smallest = static_cast<Bits>(C::bias - 126) << C::mantissa;
+  const Bits below = how.flush ? smallest : 0;
+  const Bits zero_sign = how.no_negative_zero ? 0 : sign_mask<C>;
+  const Bits top = how.to_largest ? from_float<C>(0x1.fffffep127F) : ~Bits{0};
+  for (std::int64_t i = 0; i < count; ++i) {
+    const Bits sign = from[i] & sign_mask<C>, magnitude = from[i] ^ sign;
+    const bool number = magnitude < infinity_bits<C>;
+    const Bits kept = magnitude == 0 || magnitude < below ? sign & zero_sign : sign | magnitude;
+    const Bits replaced = how.to_largest ? top | (magnitude == infinity_bits<C> ? sign : 0) : from[i];
+    to[i] = number ? kept : replaced;
+  }
+}
+
+// docs/numerics.md section 3, before X is clamped. `amax` is finite and not zero.
+template <class C>
+inline int wanted_exponent(const QuantizeJob& job, typename C::Bits amax) {
   const Split x = split<C>(amax);
   const int top = highest_bit(x.significand);
   const std::uint64_t fraction = (x.significand << (52 - top)) & ((std::uint64_t{1} << 52) - 1);
-  const int exponent = top + x.exponent - job.scale_shift + (fraction > job.promote_above ? 1 : 0);
-  return smaller(larger(exponent, job.scale_low), job.scale_max);
+  return top + x.exponent - job.scale_shift + (fraction > job.promote_above ? 1 : 0);
 }
 
 // What a block is scaled by: an exponent that is subtracted, or a float that divides.
@@ -54,64 +94,110 @@ inline std::uint32_t short_scale_code(const ElementFormat& f, float number, cons
   return smaller(larger(code, least), max_code(f));
 }
 
-inline BlockScale read_scale(const QuantizeJob& job, std::int64_t index) {
+// A scale of the main level as it is stored.
+inline BlockScale load_scale(const ElementFormat& format, ScaleKind kind, const ScalePlane& plane, std::int64_t index) {
   BlockScale scale;
-  if (job.short_scale) {
-    scale.code = load_code(job.scales, job.scale_bytes, index);
-    scale.poisoned = job.scale_nan && scale.code == job.scale_nan_code;
-    scale.factor = short_scale_value(job.scale_format, scale.code);
-  } else if (job.scale_kind == ScaleKind::floating) {
-    scale.factor = static_cast<const float*>(job.scales)[index];
+  if (is_float32(format)) {
+    scale.factor = static_cast<const float*>(plane.data)[index];
     scale.poisoned = !(scale.factor == scale.factor);
-  } else if (job.scale_kind == ScaleKind::power_of_two) {
-    const std::uint32_t code = load_code(job.scales, job.scale_bytes, index);
-    scale.poisoned = job.scale_nan && code == job.scale_nan_code;
-    scale.exponent = static_cast<int>(code) + job.scale_min;
+    return scale;
   }
+  scale.code = load_code(plane.data, plane.bytes, index);
+  scale.poisoned = has_nan(format) && scale.code == nan_code(format);
+  if (kind == ScaleKind::floating)
+    scale.factor = short_scale_value(format, scale.code);
+  else
+    scale.exponent = min_exponent(format) + static_cast<int>(scale.code);
   return scale;
 }
 
-inline void write_scale(const QuantizeJob& job, std::int64_t index, const BlockScale& scale) {
-  if (job.scales == nullptr) return;
+inline void store_code(const ScalePlane& plane, std::int64_t index, std::uint32_t code) {
+  if (plane.data == nullptr) return;
+  if (plane.bytes == 1)
+    static_cast<std::uint8_t*>(plane.data)[index] = static_cast<std::uint8_t>(code);
+  else
+    static_cast<std::uint16_t*>(plane.data)[index] = static_cast<std::uint16_t>(code);
+}
+
+inline void store_scale(const QuantizeJob& job, std::int64_t index, const BlockScale& scale) {
+  const ScalePlane& plane = job.planes[static_cast<unsigned>(job.main)];
   if (job.scale_kind == ScaleKind::floating && !job.short_scale) {
-    static_cast<float*>(job.scales)[index] = scale.poisoned ? as_value<Carrier32>(nan_bits<Carrier32>) : scale.factor;
+    if (plane.data != nullptr)
+      static_cast<float*>(plane.data)[index] = scale.poisoned ? as_value<Carrier32>(nan_bits<Carrier32>) : scale.factor;
     return;
   }
-  const std::uint32_t code = scale.poisoned    ? job.scale_nan_code
-                             : job.short_scale ? scale.code
-                                               : static_cast<std::uint32_t>(scale.exponent - job.scale_min);
-  if (job.scale_bytes == 1)
-    static_cast<std::uint8_t*>(job.scales)[index] = static_cast<std::uint8_t>(code);
-  else
-    static_cast<std::uint16_t*>(job.scales)[index] = static_cast<std::uint16_t>(code);
+  store_code(plane, index,
+             scale.poisoned    ? job.scale_nan_code
+             : job.short_scale ? scale.code
+                               : static_cast<std::uint32_t>(scale.exponent - job.scale_min));
 }
 
 // docs/numerics.md section 4, step 2.
-inline float float_scale(const QuantizeJob& job, float amax) {
+inline float float_scale(const QuantizeJob& job, float amax, float outer) {
   if (amax == 0) return 1;
-  const float scale = amax / job.scale_divisor;
+  float scale = amax / job.scale_divisor;
+  if (job.main > 0) scale = scale / outer;
   return scale == 0 ? 0x1p-149f : scale;
 }
 
-// The scale of a block whose largest magnitude is `amax`, stored.
+// The scale of a block whose largest magnitude is `amax`, below an outer scale that is a number, stored.
 template <class C>
-inline BlockScale make_scale(const QuantizeJob& job, std::int64_t index, typename C::Bits amax, Counts& counts) {
+inline BlockScale make_scale(const QuantizeJob& job, std::int64_t index, typename C::Bits amax, float outer,
+                             Counts& counts) {
   const bool finite = amax < infinity_bits<C>;
   BlockScale scale;
   scale.poisoned = !finite;
-  if (job.scale_kind == ScaleKind::power_of_two)
-    scale.exponent = finite && amax != 0 ? scale_exponent<C>(job, amax) : job.scale_low;
-  else if (finite)
-    scale.factor = float_scale(job, static_cast<float>(as_value<C>(amax)));
+  if (job.scale_kind == ScaleKind::power_of_two) {
+    scale.exponent = job.zero_exponent;
+    if (finite && amax != 0)
+      scale.exponent = smaller(larger(wanted_exponent<C>(job, amax), job.scale_low), job.scale_max);
+  } else if (finite) {
+    scale.factor = float_scale(job, static_cast<float>(as_value<C>(amax)), outer);
+  }
   counts.zero_blocks += amax == 0;
   if ((scale.poisoned && !job.scale_nan) || scale.factor > 0x1.fffffep127F) ++counts.refused;
   if (job.short_scale && !scale.poisoned) {
     const float quotient = amax == 0 ? 0 : smaller(scale.factor, 0x1.fffffep127F);
     scale.code = short_scale_code(job.scale_format, quotient, job.conversion);
+    if (amax == 0 && job.zero_code != 0) scale.code = job.zero_code;
     scale.factor = short_scale_value(job.scale_format, scale.code);
   }
-  write_scale(job, index, scale);
+  store_scale(job, index, scale);
   return scale;
+}
+
+// The exponents that micro-levels give to the elements of a block, less the largest that they can give: what `shifts`
+// receives is not positive.
+template <class C>
+inline void micro_shifts(const QuantizeJob& job, std::int64_t batch, std::int64_t line, std::int64_t first,
+                         const typename C::Bits* row, std::int64_t count, const BlockScale& scale, int* shifts) {
+  using Bits = typename C::Bits;
+  const bool floating = job.scale_kind == ScaleKind::floating;
+  const auto factor = static_cast<typename C::Value>(scale.factor);
+  for (std::int64_t i = 0; i < count; ++i) shifts[i] = 0;
+  for (int l = job.main + 1; l < job.levels; ++l) {
+    const ScaleLevel& level = job.format.levels[static_cast<unsigned>(l)];
+    const ScalePlane& plane = job.planes[static_cast<unsigned>(l)];
+    const int lowest = lowest_shift(level), highest = highest_shift(level);
+    for (std::int64_t start = 0; start < count; start += plane.along) {
+      const std::int64_t length = smaller(plane.along, count - start);
+      const std::int64_t index = scale_index(plane, batch, line, first + start);
+      int shift = lowest;
+      if (plane.given) {
+        shift = shift_of(level, load_code(plane.data, plane.bytes, index));
+      } else {
+        bool finite = true;
+        Bits top = scale.poisoned ? 0 : counted_magnitude<C>(job.skip_nonfinite, row + start, length, finite);
+        if (floating && top != 0)
+          top = smaller_magnitude<C>(as_bits<C>(as_value<C>(top) / factor), infinity_bits<C> - 1);
+        // wanted_exponent and `shifts` both leave room for what this level and those inside it can lift.
+        const int outside = scale.exponent + shifts[start] - highest;
+        if (top != 0) shift = smaller(larger(wanted_exponent<C>(job, top) - outside, lowest), highest);
+        store_code(plane, index, scale.poisoned ? 0 : code_of_shift(level, shift));
+      }
+      for (std::int64_t i = start; i < start + length; ++i) shifts[i] += shift - highest;
+    }
+  }
 }
 
 }  // namespace

@@ -24,37 +24,112 @@ std::string check_element(const ElementFormat& f) {
   return {};
 }
 
-std::string check_format(const BlockFormat& format) {
-  if (std::string error = check_element(format.element); !error.empty()) return error;
-  if (format.level_count > 1) return "formats with more than one scale level are not supported";
-  for (int i = 0; i < format.level_count; ++i) {
-    const ScaleLevel& level = format.levels[static_cast<std::size_t>(i)];
-    const ElementFormat& scale = level.format;
-    const bool float32 = scale == ElementFormat{8, 23, 127, Specials::ieee};
-    const bool power = is_power_of_two_scale(scale) && scale.exponent_bits >= 1 && scale.exponent_bits <= 10 &&
-                       (scale.specials == Specials::finite || scale.specials == Specials::fn);
-    // Its values, and their products with elements, are those of float32.
-    const bool short_float = is_short_float_scale(scale) && scale.mantissa_bits <= 10 &&
-                             (scale.specials == Specials::finite || scale.specials == Specials::fn) &&
-                             min_exponent(scale) - scale.mantissa_bits >= -126 && max_exponent(scale) <= 126;
-    if (!float32 && !power && !short_float)
-      return "a scale is float32, an unsigned power of two of 1 to 10 exponent bits without zero, or an unsigned float "
-             "of 2 or more exponent bits, 1 to 10 mantissa bits and specials fn or finite within float32: " +
-             describe(scale);
-    // Decoding goes through float64, elements and all.
-    const int top = power ? min_exponent(scale) + static_cast<int>(max_code(scale)) : 0;
-    if (power && (min_exponent(scale) < -700 || top > 700))
-      return "scale exponents must lie within +-700: " + describe(scale);
-    if (power && (scale.bias < -512 || scale.bias > 512)) return "bias must be -512 to 512: " + describe(scale);
-    if (level.along < 0) return "a block needs at least one element: along=" + std::to_string(level.along);
-    if (level.across != 1 && level.across != whole)
-      return "blocks span one line (across=1) or the whole tensor (across=0), not across=" +
-             std::to_string(level.across);
-    if (level.across == whole && level.along != whole)
-      return "a scale across all lines spans all of each line (along=0), not along=" + std::to_string(level.along);
-  }
+namespace {
+
+// Scales of the main level, and the one above it.
+std::string check_scale_format(const ElementFormat& scale) {
+  const bool power = is_power_of_two_scale(scale) && scale.exponent_bits >= 1 && scale.exponent_bits <= 10 &&
+                     (scale.specials == Specials::finite || scale.specials == Specials::fn);
+  // Its values, and their products with elements, are those of float32.
+  const bool short_float = is_short_float_scale(scale) && scale.mantissa_bits <= 10 &&
+                           (scale.specials == Specials::finite || scale.specials == Specials::fn) &&
+                           min_exponent(scale) - scale.mantissa_bits >= -126 && max_exponent(scale) <= 126;
+  if (!is_float32(scale) && !power && !short_float)
+    return "a scale is float32, an unsigned power of two of 1 to 10 exponent bits without zero, or an unsigned float "
+           "of 2 or more exponent bits, 1 to 10 mantissa bits and specials fn or finite within float32: " +
+           describe(scale);
+  // Decoding goes through float64, elements and all.
+  const int top = power ? min_exponent(scale) + static_cast<int>(max_code(scale)) : 0;
+  if (power && (min_exponent(scale) < -700 || top > 700))
+    return "scale exponents must lie within +-700: " + describe(scale);
+  if (power && (scale.bias < -512 || scale.bias > 512)) return "bias must be -512 to 512: " + describe(scale);
   return {};
 }
+
+std::string check_micro_level(const ScaleLevel& level, const ScaleLevel& outside) {
+  const ElementFormat& f = level.format;
+  if (!is_power_of_two_scale(f) || f.exponent_bits < 1 || f.exponent_bits > 2 || f.specials != Specials::finite ||
+      f.bias < -8 || f.bias > 8)
+    return "a level inside blocks is a power of two of 1 or 2 exponent bits without NaN, or its outside is a float32 "
+           "scale above short floats: " +
+           describe(level);
+  if (level.across != 1 || level.along < 1 || level.along > max_micro_block)
+    return "a level inside blocks spans 1 to " + std::to_string(max_micro_block) +
+           " elements of a line: " + describe(level);
+  if (outside.along != whole && outside.along % level.along != 0)
+    return "a level inside blocks must divide them: along=" + std::to_string(level.along) +
+           " inside along=" + std::to_string(outside.along);
+  return {};
+}
+
+std::string check_level(const BlockFormat& format, int i) {
+  const ScaleLevel& level = format.levels[static_cast<std::size_t>(i)];
+  if (level.along < 0) return "a block needs at least one element: along=" + std::to_string(level.along);
+  if (level.across < 0) return "a block needs at least one line: across=" + std::to_string(level.across);
+  if (level.across == whole && level.along != whole)
+    return "a scale across all lines spans all of each line (along=0), not along=" + std::to_string(level.along);
+  if (i > main_level(format)) return check_micro_level(level, format.levels[static_cast<std::size_t>(i - 1)]);
+  if (level.combine != Combine::multiply) return "only levels inside blocks divide: " + describe(level);
+  if (i < main_level(format)) {
+    const ScaleLevel& main = main_scale(format);
+    if (!is_short_float_scale(main.format)) return "a float32 scale lies above short floats: " + describe(main.format);
+    if (level.along != whole || (level.across != whole && (level.across != 1 || main.across != 1)))
+      return "a scale above others is of the tensor (along=0, across=0), or of lines (along=0, across=1): " +
+             describe(level);
+  }
+  return check_scale_format(level.format);
+}
+
+}  // namespace
+
+std::string check_format(const BlockFormat& format) {
+  if (std::string error = check_element(format.element); !error.empty()) return error;
+  for (int i = 0; i < format.level_count; ++i)
+    if (std::string error = check_level(format, i); !error.empty()) return error;
+  return {};
+}
+
+namespace {
+
+std::string said(const char* field, std::string_view word) {
+  return std::string(field) + "='" + std::string(word) + "'";
+}
+
+// Choices about scales besides the rule.
+std::string check_scale_choices(const BlockFormat& format, const Conversion& how) {
+  const ScaleKind kind = scale_kind(format);
+  if (!(how.divisor >= 0x1p-100F && how.divisor <= 0x1p100F) && how.divisor != 0)
+    return "divisor must be a positive number between 2^-100 and 2^100, or 0 for the largest element: " + describe(how);
+  if (how.divisor != 0 &&
+      (kind == ScaleKind::none || (how.scale_rule != ScaleRule::rceil && how.scale_rule != ScaleRule::amax)))
+    return "divisor is what scale_rule='rceil' and 'amax' divide by";
+  if (how.even_bits < -1 || how.even_bits > 22) return "even_bits must be 0 to 22, or -1: " + describe(how);
+  if (how.even_bits >= 0 && (kind == ScaleKind::none || how.scale_rule != ScaleRule::even))
+    return "even_bits is for scale_rule='even'";
+  const bool coded = kind != ScaleKind::none && !is_float32(main_scale(format).format);
+  const int top = coded ? static_cast<int>(max_code(main_scale(format).format)) : -1;
+  const int least = kind == ScaleKind::floating ? 1 : 0;
+  if (how.zero_scale != -1 && (how.zero_scale < least || how.zero_scale > top))
+    return "zero_scale=" + std::to_string(how.zero_scale) +
+           (coded ? ": needed a scale code, " + std::to_string(least) + " to " + std::to_string(top) + ", or -1"
+                  : ": this format has no scale codes, so only -1 means something");
+  if (how.scale_apply != ScaleApply::divide && kind != ScaleKind::floating)
+    return said("scale_apply", word_of(how.scale_apply)) + " is for float scales: powers of two are exact either way";
+  return {};
+}
+
+// Choices about elements that the format may not know.
+std::string check_element_choices(const ElementFormat& element, const Conversion& how) {
+  if (how.nonfinite == NonFinite::keep && !has_nan(element))
+    return "nonfinite='keep' needs an element with NaN: " + describe(element);
+  if (how.subnormals == Subnormals::flush && element.exponent_bits == 0)
+    return "subnormals='flush' would leave an integer nothing: " + describe(element);
+  if (how.integer_range == IntegerRange::full && element.signedness != Signedness::twos_complement)
+    return "integer_range='full' is for two's complement: " + describe(element);
+  return {};
+}
+
+}  // namespace
 
 std::string check_conversion(const BlockFormat& format, const Conversion& conversion) {
   const ScaleKind kind = scale_kind(format);
@@ -65,13 +140,15 @@ std::string check_conversion(const BlockFormat& format, const Conversion& conver
     return "scale_rule='" + rule + "' chooses a power of two, and this format's scale is a float: use 'amax'";
   if (kind == ScaleKind::power_of_two && conversion.scale_rule == ScaleRule::amax)
     return "scale_rule='amax' computes a float scale, and this format's scale is a power of two: use floor, ceil, "
-           "rceil or even";
-  const bool short_scale = format.level_count > 0 && is_short_float_scale(format.levels[0].format);
+           "rceil, even or nearest";
+  if (std::string error = check_scale_choices(format, conversion); !error.empty()) return error;
+  if (std::string error = check_element_choices(format.element, conversion); !error.empty()) return error;
+  const bool short_scale = format.level_count > 0 && is_short_float_scale(main_scale(format).format);
   if (conversion.scale_rounding != ScaleRounding::nearest_even && !short_scale)
     return "scale_rounding='" + std::string(word_of(conversion.scale_rounding)) +
            "' is for scales that are short floats, such as UE4M3";
   const bool coded = short_scale || kind == ScaleKind::power_of_two;
-  const int top = coded ? static_cast<int>(max_code(format.levels[0].format)) : 0;
+  const int top = coded ? static_cast<int>(max_code(main_scale(format).format)) : 0;
   if (conversion.scale_minimum < 0 || conversion.scale_minimum > top)
     return "scale_minimum=" + std::to_string(conversion.scale_minimum) +
            (coded ? ": needed a scale code, 0 to " + std::to_string(top)

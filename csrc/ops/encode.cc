@@ -17,17 +17,25 @@ namespace {
 // Below about a million elements a second thread costs more than it brings.
 constexpr std::int64_t elements_per_thread = std::int64_t{1} << 20;
 
+// What amax is divided by (docs/numerics.md sections 3 and 4).
+float divisor_of(const ElementFormat& element, const Conversion& how) {
+  if (how.divisor != 0) return how.divisor;
+  const Magnitude top = magnitude_of(element, max_code(element));
+  return std::ldexp(static_cast<float>(top.significand), top.exponent);
+}
+
 // The 52-bit fraction above which the exponent is promoted (docs/numerics.md section 3).
-std::uint64_t promotion_threshold(const ElementFormat& element, ScaleRule rule) {
+std::uint64_t promotion_threshold(const ElementFormat& element, const Conversion& how) {
   constexpr std::uint64_t one = std::uint64_t{1} << 52;
-  switch (rule) {
+  switch (how.scale_rule) {
     case ScaleRule::ceil: return 0;
     case ScaleRule::rceil: {
-      std::uint64_t top = magnitude_of(element, max_code(element)).significand;
-      while (top < one) top <<= 1;
-      return top - one;
+      int exponent = 0;
+      return static_cast<std::uint64_t>(std::ldexp(std::frexp(divisor_of(element, how), &exponent), 53)) - one;
     }
-    case ScaleRule::even: return one - (one >> (top_fraction_bits(element) + 1)) - 1;
+    case ScaleRule::even:
+      return one - (one >> ((how.even_bits < 0 ? top_fraction_bits(element) : how.even_bits) + 1)) - 1;
+    case ScaleRule::nearest: return one / 2 - 1;
     case ScaleRule::floor:
     case ScaleRule::amax: break;
   }
@@ -49,25 +57,60 @@ void derive(QuantizeJob& job) {
   job.sign_bit = sign_bit(e);
   job.code_mask = magnitude_mask(e) | sign_bit(e);
   job.twos_complement = e.signedness == Signedness::twos_complement;
-  job.negative_zero = has_negative_zero(e);
+  job.negative_zero = has_negative_zero(e) && how.signed_zero != SignedZero::drop;
+  job.prepare = {how.preround == Prerounding::bf16, how.input_subnormals == Subnormals::flush,
+                 how.signed_zero == SignedZero::underflow, how.nonfinite == NonFinite::largest};
+  job.skip_nonfinite = how.nonfinite == NonFinite::keep || how.nonfinite == NonFinite::ignore;
+  job.flush_elements = how.subnormals == Subnormals::flush;
+  job.full_range = how.integer_range == IntegerRange::full;
   const bool special = how.overflow == Overflow::special && !keeps_finite(how.rounding);
   job.overflow_is_infinity = special && has_infinity(e);
   job.overflow_is_nan = special && !has_infinity(e);
   job.overflow_code = job.overflow_is_infinity ? job.infinity_code : job.overflow_is_nan ? job.nan_code : job.max_code;
   job.chance_bits = how.random_bits + (how.stochastic == Stochastic::b ? 1 : 0);
+}
+
+// What the kernels need to know of the scales of the main level.
+void derive_scale(QuantizeJob& job) {
+  const BlockFormat& format = job.format;
+  job.levels = format.level_count;
   if (job.scale_kind == ScaleKind::none) return;
-  const ElementFormat& s = job.format.levels[0].format;
+  const Conversion& how = job.conversion;
+  const ElementFormat& e = format.element;
+  const ElementFormat& s = main_scale(format).format;
+  job.main = main_level(format);
+  job.reach = reach_inside(format, job.main);
+  for (int i = job.main + 1; i < job.levels; ++i) {
+    const ScaleLevel& level = format.levels[static_cast<std::size_t>(i)];
+    job.shift_range += highest_shift(level) - lowest_shift(level);
+  }
   job.scale_nan = has_nan(s);
   job.scale_nan_code = has_nan(s) ? nan_code(s) : 0;
-  job.scale_bytes = code_bytes(s);
   job.short_scale = is_short_float_scale(s);
   job.scale_format = s;
-  job.scale_divisor = std::ldexp(static_cast<float>(top.significand), top.exponent);
-  job.scale_shift = max_exponent(e);
+  job.scale_divisor = std::ldexp(divisor_of(e, how), job.reach);
+  job.scale_shift = max_exponent(e) + job.reach;
+  if (how.scale_rule == ScaleRule::rceil) job.scale_shift = std::ilogb(divisor_of(e, how)) + job.reach;
   job.scale_min = min_exponent(s);
   job.scale_low = job.scale_min + how.scale_minimum;
   job.scale_max = min_exponent(s) + static_cast<int>(max_code(s));
-  job.promote_above = promotion_threshold(e, how.scale_rule);
+  job.zero_exponent = how.zero_scale < 0 ? job.scale_low : job.scale_min + how.zero_scale;
+  job.zero_code = how.zero_scale < 0 ? 0 : static_cast<std::uint32_t>(how.zero_scale);
+  job.promote_above = promotion_threshold(e, how);
+}
+
+// The same for the level above the main one: its largest scale times the largest element is amax.
+void derive_outer_scale(QuantizeJob& job) {
+  const Magnitude top = magnitude_of(job.scale_format, max_code(job.scale_format));
+  job.outer_divisor = std::ldexp(static_cast<float>(top.significand), top.exponent);
+  job.scale_divisor *= job.outer_divisor;
+  job.scale_format = job.format.levels[0].format;
+  job.format.levels[0].across = whole;
+  job.format.level_count = job.levels = 1;
+  job.main = 0;
+  job.conversion.zero_scale = -1;
+  job.scale_nan = true;
+  job.short_scale = false;
 }
 
 // Runs `call(first, last, counts)` over all tiles on threads and adds up what they counted.
@@ -91,88 +134,104 @@ void run_tiles(const Geometry& g, int threads_requested, Counts& counts, const C
   }
 }
 
-// Scales of blocks that tiles cannot hold: the largest magnitudes first, then each of them quantized as a block of
-// its own, so that the rule is applied by the same code.
-void compute_scales(const KernelTable& kernels, const QuantizeJob& job, const EncodeRequest& request,
-                    const std::uint8_t* mask, std::int64_t block, std::int64_t blocks, bool one_scale, Counts& counts) {
+// Scales of one level from the largest magnitudes of its blocks: each is quantized as a block of its own, so that the
+// rule is applied by the same code.
+void scales_from(const KernelTable& kernels, const QuantizeJob& tensor, const Shape& shape, int level,
+                 const std::vector<double>& largest, Counts& counts) {
+  QuantizeJob job = tensor;
+  const ScaleLevel& of = tensor.format.levels[static_cast<std::size_t>(level)];
+  const ScaleLevel single{of.format, 1, 1, of.combine};
+  const bool one = of.across == whole;
+  const Shape grid =
+      one ? Shape{1, 1, 1} : Shape{scale_lines(of, shape), blocks_per_line(of, shape.length), shape.inner};
+  void* to = tensor.planes[static_cast<std::size_t>(level)].data;
+  if (level < tensor.main) {
+    derive_outer_scale(job);
+    job.planes = {make_plane(single, grid, to, false)};
+  } else {
+    job.format.level_count = job.levels = tensor.main + 1;
+    if (tensor.main > 0) job.planes[0] = make_plane(tensor.format.levels[0], grid, tensor.planes[0].data, true);
+    job.planes[static_cast<std::size_t>(level)] = make_plane(single, grid, to, false);
+  }
+  job.geometry = make_geometry(grid, 1, 1);
+  job.input = largest.data();
+  job.input_type = FloatType::fp64;
+  job.wide = job.scale_kind != ScaleKind::floating;
+  job.mask_source = MaskSource::dense;
+  job.prepare = {};                                  // which the first pass did
+  job.conversion.rounding = Rounding::nearest_even;  // of elements, which this pass does not make
+  job.values = nullptr;
+  job.codes = nullptr;
+  job.mask_out = nullptr;
+  job.count = false;
+  Counts of_scales;
+  run_tiles(job.geometry, 1, of_scales,
+            [&](std::int64_t first, std::int64_t last, Counts& c) { kernels.quantize(job, first, last, c); });
+  if (level == tensor.main) counts.zero_blocks += of_scales.zero_blocks;
+  counts.refused += of_scales.refused;
+}
+
+// The scales of the levels from `first` to the main one that are not given, by passes over the whole tensor.
+void compute_scales(const KernelTable& kernels, QuantizeJob& job, const EncodeRequest& request,
+                    const std::uint8_t* mask, int last_level, Counts& counts) {
   const Shape& shape = request.shape;
+  // The smallest block that is wanted, cut so that tiles hold whole cells.
+  std::int64_t block = shape.length;
+  for (int level = 0; level <= last_level; ++level)
+    if (!job.planes[static_cast<std::size_t>(level)].given)
+      block = std::min(block, job.planes[static_cast<std::size_t>(level)].along);
   AmaxJob find;
   find.input = job.input;
   find.input_type = job.input_type;
   find.narrow = job.scale_kind == ScaleKind::floating;
   find.mask_in = mask;
-  // A tile of this pass lies within one block.
-  const bool whole_line = block >= shape.length;
-  find.geometry =
-      make_geometry(shape, block, blocks, one_scale, whole_line ? 1 : largest_divisor(block, tile_capacity));
-  Geometry& g = find.geometry;
-  if (!whole_line) {
-    g.tile_length = largest_divisor(block, std::min<std::int64_t>(tile_capacity, g.tile_length));
-    g.tile_lines = std::clamp<std::int64_t>(tile_capacity / g.tile_length, 1, g.lines);
-  }
-  const std::int64_t tiles = tile_count(g);
-  std::vector<double> partial(static_cast<std::size_t>(tiles * g.tile_lines));
-  find.partial = partial.data();
+  find.prepare = job.prepare;
+  find.skip_nonfinite = job.skip_nonfinite;
+  find.cell = block >= shape.length ? std::min(shape.length, tile_capacity / 2) : largest_divisor(block, tile_capacity);
+  find.geometry = make_geometry(shape, block, find.cell);
+  find.cells = round_up(shape.length, find.cell) / find.cell;
+  const Geometry& g = find.geometry;
+  std::vector<double> cells(static_cast<std::size_t>(g.batch * g.lines * find.cells));
+  find.largest = cells.data();
   Counts ignored;
   run_tiles(g, request.threads, ignored,
             [&](std::int64_t first, std::int64_t last, Counts&) { kernels.amax(find, first, last); });
 
-  const std::int64_t count = scale_count(request.format, shape);
-  std::vector<double> largest(static_cast<std::size_t>(count), 0.0);
-  for (std::int64_t tile = 0; tile < tiles; ++tile) {
-    const auto [batch, line0, element] = place_of_tile(g, tile);
-    const std::int64_t index_block = element / g.block;
-    for (std::int64_t l = 0; l < std::min(g.tile_lines, g.lines - line0); ++l) {
-      const std::int64_t index =
-          batch * g.scale_batch_stride + (line0 + l) * g.scale_line_stride + index_block * g.scale_step;
-      double& top = largest[static_cast<std::size_t>(index)];
-      top = std::max(top, partial[static_cast<std::size_t>(tile * g.tile_lines + l)]);
-    }
+  for (int level = 0; level <= last_level; ++level) {
+    ScalePlane& plane = job.planes[static_cast<std::size_t>(level)];
+    if (plane.given) continue;
+    const std::int64_t count = scale_count(job.format.levels[static_cast<std::size_t>(level)], shape);
+    std::vector<double> largest(static_cast<std::size_t>(count), 0.0);
+    for (std::int64_t batch = 0, at = 0; batch < g.batch; ++batch)
+      for (std::int64_t line = 0; line < g.lines; ++line)
+        for (std::int64_t cell = 0; cell < find.cells; ++cell, ++at) {
+          double& top = largest[static_cast<std::size_t>(scale_index(plane, batch, line, cell * find.cell))];
+          top = std::max(top, cells[static_cast<std::size_t>(at)]);
+        }
+    scales_from(kernels, job, shape, level, largest, counts);
+    plane.given = true;
   }
-
-  QuantizeJob scales = job;
-  scales.geometry = make_geometry({count, 1, 1}, 1, 1, false, 1);
-  scales.input = largest.data();
-  scales.input_type = FloatType::fp64;
-  scales.wide = job.scale_kind != ScaleKind::floating;
-  scales.mask_source = MaskSource::dense;
-  scales.conversion.rounding = Rounding::nearest_even;  // of elements, which this pass does not make
-  scales.scale_source = ScaleSource::computed;
-  scales.values = nullptr;
-  scales.codes = nullptr;
-  scales.mask_out = nullptr;
-  scales.count = false;
-  Counts of_scales;
-  run_tiles(scales.geometry, 1, of_scales,
-            [&](std::int64_t first, std::int64_t last, Counts& c) { kernels.quantize(scales, first, last, c); });
-  counts.zero_blocks += of_scales.zero_blocks;
-  counts.refused += of_scales.refused;
 }
 
 }  // namespace
 
 ScaleKind scale_kind(const BlockFormat& format) {
   if (format.level_count == 0) return ScaleKind::none;
-  return is_power_of_two_scale(format.levels[0].format) ? ScaleKind::power_of_two : ScaleKind::floating;
-}
-
-std::int64_t block_length(const BlockFormat& format, std::int64_t length) {
-  const int along = format.level_count == 0 ? whole : format.levels[0].along;
-  return std::max<std::int64_t>(1, along == whole ? length : along);
-}
-
-std::int64_t blocks_per_line(const BlockFormat& format, std::int64_t length) {
-  const std::int64_t block = block_length(format, length);
-  return round_up(length, block) / block;
-}
-
-std::int64_t scale_count(const BlockFormat& format, const Shape& shape) {
-  if (format.level_count == 0) return 0;
-  if (format.levels[0].across == whole) return 1;
-  return shape.outer * blocks_per_line(format, shape.length) * shape.inner;
+  return is_power_of_two_scale(main_scale(format).format) ? ScaleKind::power_of_two : ScaleKind::floating;
 }
 
 namespace {
+
+// Whether blocks can lie as the format says, and scales are there where they are read.
+std::string check_scales(const BlockFormat& format, const Shape& shape, const Scales& scales, bool all_given) {
+  for (std::size_t i = 0; i < static_cast<std::size_t>(format.level_count); ++i) {
+    if ((all_given || scales[i].given) && scales[i].data == nullptr)
+      return "scales were said to be given, and none were";
+    if (format.levels[i].across > 1 && (shape.inner != 1 || shape.rows < 1 || shape.outer % shape.rows != 0))
+      return "blocks that span lines need the reduction axis last, and the number of neighbouring lines";
+  }
+  return {};
+}
 
 std::string run(const SparsifyRequest& request, Counts& counts) {
   std::string error = check_sparsity(request.sparsity);
@@ -187,7 +246,7 @@ std::string run(const SparsifyRequest& request, Counts& counts) {
   job.sparsity = request.sparsity;
   job.mask_out = request.mask_out;
   job.count = request.count;
-  job.geometry = make_geometry(request.shape, request.shape.length, 1, true, request.sparsity.group);
+  job.geometry = make_geometry(request.shape, request.shape.length, request.sparsity.group);
   run_tiles(job.geometry, request.threads, counts,
             [&](std::int64_t first, std::int64_t last, Counts& c) { kernels->select(job, first, last, c); });
   return {};
@@ -203,7 +262,12 @@ std::string run(const EncodeRequest& request, Counts& counts) {
   if (shape.size() == 0) return {};
   if (request.conversion.rounding == Rounding::stochastic && !request.has_random)
     return "stochastic rounding needs random bits";
-  if (request.scales_given && request.scales == nullptr) return "scales were said to be given, and none were";
+  if (error = check_scales(request.format, shape, request.scales, false); !error.empty()) return error;
+  const NonFinite policy = request.conversion.nonfinite;
+  if (request.order == Order::quantize_first && (policy == NonFinite::keep || policy == NonFinite::ignore))
+    return "order='quantize_first' ranks decoded values, and under nonfinite='keep' or 'ignore' a NaN among them may "
+           "be "
+           "an element's or a block's: use sparsify_first";
 
   QuantizeJob job;
   job.format = request.format;
@@ -212,6 +276,7 @@ std::string run(const EncodeRequest& request, Counts& counts) {
   job.order = request.order;
   job.scale_kind = scale_kind(request.format);
   derive(job);
+  derive_scale(job);
   job.input = request.input;
   job.input_type = request.input_type;
   job.values = request.values;
@@ -220,8 +285,6 @@ std::string run(const EncodeRequest& request, Counts& counts) {
   job.code_bytes = code_bytes(request.format.element);
   job.mask_in = request.mask_in;
   job.mask_out = request.mask_out;
-  job.scales = request.scales;
-  job.scale_source = request.scales_given ? ScaleSource::given : ScaleSource::computed;
   job.count = request.count;
   job.random = request.random;
   job.philox = request.philox;
@@ -234,24 +297,28 @@ std::string run(const EncodeRequest& request, Counts& counts) {
   job.mask_source = request.mask_in != nullptr ? MaskSource::given : sparse ? MaskSource::magnitude : MaskSource::dense;
 
   const bool scaled = job.scale_kind != ScaleKind::none;
-  const bool one_scale = scaled && request.format.levels[0].across == whole;
-  const std::int64_t block = block_length(request.format, shape.length);
-  const std::int64_t blocks = blocks_per_line(request.format, shape.length);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(job.levels); ++i)
+    job.planes[i] = make_plane(request.format.levels[i], shape, request.scales[i].data, request.scales[i].given);
+  ScalePlane& main = job.planes[static_cast<std::size_t>(job.main)];
+  const std::int64_t block = scaled ? std::min(main.along, std::max<std::int64_t>(1, shape.length)) : shape.length;
   const std::int64_t group = job.mask_source == MaskSource::magnitude ? request.sparsity.group : 1;
-  const bool to_compute = scaled && job.scale_source == ScaleSource::computed;
+  const bool to_compute = scaled && !main.given;
 
   // In one pass if a tile can hold whole blocks and whole groups; otherwise masks and scales come first.
   const std::int64_t unit = to_compute ? std::lcm(std::min(block, tile_capacity + 1), group) : group;
   // With a step between elements a tile has to be short, or memory is read a few bytes at a time.
   const std::int64_t room = shape.inner == 1 ? tile_capacity : tile_capacity / 16;
   const bool fits = std::min(block, shape.length) <= room && std::min(unit, shape.length) <= room;
-  const bool scales_first = to_compute && (one_scale || !fits);
+  const bool spans_lines = scaled && main_scale(request.format).across != 1;
+  const bool main_first = to_compute && (spans_lines || !fits);
+  const bool outer_first = job.main > 0 && !job.planes[0].given;
+  const bool scales_first = main_first || outer_first;
   // float64 input is ranked before float scaling rounds it to float32.
   const bool ranks_wider = job.scale_kind == ScaleKind::floating && request.input_type == FloatType::fp64;
   const bool mask_first =
       job.mask_source == MaskSource::magnitude && job.order == Order::sparsify_first && (scales_first || ranks_wider);
   std::vector<std::uint8_t> mask;
-  std::vector<std::uint32_t> scales;
+  std::array<std::vector<std::uint32_t>, max_levels> own_scales;
   if (mask_first) {
     std::uint8_t* to = request.mask_out;
     if (to == nullptr) {
@@ -271,19 +338,24 @@ std::string run(const EncodeRequest& request, Counts& counts) {
     job.mask_out = nullptr;
   }
   if (scales_first) {
-    if (job.scales == nullptr) {
-      scales.resize(static_cast<std::size_t>(scale_count(request.format, shape)));
-      job.scales = scales.data();
+    const int last_level = main_first ? job.main : job.main - 1;
+    for (int level = 0; level <= last_level; ++level) {
+      ScalePlane& plane = job.planes[static_cast<std::size_t>(level)];
+      if (plane.data != nullptr) continue;
+      std::vector<std::uint32_t>& own = own_scales[static_cast<std::size_t>(level)];
+      own.resize(static_cast<std::size_t>(scale_count(request.format.levels[static_cast<std::size_t>(level)], shape)));
+      plane.data = own.data();
     }
     const bool masked = job.mask_source == MaskSource::given && job.order == Order::sparsify_first;
-    compute_scales(*kernels, job, request, masked ? job.mask_in : nullptr, block, blocks, one_scale, counts);
-    job.scale_source = ScaleSource::given;
+    compute_scales(*kernels, job, request, masked ? job.mask_in : nullptr, last_level, counts);
   }
-  // What one tile must not cut: blocks whose scale it computes, groups whose mask it chooses.
-  const std::int64_t uncut_block = to_compute && !scales_first ? std::min(block, shape.length) : 1;
+  // What one tile must not cut: blocks whose scales it computes, groups whose mask it chooses.
+  std::int64_t uncut_block = to_compute && !main_first ? std::min(block, shape.length) : 1;
+  for (int level = job.main + 1; level < job.levels; ++level)
+    uncut_block = std::lcm(uncut_block, job.planes[static_cast<std::size_t>(level)].along);
   const std::int64_t uncut_group = job.mask_source == MaskSource::magnitude ? group : 1;
   const std::int64_t align = std::lcm(uncut_block, uncut_group);
-  job.geometry = make_geometry(shape, scaled ? block : shape.length, blocks, one_scale, align);
+  job.geometry = make_geometry(shape, block, align);
   run_tiles(job.geometry, request.threads, counts,
             [&](std::int64_t first, std::int64_t last, Counts& c) { kernels->quantize(job, first, last, c); });
   return {};
@@ -294,31 +366,20 @@ std::string run(const DecodeRequest& request, Counts& counts) {
   const KernelTable* kernels = error.empty() ? active_table(error) : nullptr;
   if (!error.empty()) return error;
   if (request.shape.size() == 0) return {};
-  if (scale_kind(request.format) != ScaleKind::none && request.scales == nullptr)
-    return "this format has scales, and none were given";
+  if (error = check_scales(request.format, request.shape, request.scales, true); !error.empty()) return error;
   DecodeJob job;
   job.format = request.format;
-  job.element = request.format.element;
   job.scale_kind = scale_kind(request.format);
   job.codes = request.codes;
   job.code_bytes = code_bytes(request.format.element);
-  job.scales = request.scales;
   job.values = request.values;
   job.values_type = request.values_type;
-  const std::int64_t length = request.shape.length;
-  bool one_scale = false;
-  if (job.scale_kind != ScaleKind::none) {
-    const ScaleLevel& level = request.format.levels[0];
-    job.scale_bytes = code_bytes(level.format);
-    job.short_scale = is_short_float_scale(level.format);
-    job.scale_format = level.format;
-    job.scale_min = min_exponent(level.format);
-    job.scale_nan = has_nan(level.format);
-    job.scale_nan_code = job.scale_nan ? nan_code(level.format) : 0;
-    one_scale = level.across == whole;
+  std::int64_t block = request.shape.length;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(job.format.level_count); ++i) {
+    job.planes[i] = make_plane(job.format.levels[i], request.shape, request.scales[i].data, true);
+    block = std::min(block, job.planes[i].along);
   }
-  job.geometry = make_geometry(request.shape, block_length(request.format, length),
-                               blocks_per_line(request.format, length), one_scale, 1);
+  job.geometry = make_geometry(request.shape, block, 1);
   run_tiles(job.geometry, request.threads, counts,
             [&](std::int64_t first, std::int64_t last, Counts& c) { kernels->decode(job, first, last, c); });
   return {};

@@ -1,6 +1,7 @@
 // Quantization, decoding and sparsification of whole tensors. Functions return an empty string, or what is wrong.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 
@@ -8,20 +9,26 @@
 
 namespace sparq::ops {
 
-// A tensor in C order seen along its reduction axis: element (o, k, i) lies at (o * length + k) * inner + i.
+// A tensor in C order seen along its reduction axis: element (o, k, i) lies at (o * length + k) * inner + i. Blocks
+// that span lines need inner == 1 and `rows`, which divides outer: they span neighbours among that many lines.
 struct Shape {
-  std::int64_t outer = 0, length = 0, inner = 1;
+  std::int64_t outer = 0, length = 0, inner = 1, rows = 0;
 
   std::int64_t size() const { return outer * length * inner; }
 };
 
-// Elements of a line under one scale, and scales of a line; 1 for a scale per line or tensor.
-std::int64_t block_length(const BlockFormat& format, std::int64_t length);
-std::int64_t blocks_per_line(const BlockFormat& format, std::int64_t length);
+// Of the main level.
 ScaleKind scale_kind(const BlockFormat& format);
 
-// Scales of a whole tensor.
-std::int64_t scale_count(const BlockFormat& format, const Shape& shape);
+// Scales of a level for a whole tensor.
+std::int64_t scale_count(const ScaleLevel& level, const Shape& shape);
+
+// A buffer per level, outermost first.
+struct LevelScales {
+  void* data = nullptr;  // code_bytes(level) each; may be null
+  bool given = false;    // read, else written
+};
+using Scales = std::array<LevelScales, max_levels>;
 
 // What cannot be encoded or decoded, and why.
 std::string check_element(const ElementFormat& element);
@@ -39,9 +46,8 @@ struct EncodeRequest {
   FloatType input_type = FloatType::fp32;
   void* values = nullptr;  // any of the outputs may be null
   FloatType values_type = FloatType::fp32;
-  void* codes = nullptr;   // code_bytes(element) each
-  void* scales = nullptr;  // code_bytes(scale) each; read when scales_given
-  bool scales_given = false;
+  void* codes = nullptr;  // code_bytes(element) each
+  Scales scales;
   const std::uint8_t* mask_in = nullptr;
   std::uint8_t* mask_out = nullptr;
   bool count = false;
@@ -57,7 +63,7 @@ struct DecodeRequest {
   BlockFormat format;
   Shape shape;
   const void* codes = nullptr;
-  const void* scales = nullptr;
+  Scales scales;  // all given
   void* values = nullptr;
   FloatType values_type = FloatType::fp32;
   int threads = 0;

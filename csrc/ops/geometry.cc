@@ -12,22 +12,55 @@ std::int64_t tile_count(const Geometry& g) {
          (round_up(g.length, g.tile_length) / g.tile_length);
 }
 
-Geometry make_geometry(const Shape& shape, std::int64_t block, std::int64_t blocks, bool one_scale,
-                       std::int64_t align) {
+std::int64_t block_length(const ScaleLevel& level, std::int64_t length) {
+  return std::max<std::int64_t>(1, level.along == whole ? length : level.along);
+}
+
+std::int64_t blocks_per_line(const ScaleLevel& level, std::int64_t length) {
+  const std::int64_t block = block_length(level, length);
+  return round_up(length, block) / block;
+}
+
+std::int64_t scale_lines(const ScaleLevel& level, const Shape& shape) {
+  if (level.across == whole) return 1;
+  if (level.across == 1 || shape.rows == 0) return shape.outer;
+  return shape.outer / shape.rows * (round_up(shape.rows, level.across) / level.across);
+}
+
+std::int64_t scale_count(const ScaleLevel& level, const Shape& shape) {
+  if (level.across == whole) return 1;
+  return scale_lines(level, shape) * blocks_per_line(level, shape.length) * shape.inner;
+}
+
+ScalePlane make_plane(const ScaleLevel& level, const Shape& shape, void* data, bool given) {
+  ScalePlane p;
+  p.data = data;
+  p.bytes = code_bytes(level.format);
+  p.given = given;
+  p.along = block_length(level, shape.length);
+  if (level.across == whole) return p;
+  const std::int64_t blocks = blocks_per_line(level, shape.length);
+  p.across = level.across;
+  p.line_stride = shape.inner == 1 ? blocks : 1;
+  p.step = shape.inner;
+  if (shape.inner != 1)
+    p.batch_stride = blocks * shape.inner;
+  else if (shape.rows != 0)
+    p.batch_stride = round_up(shape.rows, level.across) / level.across * blocks;
+  return p;
+}
+
+Geometry make_geometry(const Shape& shape, std::int64_t block, std::int64_t align) {
   Geometry g;
   const bool rows = shape.inner == 1;
-  g.batch = rows ? 1 : shape.outer;
-  g.lines = rows ? shape.outer : shape.inner;
+  const std::int64_t lines = shape.rows != 0 ? shape.rows : shape.outer;
+  g.batch = rows ? shape.outer / std::max<std::int64_t>(1, lines) : shape.outer;
+  g.lines = rows ? lines : shape.inner;
   g.length = shape.length;
-  g.batch_stride = shape.length * shape.inner;
+  g.batch_stride = shape.length * (rows ? lines : shape.inner);
   g.line_stride = rows ? shape.length : 1;
   g.step = shape.inner;
   g.block = std::max<std::int64_t>(1, block);
-  if (!one_scale) {
-    g.scale_batch_stride = blocks * shape.inner;
-    g.scale_line_stride = rows ? blocks : 1;
-    g.scale_step = shape.inner;
-  }
   // With a step between elements, neighbouring lines share cache lines and pages: take many at once.
   const std::int64_t wanted_lines = rows ? 1 : std::min<std::int64_t>(g.lines, 128);
   g.tile_length = std::max<std::int64_t>(1, shape.length);

@@ -1,6 +1,8 @@
 // Element codes by the list of their values: magnitude codes are in the order of their values, so code c is entry c.
 #pragma once
 
+#include <bit>
+
 #include "../conversion.h"
 #include "../format.h"
 #include "exact.h"
@@ -47,18 +49,22 @@ inline Encoded encode_element(const ElementFormat& f, const Conversion& how, con
                               std::uint32_t random) {
   Encoded result;
   const std::uint32_t special = has_infinity(f) ? infinity_code(f) : has_nan(f) ? nan_code(f) : max_code(f);
-  const std::uint32_t overflow = how.overflow == Overflow::saturate ? max_code(f) : special;
+  // Two's complement has one more negative number than positive ones.
+  const bool extended = how.integer_range == IntegerRange::full && x.negative;
+  const std::uint32_t largest = max_code(f) + (extended ? 1 : 0);
+  const std::uint32_t overflow = how.overflow == Overflow::saturate ? largest : special;
+  const bool negative_zero = has_negative_zero(f) && how.signed_zero != SignedZero::drop;
   std::uint32_t code = 0;
   if (x.nan) {
-    result.refused = !has_nan(f);
+    result.refused = !has_nan(f) && how.nonfinite != NonFinite::ignore;
     result.code = has_nan(f) ? nan_code(f) : 0;
     return result;
   }
   if (x.infinite) {
-    code = overflow;
+    code = how.nonfinite == NonFinite::keep ? special : overflow;
   } else {
     const Dyadic v{x.magnitude.significand, x.magnitude.exponent - scale};
-    std::uint32_t below = 0, above = max_code(f) + 1;  // value(below) <= v, and v < value(above) unless it overflows
+    std::uint32_t below = 0, above = largest + 1;  // value(below) <= v, and v < value(above) unless it overflows
     if (compare(v, value_of(f, above)) >= 0) {
       below = above;
     } else {
@@ -68,7 +74,7 @@ inline Encoded encode_element(const ElementFormat& f, const Conversion& how, con
       }
     }
     code = below;
-    if (below <= max_code(f) && compare(value_of(f, below), v) != 0) {
+    if (below <= largest && compare(value_of(f, below), v) != 0) {
       const Dyadic lower = value_of(f, below), upper = value_of(f, below + 1);
       // Twice the midpoint, against twice v.
       const int shift = upper.exponent - lower.exponent;
@@ -88,36 +94,47 @@ inline Encoded encode_element(const ElementFormat& f, const Conversion& how, con
       }
       code = below + (up ? 1 : 0);
     }
-    if (code > max_code(f)) {
+    if (code > largest) {
       result.saturated = true;
-      code = keeps_finite(how.rounding) || moves_in(how.rounding, x.negative) ? max_code(f) : overflow;
+      code = keeps_finite(how.rounding) || moves_in(how.rounding, x.negative) ? largest : overflow;
     }
+    const Dyadic smallest_normal{1, min_exponent(f)};
+    if (how.subnormals == Subnormals::flush && compare(value_of(f, code), smallest_normal) < 0) code = 0;
   }
   const bool is_nan = classify(f, code) == CodeClass::nan;
-  if (x.negative && !is_nan && (code != 0 || has_negative_zero(f)))
+  if (x.negative && !is_nan && (code != 0 || negative_zero))
     code = f.signedness == Signedness::twos_complement ? (2 * sign_bit(f) - code) & (2 * sign_bit(f) - 1)
                                                        : code | sign_bit(f);
   result.code = code;
   return result;
 }
 
+// What amax is divided by.
+inline Dyadic divisor_of(const ElementFormat& f, const Conversion& how) {
+  if (how.divisor == 0) return value_of(f, max_code(f));
+  return unpack(std::bit_cast<std::uint32_t>(how.divisor), ieee_type(FloatType::fp32)).magnitude;
+}
+
 // Section 3 by search over exponents: floor(log2 amax), then what the rule compares.
-inline int choose_exponent(const ElementFormat& f, ScaleRule rule, Dyadic amax) {
+inline int choose_exponent(const ElementFormat& f, const Conversion& how, Dyadic amax) {
   int log2 = -1200;
   while (compare({1, log2 + 1}, amax) <= 0) ++log2;
-  const int floor_exponent = log2 - max_exponent(f);
+  int floor_exponent = log2 - max_exponent(f);
   bool promote = false;
-  switch (rule) {
+  switch (how.scale_rule) {
     case ScaleRule::floor:
     case ScaleRule::amax: break;
     case ScaleRule::ceil: promote = compare(amax, {1, log2}) > 0; break;
+    case ScaleRule::nearest: promote = compare(amax, {3, log2 - 1}) >= 0; break;
     case ScaleRule::rceil: {
-      const Dyadic top = value_of(f, max_code(f));
-      promote = compare(amax, {top.significand, top.exponent + floor_exponent}) > 0;
-      break;
+      // The least exponent under which the divisor is not below amax.
+      const Dyadic top = divisor_of(f, how);
+      int least = -1500;
+      while (compare(amax, {top.significand, top.exponent + least}) > 0) ++least;
+      return least;
     }
     case ScaleRule::even: {
-      const int m = top_fraction_bits(f);
+      const int m = how.even_bits < 0 ? top_fraction_bits(f) : how.even_bits;
       promote = compare(amax, {(std::uint64_t{1} << (m + 2)) - 1, log2 - m - 1}) >= 0;
       break;
     }

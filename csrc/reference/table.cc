@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "../kernel_table.h"
@@ -21,11 +22,14 @@ void store_bits(void* data, int bytes, std::int64_t index, std::uint64_t bits) {
   std::memcpy(static_cast<char*>(data) + index * bytes, &bits, static_cast<std::size_t>(bytes));
 }
 
-// One line of a tile: element offsets in memory.
+// One line of a tile: where it is, and element offsets in memory.
 struct Line {
-  std::int64_t origin, step, first, length, scale_origin, scale_step;
+  std::int64_t batch, line, first, length, origin, step;
 
   std::int64_t at(std::int64_t i) const { return origin + i * step; }
+  std::int64_t scale(const ScalePlane& plane, std::int64_t i) const {
+    return scale_index(plane, batch, line, first + i);
+  }
 };
 
 template <class Visit>
@@ -33,10 +37,8 @@ void for_lines(const Geometry& g, std::int64_t first_tile, std::int64_t last_til
   for (std::int64_t tile = first_tile; tile < last_tile; ++tile) {
     const auto [batch, line0, first] = place_of_tile(g, tile);
     for (std::int64_t l = line0; l < std::min(g.lines, line0 + g.tile_lines); ++l)
-      visit(tile, l - line0,
-            Line{batch * g.batch_stride + l * g.line_stride + first * g.step, g.step, first,
-                 std::min(g.tile_length, g.length - first), batch * g.scale_batch_stride + l * g.scale_line_stride,
-                 g.scale_step});
+      visit(Line{batch, l, first, std::min(g.tile_length, g.length - first),
+                 batch * g.batch_stride + l * g.line_stride + first * g.step, g.step});
   }
 }
 
@@ -93,84 +95,113 @@ std::vector<std::uint8_t> select_line(const std::vector<Unpacked>& line, const S
   return keep;
 }
 
+// What all levels together do to an element.
 struct Scale {
-  int exponent = 0;
-  float factor = 1;
-  std::uint32_t code = 0;  // of short float scales
+  int exponent = 0;  // of powers of two, micro-exponents included
+  float factor = 1;  // of float scales, the outer one included
   bool poisoned = false;
 };
 
-Scale given_scale(const QuantizeJob& job, std::int64_t index) {
-  Scale scale;
-  const ElementFormat& format = job.format.levels[0].format;
-  if (is_short_float_scale(format)) {
-    scale.code = static_cast<std::uint32_t>(load_bits(job.scales, code_bytes(format), index));
-    const Unpacked x = decode_code(format, scale.code);
-    scale.poisoned = x.nan;
-    scale.factor = to_float(x);
-  } else if (job.scale_kind == ScaleKind::floating) {
-    const auto bits = static_cast<std::uint32_t>(load_bits(job.scales, 4, index));
-    std::memcpy(&scale.factor, &bits, sizeof bits);
-    scale.poisoned = std::isnan(scale.factor);
-  } else {
-    const ElementFormat& f = job.format.levels[0].format;
-    const Unpacked x = decode_code(f, static_cast<std::uint32_t>(load_bits(job.scales, job.scale_bytes, index)));
-    scale.poisoned = x.nan;
-    scale.exponent = x.magnitude.exponent;
-  }
+// The scale below `outside` once a level's code is known.
+Scale inside(const BlockFormat& format, int l, Scale outside, std::uint32_t code) {
+  const ScaleLevel& level = format.levels[static_cast<std::size_t>(l)];
+  const Unpacked x =
+      is_float32(level.format) ? unpack(code, ieee_type(FloatType::fp32)) : decode_code(level.format, code);
+  Scale scale = outside;
+  scale.poisoned = outside.poisoned || x.nan;
+  if (!is_power_of_two_scale(level.format))
+    scale.factor = to_float(x) * outside.factor;
+  else
+    scale.exponent += level.combine == Combine::divide ? -x.magnitude.exponent : x.magnitude.exponent;
   return scale;
 }
 
-void put_scale(const QuantizeJob& job, std::int64_t index, const Scale& scale) {
-  if (job.scales == nullptr) return;
-  const ElementFormat& f = job.format.levels[0].format;
-  if (is_short_float_scale(f)) {
-    store_bits(job.scales, code_bytes(f), index, scale.poisoned && has_nan(f) ? nan_code(f) : scale.code);
-  } else if (job.scale_kind == ScaleKind::floating) {
-    const float value = scale.poisoned ? std::nanf("") : scale.factor;
-    std::uint32_t bits = 0;
-    std::memcpy(&bits, &value, sizeof bits);
-    store_bits(job.scales, 4, index, scale.poisoned ? nan_code(f) : bits);
-  } else {
-    std::uint32_t code = has_nan(f) ? nan_code(f) : 0;
-    if (!scale.poisoned) code = static_cast<std::uint32_t>(scale.exponent - min_exponent(f));
-    store_bits(job.scales, job.scale_bytes, index, code);
-  }
+// RN32(x / factor), or RN32(x * RN32(1 / factor)); where a factor is no positive number of float32, by the nearest one.
+Unpacked divided(const Unpacked& x, float factor, ScaleApply how = ScaleApply::divide) {
+  const float largest = std::numeric_limits<float>::max();
+  const float divisor = std::clamp(factor, std::nextafter(0.0F, 1.0F), largest);
+  if (how == ScaleApply::reciprocal) return from_float(to_float(x) * std::min(1 / divisor, largest));
+  return from_float(to_float(x) / divisor);
 }
 
-Scale computed_scale(const QuantizeJob& job, const std::vector<Unpacked>& block, Counts& counts) {
-  Scale scale;
+Dyadic largest_of(const std::vector<Unpacked>& line, std::int64_t start, std::int64_t count) {
   Dyadic amax;
-  for (const Unpacked& x : block) {
-    scale.poisoned = scale.poisoned || !x.finite();
+  for (std::int64_t i = start; i < start + count; ++i) {
+    const Unpacked& x = line[static_cast<std::size_t>(i)];
     if (x.finite() && compare(x.magnitude, amax) > 0) amax = x.magnitude;
   }
-  const ScaleLevel& level = job.format.levels[0];
-  if (scale.poisoned && !has_nan(level.format)) ++counts.refused;
-  if (job.scale_kind == ScaleKind::power_of_two) {
-    const int lowest = min_exponent(level.format) + job.conversion.scale_minimum;
-    const int highest = min_exponent(level.format) + static_cast<int>(max_code(level.format));
-    scale.exponent = lowest;
-    if (!scale.poisoned && amax.significand != 0)
-      scale.exponent =
-          std::clamp(choose_exponent(job.format.element, job.conversion.scale_rule, amax), lowest, highest);
-  } else if (!scale.poisoned && amax.significand != 0) {
-    const Dyadic top = value_of(job.format.element, max_code(job.format.element));
-    scale.factor = to_float({.magnitude = amax}) / to_float({.magnitude = top});
-    if (scale.factor == 0) scale.factor = std::nextafter(0.0F, 1.0F);
-    if (std::isinf(scale.factor)) ++counts.refused;
+  return amax;
+}
+
+// Section 4, step 2: the code of amax / Vmax, below `outer`.
+std::uint32_t float_scale_code(const QuantizeJob& job, Dyadic amax, float outer, Counts& counts) {
+  const ElementFormat& format = main_scale(job.format).format;
+  float quotient = 0;
+  if (amax.significand != 0) {
+    Dyadic top = divisor_of(job.format.element, job.conversion);
+    top.exponent += job.reach;
+    quotient = to_float({.magnitude = amax}) / (job.outer_divisor * to_float({.magnitude = top}));
+    if (has_outer_level(job.format)) quotient = quotient / outer;
+    if (quotient == 0) quotient = std::nextafter(0.0F, 1.0F);
+    if (std::isinf(quotient)) ++counts.refused;
   }
-  if (is_short_float_scale(level.format) && !scale.poisoned) {
-    // The codes around the quotient by search, then the smallest instead of zero.
-    const Unpacked quotient = amax.significand == 0 ? Unpacked{} : from_float(scale.factor);
-    const bool up = job.conversion.scale_rounding == ScaleRounding::up;
-    const Conversion how{.rounding = up ? Rounding::up : Rounding::nearest_even};
-    const auto least = static_cast<std::uint32_t>(std::max(1, job.conversion.scale_minimum));
-    scale.code = std::max(least, encode_element(level.format, how, quotient, 0, 0).code);
-    scale.factor = to_float(decode_code(level.format, scale.code));
+  if (is_float32(format)) {
+    const float scale = amax.significand == 0 ? 1.0F : quotient;
+    std::uint32_t bits = 0;
+    std::memcpy(&bits, &scale, sizeof bits);
+    return bits;
   }
-  if (!scale.poisoned && amax.significand == 0) ++counts.zero_blocks;
-  return scale;
+  // The codes around the quotient by search, then the smallest instead of zero.
+  const bool up = job.conversion.scale_rounding == ScaleRounding::up;
+  const Conversion how{.rounding = up ? Rounding::up : Rounding::nearest_even};
+  const auto least = static_cast<std::uint32_t>(std::max(1, job.conversion.scale_minimum));
+  if (amax.significand == 0 && job.zero_code != 0) return job.zero_code;
+  return std::max(least, encode_element(format, how, from_float(quotient), 0, 0).code);
+}
+
+// Section 3: the code of the power of two for amax.
+std::uint32_t power_scale_code(const QuantizeJob& job, Dyadic amax) {
+  const ElementFormat& format = main_scale(job.format).format;
+  const int lowest = min_exponent(format) + job.conversion.scale_minimum;
+  const int highest = min_exponent(format) + static_cast<int>(max_code(format));
+  int exponent = job.conversion.zero_scale < 0 ? lowest : min_exponent(format) + job.conversion.zero_scale;
+  if (amax.significand != 0)
+    exponent = std::clamp(choose_exponent(job.format.element, job.conversion, amax) - job.reach, lowest, highest);
+  return static_cast<std::uint32_t>(exponent - min_exponent(format));
+}
+
+// The code of the main level for a block that begins at `start`.
+std::uint32_t main_code(const QuantizeJob& job, const std::vector<Unpacked>& x, std::int64_t start, std::int64_t count,
+                        Scale outside, Counts& counts) {
+  const ElementFormat& format = main_scale(job.format).format;
+  bool poisoned = outside.poisoned;
+  for (std::int64_t i = start; i < start + count; ++i)
+    poisoned = poisoned || (!job.skip_nonfinite && !x[static_cast<std::size_t>(i)].finite());
+  if (poisoned) {
+    counts.refused += !has_nan(format);
+    return has_nan(format) ? nan_code(format) : 0;
+  }
+  const Dyadic amax = largest_of(x, start, count);
+  counts.zero_blocks += amax.significand == 0;
+  return job.scale_kind == ScaleKind::power_of_two ? power_scale_code(job, amax)
+                                                   : float_scale_code(job, amax, outside.factor, counts);
+}
+
+// The code of a micro-level for the part of a block that begins at `start`: among those that it has, the nearest to
+// what the rule wants for the largest element.
+std::uint32_t micro_code(const QuantizeJob& job, const std::vector<Unpacked>& x, std::int64_t start, std::int64_t count,
+                         int l, Scale outside) {
+  const ScaleLevel& level = job.format.levels[static_cast<std::size_t>(l)];
+  const bool floating = job.scale_kind == ScaleKind::floating;
+  Dyadic amax = outside.poisoned ? Dyadic{} : largest_of(x, start, count);
+  if (floating) amax = divided({.magnitude = amax}, outside.factor).magnitude;
+  if (outside.poisoned) return 0;
+  int shift = lowest_shift(level);
+  Conversion how = job.conversion;
+  if (floating) how.scale_rule = ScaleRule::floor;
+  if (amax.significand != 0)
+    shift = choose_exponent(job.format.element, how, amax) - reach_inside(job.format, l) - outside.exponent;
+  return code_of_shift(level, std::clamp(shift, lowest_shift(level), highest_shift(level)));
 }
 
 // The value of a code under its block's scale, in the result's type.
@@ -180,12 +211,17 @@ std::uint64_t decode_value(const ElementFormat& f, ScaleKind kind, const Scale& 
   Unpacked x = decode_code(f, code);
   if (scale.poisoned) x.nan = true;
   if (x.nan) return to.nan();
-  if (kind == ScaleKind::floating) x = from_float(to_float(x) * scale.factor);
+  int exponent = scale.exponent;
+  if (kind == ScaleKind::floating) {
+    x.magnitude.exponent += exponent;
+    exponent = 0;
+    x = from_float(to_float(x) * scale.factor);
+  }
   if (x.nan) return to.nan();
   const std::uint64_t sign = x.negative ? std::uint64_t{1} << (to.exponent_bits + to.mantissa_bits) : 0;
   if (x.infinite) return to.infinity() | sign;
   Fixed exact_value;
-  exact_value.add(x.magnitude.significand, x.magnitude.exponent + scale.exponent, false);
+  exact_value.add(x.magnitude.significand, x.magnitude.exponent + exponent, false);
   bool exact = true;
   const std::uint64_t bits = to_ieee(exact_value, to, false, exact);
   counts.inexact += !exact;
@@ -199,52 +235,81 @@ std::uint32_t random_of(const QuantizeJob& job, std::int64_t index) {
   return philox_word(job.philox, static_cast<std::uint64_t>(index)) >> (32 - job.conversion.random_bits);
 }
 
+// Input as it is quantized, but for what is no number.
+Unpacked prepared(const Prepare& how, Unpacked x) {
+  if (how.to_bf16 && x.finite()) {
+    const ElementFormat bf16{8, 7, 127, Specials::ieee};
+    const Encoded e = encode_element(bf16, {.overflow = Overflow::special}, x, 0, 0);
+    x = decode_code(bf16, e.code);
+  }
+  if (how.flush && x.finite() && compare(x.magnitude, {1, -126}) < 0) x.magnitude = {};
+  if (how.no_negative_zero && x.finite() && x.magnitude.significand == 0) x.negative = false;
+  return x;
+}
+
+Unpacked as_largest(Unpacked x) {
+  if (x.finite()) return x;
+  return {.negative = x.negative && !x.nan, .magnitude = {(1U << 24) - 1, 104}};
+}
+
 struct BlockResult {
   std::vector<std::uint32_t> codes;
   std::vector<Scale> scales;  // per element
 };
 
+// The scales above the elements of a line (or of the part of it that lies in a tile), level by level.
+std::vector<Scale> scale_line(const QuantizeJob& job, const Line& line, const std::vector<Unpacked>& x,
+                              Counts& counts) {
+  const auto size = static_cast<std::int64_t>(x.size());
+  std::vector<Scale> scales(x.size());
+  for (int l = 0; l < job.format.level_count; ++l) {
+    const ScalePlane& plane = job.planes[static_cast<std::size_t>(l)];
+    const bool main = l == main_level(job.format);
+    for (std::int64_t start = 0, end = 0; start < size; start = end) {
+      end = std::min(size, ((line.first + start) / plane.along + 1) * plane.along - line.first);
+      const Scale outside = scales[static_cast<std::size_t>(start)];
+      const std::int64_t index = line.scale(plane, start);
+      std::uint32_t code = 0;
+      if (plane.given) {
+        code = static_cast<std::uint32_t>(load_bits(plane.data, plane.bytes, index));
+      } else {
+        code = main ? main_code(job, x, start, end - start, outside, counts)
+                    : micro_code(job, x, start, end - start, l, outside);
+        if (plane.data != nullptr) store_bits(plane.data, plane.bytes, index, code);
+      }
+      Scale scale = inside(job.format, l, outside, code);
+      bool finite = true;
+      for (std::int64_t i = start; i < end; ++i) finite = finite && x[static_cast<std::size_t>(i)].finite();
+      if (main && !finite && !scale.poisoned && !job.skip_nonfinite) {
+        ++counts.refused;
+        scale.poisoned = true;
+      }
+      std::fill(scales.begin() + start, scales.begin() + end, scale);
+    }
+  }
+  return scales;
+}
+
 // All blocks of a line (or of the part of it that lies in a tile).
 BlockResult encode_line(const QuantizeJob& job, const Line& line, const std::vector<Unpacked>& x, Counts& counts) {
-  BlockResult result{std::vector<std::uint32_t>(x.size()), std::vector<Scale>(x.size())};
-  std::size_t end = 0;
-  for (std::size_t start = 0; start < x.size(); start = end) {
-    const std::int64_t block = (line.first + static_cast<std::int64_t>(start)) / job.geometry.block;
-    end = std::min(x.size(), static_cast<std::size_t>((block + 1) * job.geometry.block - line.first));
-    const std::vector<Unpacked> members(x.begin() + static_cast<std::ptrdiff_t>(start),
-                                        x.begin() + static_cast<std::ptrdiff_t>(end));
-    const std::int64_t index = line.scale_origin + block * line.scale_step;
-    Scale scale;
-    if (job.scale_kind != ScaleKind::none) {
-      const bool given = job.scale_source == ScaleSource::given;
-      scale = given ? given_scale(job, index) : computed_scale(job, members, counts);
-      if (!given) put_scale(job, index, scale);
-    }
-    bool finite = true;
-    for (const Unpacked& element : members) {
-      finite = finite && element.finite();
-      counts.nonfinite += !element.finite();
-    }
-    if (job.scale_kind != ScaleKind::none && !scale.poisoned && !finite) {
-      ++counts.refused;
-      scale.poisoned = true;
-    }
-    for (std::size_t i = start; i < end; ++i) {
-      result.scales[i] = scale;
-      if (scale.poisoned) continue;
-      Unpacked v = x[i];
-      if (job.scale_kind == ScaleKind::floating) v = from_float(to_float(v) / scale.factor);
-      Encoded e = encode_element(job.format.element, job.conversion, v, scale.exponent,
-                                 random_of(job, line.at(static_cast<std::int64_t>(i))));
-      if (v.infinite && x[i].finite()) e.saturated = true;  // x / s left float32: Inf saturates too
-      e.underflowed = (e.code & magnitude_mask(job.format.element)) == 0 &&
-                      classify(job.format.element, e.code) != CodeClass::nan && x[i].finite() &&
-                      x[i].magnitude.significand != 0;
-      result.codes[i] = e.code;
-      counts.saturated += e.saturated;
-      counts.underflowed += e.underflowed;
-      counts.refused += e.refused;
-    }
+  BlockResult result{std::vector<std::uint32_t>(x.size()), scale_line(job, line, x, counts)};
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const Scale& scale = result.scales[i];
+    counts.nonfinite += !x[i].finite();
+    counts.refused += !x[i].finite() && job.conversion.nonfinite == NonFinite::error;
+    if (scale.poisoned) continue;
+    const bool floating = job.scale_kind == ScaleKind::floating;
+    Unpacked v = floating ? divided(x[i], scale.factor, job.conversion.scale_apply) : x[i];
+    if (v.infinite && x[i].finite()) v = as_largest(v);  // x / s left float32: a large number
+    Encoded e = encode_element(job.format.element, job.conversion, v, scale.exponent,
+                               random_of(job, line.at(static_cast<std::int64_t>(i))));
+    const Unpacked made = decode_code(job.format.element, e.code);
+    e.underflowed =
+        made.finite() && made.magnitude.significand == 0 && x[i].finite() && x[i].magnitude.significand != 0;
+    result.codes[i] = e.code;
+    counts.saturated += e.saturated;
+    counts.underflowed += e.underflowed;
+    counts.refused += e.refused;
   }
   return result;
 }
@@ -253,7 +318,7 @@ void quantize(const QuantizeJob& job, std::int64_t first, std::int64_t last, Cou
   const bool narrow = job.scale_kind == ScaleKind::floating;
   const bool sparse = job.mask_source != MaskSource::dense;
   const ElementFormat& element = job.format.element;
-  for_lines(job.geometry, first, last, [&](std::int64_t, std::int64_t, const Line& line) {
+  for_lines(job.geometry, first, last, [&](const Line& line) {
     std::vector<Unpacked> x(static_cast<std::size_t>(line.length));
     std::vector<std::uint8_t> keep(x.size(), 1);
     for (std::size_t i = 0; i < x.size(); ++i) {
@@ -265,6 +330,12 @@ void quantize(const QuantizeJob& job, std::int64_t first, std::int64_t last, Cou
       if (job.mask_source == MaskSource::magnitude) keep = select_line(x, job.sparsity, false, counts.ties);
       for (std::size_t i = 0; i < x.size(); ++i)
         if (!keep[i]) x[i] = Unpacked{};
+    }
+    for (Unpacked& one : x) {
+      one = prepared(job.prepare, one);
+      if (!job.prepare.to_largest) continue;
+      counts.nonfinite += !one.finite();
+      one = as_largest(one);
     }
     BlockResult block = encode_line(job, line, x, counts);
     if (sparse && job.order == Order::quantize_first) {
@@ -292,21 +363,24 @@ void quantize(const QuantizeJob& job, std::int64_t first, std::int64_t last, Cou
 }
 
 void amax(const AmaxJob& job, std::int64_t first, std::int64_t last) noexcept {
-  for_lines(job.geometry, first, last, [&](std::int64_t tile, std::int64_t l, const Line& line) {
-    double top = 0;
+  for_lines(job.geometry, first, last, [&](const Line& line) {
+    double* to = job.largest + (line.batch * job.geometry.lines + line.line) * job.cells;
     for (std::int64_t i = 0; i < line.length; ++i) {
+      double& top = to[(line.first + i) / job.cell];
+      if (i % job.cell == 0) top = 0;
       if (job.mask_in != nullptr && !job.mask_in[line.at(i)]) continue;
-      const Unpacked x = read(job.input, job.input_type, line.at(i), job.narrow);
+      Unpacked x = prepared(job.prepare, read(job.input, job.input_type, line.at(i), job.narrow));
+      if (job.prepare.to_largest) x = as_largest(x);
+      if (job.skip_nonfinite && !x.finite()) continue;
       const double magnitude =
           x.finite() ? std::ldexp(static_cast<double>(x.magnitude.significand), x.magnitude.exponent) : HUGE_VAL;
       top = std::max(top, magnitude);
     }
-    job.partial[tile * job.geometry.tile_lines + l] = top;
   });
 }
 
 void select(const SelectJob& job, std::int64_t first, std::int64_t last, Counts& counts) noexcept {
-  for_lines(job.geometry, first, last, [&](std::int64_t, std::int64_t, const Line& line) {
+  for_lines(job.geometry, first, last, [&](const Line& line) {
     std::vector<Unpacked> x(static_cast<std::size_t>(line.length));
     for (std::size_t i = 0; i < x.size(); ++i)
       x[i] = read(job.input, job.input_type, line.at(static_cast<std::int64_t>(i)), false);
@@ -316,16 +390,14 @@ void select(const SelectJob& job, std::int64_t first, std::int64_t last, Counts&
 }
 
 void decode(const DecodeJob& job, std::int64_t first, std::int64_t last, Counts& counts) noexcept {
-  QuantizeJob scales;
-  scales.format = job.format;
-  scales.scale_kind = job.scale_kind;
-  scales.scales = const_cast<void*>(job.scales);
-  scales.scale_bytes = job.scale_bytes;
-  for_lines(job.geometry, first, last, [&](std::int64_t, std::int64_t, const Line& line) {
+  for_lines(job.geometry, first, last, [&](const Line& line) {
     for (std::int64_t i = 0; i < line.length; ++i) {
       Scale scale;
-      if (job.scale_kind != ScaleKind::none)
-        scale = given_scale(scales, line.scale_origin + (line.first + i) / job.geometry.block * line.scale_step);
+      for (int l = 0; l < job.format.level_count; ++l) {
+        const ScalePlane& plane = job.planes[static_cast<std::size_t>(l)];
+        const std::uint64_t code = load_bits(plane.data, plane.bytes, line.scale(plane, i));
+        scale = inside(job.format, l, scale, static_cast<std::uint32_t>(code));
+      }
       const auto code = static_cast<std::uint32_t>(load_bits(job.codes, job.code_bytes, line.at(i)));
       store_bits(job.values, bytes_of(job.values_type), line.at(i),
                  decode_value(job.format.element, job.scale_kind, scale, code, job.values_type, counts));

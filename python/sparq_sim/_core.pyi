@@ -47,14 +47,15 @@ class ScaleLevel:
     def __init__(
         self, *, format: ElementFormat = ..., along: int = ..., across: int = ..., combine: str = ...
     ) -> None: ...
+    def block_length(self, length: int) -> int: ...
+    def blocks_per_line(self, length: int) -> int: ...
     def to_dict(self) -> dict[str, Any]: ...
 
 class BlockFormat:
     element: ElementFormat
     levels: tuple[ScaleLevel, ...]
+    main_level: int
     def __init__(self, element: ElementFormat, levels: Sequence[ScaleLevel] = ...) -> None: ...
-    def block_length(self, length: int) -> int: ...
-    def blocks_per_line(self, length: int) -> int: ...
     def to_dict(self) -> dict[str, Any]: ...
 
 class Conversion:
@@ -66,6 +67,16 @@ class Conversion:
     scale_minimum: int
     stochastic: str
     random_bits: int
+    nonfinite: str
+    signed_zero: str
+    subnormals: str
+    input_subnormals: str
+    integer_range: str
+    preround: str
+    scale_apply: str
+    divisor: float
+    even_bits: int
+    zero_scale: int
     def __init__(
         self,
         *,
@@ -76,6 +87,16 @@ class Conversion:
         scale_minimum: int = ...,
         stochastic: str = ...,
         random_bits: int = ...,
+        nonfinite: str = ...,
+        signed_zero: str = ...,
+        subnormals: str = ...,
+        input_subnormals: str = ...,
+        integer_range: str = ...,
+        preround: str = ...,
+        scale_apply: str = ...,
+        divisor: float = ...,
+        even_bits: int = ...,
+        zero_scale: int = ...,
     ) -> None: ...
     def to_dict(self) -> dict[str, Any]: ...
 
@@ -139,6 +160,7 @@ def encode(
     x: _Array,
     x_type: str,
     shape: tuple[int, int, int],
+    rows: int,
     format: BlockFormat,
     conversion: Conversion,
     sparsity: Sparsity | None,
@@ -146,8 +168,8 @@ def encode(
     values: _Array | None,
     values_type: str,
     codes: _Array | None,
-    scales: _Array | None,
-    scales_given: bool,
+    scales: Sequence[_Array | None],
+    scales_given: Sequence[bool],
     mask_in: _Array | None,
     mask_out: _Array | None,
     count: bool,
@@ -158,8 +180,9 @@ def encode(
 def decode(
     *,
     codes: _Array,
-    scales: _Array | None,
+    scales: Sequence[_Array | None],
     shape: tuple[int, int, int],
+    rows: int,
     format: BlockFormat,
     values: _Array,
     values_type: str,

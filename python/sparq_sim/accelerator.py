@@ -66,7 +66,7 @@ class Accelerator:
         for name, operand in (("weights", weights), ("activations", activations)):
             # Scales that vary along K: every power of two per block, and float scales of blocks within a row.
             scaled = operand.scale_kind == "power_of_two" or (
-                operand.scale_kind == "float" and isinstance(operand.block, int)
+                operand.scale_kind == "float" and not isinstance(operand.block, str)
             )
             try:
                 _core.check_operands(self.path, operand.element, operand.element, scaled)

@@ -16,8 +16,9 @@ from rich.table import Table
 
 import sparq_sim as sq
 from sparq_sim import files, ranking_plot
+from sparq_sim._core import ScaleLevel
 from sparq_sim.compare import snr_db
-from sparq_sim.formats import Element, Format, Spec
+from sparq_sim.formats import Element, Format, Spec, block_text
 from sparq_sim.rank import rank_tensors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=sq.__doc__)
@@ -34,9 +35,11 @@ def _print_json(data: Any) -> None:
 
 
 def _scale_text(format_: Format) -> str:
-    if not format_.levels:
-        return "none"
-    record = format_.levels[-1].format
+    return " + ".join(_level_text(level) for level in format_.levels) or "none"
+
+
+def _level_text(level: ScaleLevel) -> str:
+    record = level.format
     name = next((e.name for e in sq.elements().values() if e.record == record), None)
     return name or f"2^X, {record.exponent_bits} bits"
 
@@ -46,7 +49,7 @@ def _format_row(format_: Format) -> dict[str, Any]:
     return {
         "name": format_.name,
         "element": next(e.name for e in sq.elements().values() if e.record == format_.element),
-        "block": format_.block,
+        "block": block_text(format_.block) if isinstance(format_.block, tuple) else format_.block,
         "scale": _scale_text(format_),
         "bits_per_element": format_.bits_per_element(),
         "scale_rule": conversion.scale_rule if format_.levels else None,

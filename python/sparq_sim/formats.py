@@ -13,7 +13,6 @@ import numpy as np
 
 from sparq_sim import _core
 from sparq_sim._core import BlockFormat, Conversion, Datapath, ElementFormat, ScaleLevel, Sparsity
-from sparq_sim.arrays import Array
 
 #: Version of the JSON that `Spec.to_json` writes; others are refused.
 SPEC_VERSION = 1
@@ -22,6 +21,7 @@ _WHOLE = 0  # block extent: all of the axis
 _WORDS: Mapping[str, tuple[str, ...]] = _core.words
 _CONVERSION_CHOICES = tuple(Conversion.fields)
 _CHOICES = ("block", "ties", *_CONVERSION_CHOICES)
+_DEFAULTS: Mapping[str, Any] = Conversion().to_dict()
 # Choices that only stochastic rounding reads.
 _STOCHASTIC = ("stochastic", "random_bits")
 
@@ -80,49 +80,47 @@ class Format:
         return BlockFormat(self.element, self.levels)
 
     @property
-    def block(self) -> int | str | None:
-        """Elements under one scale: a count, ``"row"``, ``"tensor"``, or None without scales."""
-        if not self.levels:
+    def main(self) -> ScaleLevel | None:
+        """The level whose scales are those of blocks; None without scales."""
+        return self.levels[self.block_format.main_level] if self.levels else None
+
+    @property
+    def block(self) -> int | str | tuple[int, int] | None:
+        """Elements under one scale of the main level: a count along a line, (lines, elements of each), ``"row"``,
+        ``"tensor"``, or None without scales."""
+        level = self.main
+        if level is None:
             return None
-        level = self.levels[-1]
-        if level.along != _WHOLE:
-            return level.along
-        return "row" if level.across == 1 else "tensor"
+        if level.along == _WHOLE:
+            return "tensor" if level.across == _WHOLE else "row" if level.across == 1 else (level.across, _WHOLE)
+        return level.along if level.across == 1 else (level.across, level.along)
 
     @property
     def scale_kind(self) -> str:
-        """``"none"``, ``"power_of_two"`` or ``"float"``."""
-        if not self.levels:
+        """``"none"``, ``"power_of_two"`` or ``"float"``: of the main level."""
+        level = self.main
+        if level is None:
             return "none"
-        return "power_of_two" if self.levels[-1].format.is_power_of_two_scale else "float"
+        return "power_of_two" if level.format.is_power_of_two_scale else "float"
 
     @property
     def has_scale_codes(self) -> bool:
-        """Whether scales are stored as codes; else they are float32 numbers (or there are none)."""
-        return bool(self.levels) and self.levels[-1].format.code_bytes < 4
+        """Whether the scales of blocks are stored as codes; else they are float32 numbers (or there are none)."""
+        return self.main is not None and self.main.format.code_bytes < 4
 
-    @property
-    def scale_dtype(self) -> np.dtype[Any]:
-        """Of stored scales: float32, or unsigned codes."""
-        return np.dtype(f"uint{8 * self.levels[-1].format.code_bytes}") if self.has_scale_codes else np.dtype("float32")
-
-    def scale_values(self, scales: Array) -> Array:
-        """Float scales as float32 numbers."""
-        if not self.has_scale_codes:
-            return scales
-        record = self.levels[-1].format
-        values = [record.value(code) for code in range(1 << record.code_bits)]
-        return np.array(values, np.float32)[scales]
-
-    def bits_per_element(self, length: int | None = None) -> float:
-        """Bits of codes and scales per element of a line of `length` elements (default: without ragged blocks; scales
-        per row or tensor then count nothing)."""
+    def bits_per_element(self, length: int | None = None, lines: int | None = None) -> float:
+        """Bits of codes and scales per element of `lines` lines of `length` elements (default: without ragged blocks;
+        scales per row or tensor then count nothing)."""
         bits = float(self.element.code_bits)
         for level in self.levels:
-            if level.along != _WHOLE and length is None:
-                bits += _scale_bits(level) / level.along
-            elif length:
-                bits += _scale_bits(level) * self.block_format.blocks_per_line(length) / length
+            size, across = _scale_bits(level), level.across
+            if length is None:
+                bits += size / (level.along * across) if level.along != _WHOLE else 0.0
+            elif length and lines != 0:
+                spanned: float = across if across > 1 else 1
+                if lines is not None:
+                    spanned = lines if across == _WHOLE else lines / -(-lines // max(1, across))
+                bits += size * level.blocks_per_line(length) / (length * spanned)
         return bits
 
 
@@ -154,7 +152,7 @@ class Spec:
     def __str__(self) -> str:
         parts = [self.format.name]
         if self.format.block is not None:
-            parts.append(f"block={self.format.block}")
+            parts.append(f"block={block_text(self.format.block)}")
         chosen = self._said()
         if self.format.scale_kind == "none":
             chosen.pop("scale_rule")
@@ -168,14 +166,12 @@ class Spec:
     def _said(self) -> dict[str, Any]:
         """The choices of the conversion that mean something."""
         chosen: dict[str, Any] = self.conversion.to_dict()
-        if self.format.scale_kind != "float" or not self.format.has_scale_codes:
-            chosen.pop("scale_rounding")
-        if self.conversion.scale_minimum == 0:
-            chosen.pop("scale_minimum")
-        if self.conversion.rounding != "stochastic":
-            for name in _STOCHASTIC:
-                chosen.pop(name)
-        return chosen
+        wanted = {"rounding", "overflow", "scale_rule"}
+        if self.format.scale_kind == "float" and self.format.has_scale_codes:
+            wanted.add("scale_rounding")
+        if self.conversion.rounding == "stochastic":
+            wanted.update(_STOCHASTIC)
+        return {name: word for name, word in chosen.items() if name in wanted or word != _DEFAULTS[name]}
 
     def to_json(self) -> str:
         """One line of JSON with sorted keys.
@@ -342,21 +338,36 @@ def parse_sparsity(pattern: str | Sparsity | None, ties: str | None = None) -> S
     return record
 
 
-def _with_block(base: Format, block: int | str) -> Format:
-    if not base.levels:
+def block_text(block: int | str | tuple[int, int] | None) -> str:
+    """A block's extents for people: ``32``, ``row``, ``16x16`` (lines x elements of each)."""
+    return "x".join(map(str, block)) if isinstance(block, tuple) else str(block)
+
+
+def _extent(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, (int, np.integer)) and bool(1 <= value < 2**31)
+
+
+def _with_block(base: Format, block: object) -> Format:
+    """The format with other blocks: those of its main level."""
+    if base.main is None:
         raise ValueError(f"block={block!r}: {base.name} has no scales")
-    extents = {"row": (_WHOLE, 1), "tensor": (_WHOLE, _WHOLE)}
-    if isinstance(block, str):
-        if block not in extents:
-            raise ValueError(f"block={block!r}: needed a positive integer below 2^31, 'row' or 'tensor'")
-        along, across = extents[block]
-    elif isinstance(block, bool) or not isinstance(block, (int, np.integer)) or block < 1 or block >= 2**31:
-        raise ValueError(f"block={block!r}: needed a positive integer below 2^31, 'row' or 'tensor'")
+    words = {"row": (_WHOLE, 1), "tensor": (_WHOLE, _WHOLE)}
+    match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", block) if isinstance(block, str) else None
+    if match is not None:
+        block = (int(match[1]), int(match[2]))
+    if isinstance(block, str) and block in words:
+        along, across = words[block]
+    elif _extent(block):
+        along, across = int(block), 1  # type: ignore[call-overload]
+    elif isinstance(block, (tuple, list)) and len(block) == 2 and all(map(_extent, block)):
+        across, along = map(int, block)
     else:
-        along, across = int(block), 1
-    inner = base.levels[-1]
-    level = ScaleLevel(format=inner.format, along=along, across=across, combine=inner.combine)
-    return replace(base, levels=(*base.levels[:-1], level))
+        raise ValueError(
+            f"block={block!r}: needed a positive integer below 2^31, 'row' or 'tensor', or (lines, elements) of a tile"
+        )
+    at = base.block_format.main_level
+    level = ScaleLevel(format=base.main.format, along=along, across=across, combine=base.main.combine)
+    return replace(base, levels=(*base.levels[:at], level, *base.levels[at + 1 :]))
 
 
 def spec(
@@ -374,9 +385,11 @@ def spec(
         axis: the reduction axis, along which blocks and N:M groups run; default -1.
         sparsity: ``"N:M"`` or None.
         order: ``"sparsify_first"`` (default) or ``"quantize_first"``.
-        choices: ``block`` (elements, ``"row"`` or ``"tensor"``), ``rounding``, ``overflow``, ``scale_rule``,
-            ``scale_rounding``, ``scale_minimum`` (a scale code), ``ties``, ``stochastic``, ``random_bits`` (1 to 22);
-            the words are in `conversions()`, their meaning in docs/numerics.md.
+        choices: ``block`` (elements, ``"row"``, ``"tensor"``, or (lines, elements) of a tile), ``ties``, and every
+            field of `Conversion`: ``rounding``, ``overflow``, ``scale_rule``, ``scale_rounding``, ``scale_minimum``
+            and ``zero_scale`` (scale codes), ``divisor``, ``even_bits``, ``scale_apply``, ``nonfinite``,
+            ``signed_zero``, ``subnormals``, ``input_subnormals``, ``integer_range``, ``preround``, ``stochastic``,
+            ``random_bits`` (1 to 22). The words are in `conversions()`, their meaning in docs/numerics.md.
 
     Raises:
         ValueError: an unknown name or word, or a combination that means nothing, with the reason.
@@ -401,8 +414,9 @@ def spec(
     if choices.get("block") is not None:
         record = _with_block(record, choices["block"])
     chosen = {name: choices[name] for name in _CONVERSION_CHOICES if choices.get(name) is not None}
-    if "scale_rule" in chosen and not record.levels:
-        raise ValueError(f"scale_rule={chosen['scale_rule']!r}: {record.name} has no scales")
+    for name in ("scale_rule", "divisor", "even_bits"):
+        if name in chosen and not record.levels:
+            raise ValueError(f"{name}={chosen[name]!r}: {record.name} has no scales")
     if chosen:
         record = replace(record, conversion=Conversion(**{**record.conversion.to_dict(), **chosen}))
     for name in _STOCHASTIC:

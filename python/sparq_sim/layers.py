@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from sparq_sim._core import Datapath
+from sparq_sim._core import Datapath, ElementFormat
 from sparq_sim.accelerator import Accelerator
 from sparq_sim.arrays import Array, float_name, is_torch, to_numpy
-from sparq_sim.formats import Spec
-from sparq_sim.matmul import Operand, block_ends, exact_float, multiply
+from sparq_sim.formats import Spec, block_text
+from sparq_sim.matmul import Operand, line_scales_of, multiply, scaled_operand
 from sparq_sim.quantize import emulate, encode
+from sparq_sim.scales import LineScales, spans_lines
 from sparq_sim.sparsify import sparsify
 from sparq_sim.tensor import BlockTensor
 
@@ -78,51 +80,25 @@ def _encode_rows(x: Array, spec: Spec, taps: int) -> BlockTensor:
     return encode(x, dense, axis=-1, mask=mask.reshape(x.shape), order=spec.order)
 
 
-@dataclass(frozen=True)
-class _Coded:
-    """A tensor of lines [..., C] in codes, with one scale per segment of a line."""
-
-    codes: Array
-    """[..., C]."""
-    scales: Array | None
-    """[..., segments], or None; a float scale of the tensor is in `tensor_scale`."""
-    block: int
-    """Elements of a line under one scale; 0 without such scales."""
-    tensor_scale: float | None
-    spec: Spec
-
-    @classmethod
-    def of(cls, tensor: BlockTensor) -> _Coded:
-        format_, scales = tensor.format, tensor.scales
-        if scales is None:
-            return cls(tensor.codes, None, 0, None, tensor.spec)
-        scales = format_.scale_values(scales) if format_.scale_kind == "float" else scales
-        if format_.block == "tensor":
-            if format_.scale_kind == "float":
-                return cls(tensor.codes, None, 0, exact_float(scales), tensor.spec)
-            scales = np.ascontiguousarray(np.broadcast_to(scales, (*tensor.shape[:-1], 1)))
-        return cls(tensor.codes, scales, format_.block_format.block_length(tensor.shape[-1]), None, tensor.spec)
-
-    @property
-    def padding_scale(self) -> float:
-        """A scale for padding, whose codes are zero: any number will do."""
-        return 1.0 if self.spec.format.scale_kind == "float" else 0
-
-    def operand(self, codes: Array, scales: Array | None, lines: int) -> Operand:
-        """Rows of `lines` lines each as an operand of a product."""
-        element = self.spec.format.element
-        if scales is None:
-            return Operand(codes, element, tensor_scale=self.tensor_scale)
-        length = codes.shape[1] // lines
-        ends = block_ends(length, self.block, lines)
-        if self.spec.format.scale_kind == "float":
-            return Operand(codes, element, float_scales=scales, segment_end=ends)
-        return Operand(codes, element, scale=self.spec.format.levels[-1].format, block_scales=scales, segment_end=ends)
+def _each(scales: LineScales | None, change: Callable[[Array, Any], Array]) -> LineScales | None:
+    """Scales whose arrays went through `change`, which gets a scale for padding too: its codes are zero, so any number
+    will do."""
+    if scales is None:
+        return None
+    return replace(
+        scales,
+        codes=None if scales.codes is None else change(scales.codes, 0),
+        factors=None if scales.factors is None else change(scales.factors, 1.0),
+    )
 
 
-def _rows(scales: Array | None, rows: int) -> Array | None:
-    """Scales as [rows, segments]; zero rows have zero segments."""
-    return None if scales is None else np.ascontiguousarray(scales.reshape(rows, scales.size // max(1, rows)))
+def _operand(
+    codes: Array, element: ElementFormat, scales: LineScales | None, shape: tuple[int, int], lines: int
+) -> Operand:
+    """Codes as [rows, K], with `lines` lines in a row; zero rows have zero segments."""
+    rows = shape[0]
+    flat = _each(scales, lambda plane, _: np.ascontiguousarray(plane.reshape(rows, plane.size // max(1, rows))))
+    return scaled_operand(codes.reshape(shape), element, flat, lines)
 
 
 class MachineLayer:
@@ -135,6 +111,12 @@ class MachineLayer:
         self.accelerator = accelerator
         self.window = window
         self.weight_shape = weight.shape
+        for spec in (accelerator.weight_spec, accelerator.activation_spec):
+            if window is not None and spans_lines(spec.format):
+                raise ValueError(
+                    f"{spec.format.name}: blocks of {block_text(spec.format.block)} span lines, and those of a "
+                    "convolution lie along the channels of a tap: use it for linear layers"
+                )
         lines = (
             weight[:, None, :]
             if window is None
@@ -154,7 +136,7 @@ class MachineLayer:
             self.weight_spec != accelerator.weight_spec or self.activation_spec != accelerator.activation_spec
         )
         self._weight_lines = int(lines.shape[1])
-        rows = np.ascontiguousarray(lines)
+        rows = np.ascontiguousarray(lines if window is not None else weight)
         self._row_scaled = self.weight_spec.format.block == "row"
         if self._row_scaled:
             # A scale per output channel spans all taps.
@@ -170,9 +152,9 @@ class MachineLayer:
     @cached_property
     def _weight_operand(self) -> Operand:
         """[out, K]; the rows of a group are neighbours."""
-        coded, rows = _Coded.of(self.weight), self.weight_shape[0]
-        codes, scales = self.weight.codes.reshape(rows, self.k), _rows(coded.scales, rows)
-        return coded.operand(codes, scales, 1 if self._row_scaled else self._weight_lines)
+        weight, lines = self.weight, 1 if self._row_scaled else self._weight_lines
+        shape = (self.weight_shape[0], self.k)
+        return _operand(weight.codes, weight.format.element, line_scales_of(weight), shape, lines)
 
     def _lines(self, x: Array) -> Array:
         """Activations as lines along the reduction axis: [T, K], or pixels [N, H, W, G, C]."""
@@ -248,9 +230,9 @@ class MachineLayer:
             threads: threads to use; default by size.
         """
         path = self.accelerator.path if path is None else path
-        coded = _Coded.of(tensor)
+        scales = line_scales_of(tensor)
         if self.window is None:
-            left = coded.operand(tensor.codes, coded.scales, 1)
+            left = scaled_operand(tensor.codes, tensor.format.element, scales, 1)
             out = multiply(left, self._weight_operand, path, bias=bias, threads=threads)
             return self._round(out.reshape(*shape[:-1], out.shape[1]))
         rows, columns = self.window.output_size(shape[2], shape[3])
@@ -258,25 +240,22 @@ class MachineLayer:
         step = max(1, _GATHER_LIMIT // max(1, rows * columns * self.k * self.window.groups))
         for first in range(0, shape[0], step):
             part = slice(first, min(first + step, shape[0]))
-            left = self._window_operand(tensor, coded, part, rows * columns)
+            left = self._window_operand(tensor, scales, part, rows * columns)
             out = multiply(left, self._weight_operand, path, bias=bias, groups=self.window.groups, threads=threads)
             result[part] = out.reshape(result[part].shape)
         return self._round(np.ascontiguousarray(result.transpose(0, 3, 1, 2)))
 
-    def _window_operand(self, tensor: BlockTensor, coded: _Coded, part: slice, positions: int) -> Operand:
+    def _window_operand(self, tensor: BlockTensor, scales: LineScales | None, part: slice, positions: int) -> Operand:
         """The windows of some images, [G * M, K]."""
         assert self.window is not None
+        window, span = self.window, slice(part.start * positions, part.stop * positions)
         if self.windowed:
-            span = slice(part.start * positions, part.stop * positions)
-            codes = np.ascontiguousarray(tensor.codes[:, span])
-            scales = None if coded.scales is None else np.ascontiguousarray(coded.scales[:, span])
-            lines = 1
+            codes, gathered = np.ascontiguousarray(tensor.codes[:, span]), _each(scales, lambda s, _: s[:, span])
         else:
-            codes = self.window.gather(tensor.codes[part], 0)
-            scales = None if coded.scales is None else self.window.gather(coded.scales[part], coded.padding_scale)
-            lines = self.taps
-        rows = self.window.groups * (part.stop - part.start) * positions
-        return coded.operand(codes.reshape(rows, self.k), _rows(scales, rows), lines)
+            codes = window.gather(tensor.codes[part], 0)
+            gathered = _each(scales, lambda plane, padding: window.gather(plane[part], padding))
+        rows = window.groups * (part.stop - part.start) * positions
+        return _operand(codes, tensor.format.element, gathered, (rows, self.k), 1 if self.windowed else self.taps)
 
     def _round(self, out: Array) -> Array:
         spec = self.accelerator.output_spec
@@ -286,7 +265,7 @@ class MachineLayer:
         """Segments of K between rounding steps of a block datapath, at most."""
 
         def per_line(spec: Spec) -> int:
-            return spec.format.block_format.blocks_per_line(self.line_length) if spec.format.levels else 1
+            return spec.format.levels[-1].blocks_per_line(self.line_length) if spec.format.levels else 1
 
         lines = 1 if self.windowed else self.taps
         return lines * (per_line(self.weight_spec) + per_line(self.activation_spec))

@@ -17,9 +17,9 @@ from sparq_sim.arrays import (
     positive_finite_or_nan,
     thread_argument,
     to_numpy,
-    widened,
 )
 from sparq_sim.formats import Machine, elements, find_datapath, find_element
+from sparq_sim.scales import LineScales, exact_float, line_scales
 from sparq_sim.tensor import BlockTensor
 
 #: Low-precision dtypes (NumPy, ml_dtypes, torch) and the element that each of their codes is.
@@ -98,20 +98,29 @@ def operand_from_tensor(tensor: BlockTensor, what: str) -> Operand:
         raise ValueError(f"{what}: shape {tensor.shape}; {_SHAPES}")
     if tensor.axis != 1:
         raise ValueError(f"{what}: blocks run along axis {tensor.axis}, and K is axis 1; {_SHAPES}")
-    element, format_ = tensor.format.element, tensor.format
-    if not format_.levels:
-        return Operand(tensor.codes, element)
-    assert tensor.scales is not None
-    level, k = format_.levels[-1], tensor.shape[1]
-    scales = format_.scale_values(tensor.scales) if format_.scale_kind == "float" else tensor.scales
-    ends = block_ends(k, format_.block_format.block_length(k))
-    if format_.scale_kind == "float" and format_.block == "tensor":
-        return Operand(tensor.codes, element, tensor_scale=exact_float(scales))
-    if format_.block == "tensor":
-        scales = np.ascontiguousarray(np.broadcast_to(scales, (tensor.shape[0], 1)))
-    if format_.scale_kind == "float":
-        return Operand(tensor.codes, element, float_scales=scales, segment_end=ends)
-    return Operand(tensor.codes, element, scale=level.format, block_scales=scales, segment_end=ends)
+    return scaled_operand(tensor.codes, tensor.format.element, line_scales_of(tensor), 1)
+
+
+def line_scales_of(tensor: BlockTensor) -> LineScales | None:
+    """The scales of a tensor whose blocks run along its last axis."""
+    return line_scales(tensor.format, tensor.scale_planes, tensor.shape)
+
+
+def scaled_operand(codes: Array, element: ElementFormat, scales: LineScales | None, lines: int) -> Operand:
+    """[rows, K] codes and their scales [rows, segments]; a row is `lines` lines of blocks one after the other."""
+    if scales is None:
+        return Operand(codes, element)
+    if scales.codes is None and scales.factors is None:
+        return Operand(codes, element, tensor_scale=scales.tensor_scale)
+    return Operand(
+        codes,
+        element,
+        scale=scales.record,
+        block_scales=scales.codes,
+        segment_end=block_ends(codes.shape[1] // lines, scales.block, lines),
+        float_scales=scales.factors,
+        tensor_scale=scales.tensor_scale,
+    )
 
 
 def _operand(
@@ -162,11 +171,6 @@ def _scale_value(value: float, what: str) -> float:
     if rounded or scale is None or not positive_finite_or_nan(scale) or bool(np.isnan(scale[0])):
         raise ValueError(f"{what}_tensor_scale={value!r}: needed a positive finite number that float32 holds exactly")
     return exact_float(scale)
-
-
-def exact_float(scale: Array) -> float:
-    """The one float32 number of an array as a Python float, whatever the float state does to subnormals."""
-    return float(widened(scale.reshape(1))[0])
 
 
 def _with_scales(operand: Operand, scales: object, what: str) -> Operand:

@@ -12,6 +12,7 @@ from sparq_sim.arrays import Array, Source, extents, widened
 from sparq_sim.events import Events
 from sparq_sim.formats import Spec
 from sparq_sim.quantize import emulate, encode
+from sparq_sim.scales import lines_together, spans_lines
 
 #: Elements of a piece: what bounds the memory. Depends on nothing but the shape, so neither do sums on threads.
 PIECE = 1 << 18
@@ -127,15 +128,24 @@ class Lines:
     """
 
     def __init__(self, tensor: Source, axis: int, specs: Sequence[Spec]) -> None:
+        """`specs` either all have blocks that span lines, or none has."""
+        spanned = [level.across for spec in specs for level in spec.format.levels if level.across > 1]
+        if spanned:
+            tensor = lines_together(tensor, tensor.order[axis])
+            axis = tensor.data.ndim - 1
         self.dtype = tensor.dtype
         self.data = tensor.data.reshape(extents(tensor.data.shape, axis))
         outer, length, inner = self.data.shape
-        blocks = [spec.format.block for spec in specs]
+        #: Neighbouring lines that a block can span; they lie in `outer`.
+        self.rows = tensor.data.shape[-2] if spanned and tensor.data.ndim > 1 else outer
+        blocks = [level.along for spec in specs for level in spec.format.levels if level.along > 0]
         groups = [spec.sparsity.group for spec in specs if spec.sparsity is not None]
-        step = math.lcm(1, *groups, *(block for block in blocks if isinstance(block, int)))
+        step = math.lcm(1, *groups, *blocks)
         along = min(length, max(1, PIECE // max(1, min(inner, _RUN)) // step) * step)
         across = min(inner, max(1, PIECE // max(1, along)))
-        self.steps = (max(1, PIECE // max(1, along * across)), max(1, along), max(1, across))
+        line_step = math.lcm(1, *spanned)
+        lines = max(1, PIECE // max(1, along * across) // line_step) * line_step
+        self.steps = (lines, max(1, along), max(1, across))
         self.lines_are_cut = along < length
         # One per line only where lines are cut: then they are few.
         self.magnitudes = np.zeros((outer, 1, inner) if self.lines_are_cut else (1, 1, 1), self._unsigned())
@@ -149,10 +159,12 @@ class Lines:
         if self.data.size == 0:
             return
         lines, along, across = self.steps
-        for o in range(0, outer, lines):
-            for i in range(0, inner, across):
-                for k in range(0, length, along):
-                    yield slice(o, o + lines), slice(k, k + along), slice(i, i + across)
+        for start in range(0, outer, max(1, self.rows)):
+            end = start + self.rows
+            for o in range(start, end, lines):
+                for i in range(0, inner, across):
+                    for k in range(0, length, along):
+                        yield slice(o, min(o + lines, end)), slice(k, k + along), slice(i, i + across)
 
     def piece(self, box: Box) -> Array:
         """The floats of a piece, bfloat16 as float32."""
@@ -174,16 +186,21 @@ class Lines:
             np.maximum(place, bits.max(axis=1 if self.lines_are_cut else None, keepdims=True), out=place)
 
     def wide_scales(self, spec: Spec) -> Array | None:
-        """The scales that do not fit into a piece: of the tensor, or of rows if lines are cut; else None."""
-        if spec.format.block == "tensor":
-            return encode(self._floats(self.magnitudes.max(keepdims=True)), spec, axis=1).scales
-        if spec.format.block == "row" and self.lines_are_cut:
-            return encode(self._floats(self.magnitudes), spec, axis=1).scales
+        """The outermost scales where they do not fit into a piece: of the tensor, or of rows if lines are cut; else
+        None."""
+        if not spec.format.levels or spec.format.levels[0].along != 0:
+            return None
+        if spec.format.levels[0].across == 0:
+            return encode(self._floats(self.magnitudes.max(keepdims=True)), spec, axis=1).scale_planes[0]
+        if self.lines_are_cut:
+            return encode(self._floats(self.magnitudes), spec, axis=1).scale_planes[0]
         return None
 
-    def scales_of(self, scales: Array | None, box: Box) -> Array | None:
+    def scales_of(self, scales: Array | None, box: Box) -> list[Array] | None:
         """The part of `wide_scales` for a piece."""
-        return scales if scales is None or scales.size == 1 else scales[box[0], :, box[2]]
+        if scales is None:
+            return None
+        return [scales if scales.size == 1 else scales[box[0], :, box[2]]]
 
 
 def measure(tensors: Sequence[tuple[str, Source, int]], tallies: Sequence[Tally], threads: int | None) -> Exponents:
@@ -199,13 +216,21 @@ def measure(tensors: Sequence[tuple[str, Source, int]], tallies: Sequence[Tally]
     """
     exponents = Exponents()
     able = [tally for tally in tallies if not tally.refusal]
-    lines = [Lines(tensor, axis, [tally.spec for tally in able]) for _, tensor, axis in tensors]
+    along = [tally for tally in able if not spans_lines(tally.spec.format)]
+    tiled = [tally for tally in able if spans_lines(tally.spec.format)]
+    lines = [Lines(tensor, axis, [tally.spec for tally in along]) for _, tensor, axis in tensors]
     for line in lines:
         line.survey(exponents)
     shrink = 2.0 ** -exponents.unit()
-    for (name, _, _), line in zip(tensors, lines, strict=True):
-        if line.data.size:
-            _measure_one(f"{name}: " if name else "", line, able, shrink, threads)
+    for (name, tensor, axis), line in zip(tensors, lines, strict=True):
+        if not line.data.size:
+            continue
+        prefix = f"{name}: " if name else ""
+        _measure_one(prefix, line, along, shrink, threads)
+        if tiled:
+            tiles = Lines(tensor, axis, [tally.spec for tally in tiled])
+            tiles.survey(Exponents())
+            _measure_one(prefix, tiles, tiled, shrink, threads)
     return exponents
 
 

@@ -8,27 +8,25 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sparq_sim import _core
-from sparq_sim._core import ElementFormat
 from sparq_sim.arrays import (
     Array,
     Source,
-    as_float32_exactly,
     bits_view,
     dtype_name,
     extents,
     float_name,
     is_torch,
     like,
-    positive_finite_or_nan,
+    normal_axis,
     source,
     thread_argument,
     to_numpy,
-    widened,
 )
 from sparq_sim.events import Events
-from sparq_sim.formats import Format, Spec, checked_order, spec
+from sparq_sim.formats import Format, Spec, block_text, checked_order, spec
 from sparq_sim.random import Philox
-from sparq_sim.tensor import BlockTensor, inexact_policy, raise_inexact
+from sparq_sim.scales import given_scales, level_dtype, line_rows, lines_together, scale_shape, spans_lines
+from sparq_sim.tensor import BlockTensor, inexact_policy, raise_inexact, stored_scales
 
 T = TypeVar("T")
 
@@ -40,18 +38,27 @@ class _Job:
     x: Source
     spec: Spec
     axis: int
-    shape: tuple[int, int, int]
     mask: Array | None
-    scales: Array | None  # given ones
+    scales: list[Array | None]  # given ones, a level each
     random: Array | Philox | None
 
     @property
     def format(self) -> Format:
         return self.spec.format
 
-    def scale_shape(self) -> tuple[int, ...]:
-        """Of the scales, in memory order."""
-        return _scale_shape(self.format, self.x.data.shape, self.axis)
+    @property
+    def gives_scales(self) -> bool:
+        return any(plane is not None for plane in self.scales)
+
+    def empty_scales(self) -> list[Array]:
+        """Scales of every level in memory order: given ones, or ones to be written."""
+        shape = self.x.shape or (1,)
+        planes = []
+        for level, given in zip(self.format.levels, self.scales, strict=True):
+            extents_ = scale_shape(level, shape, normal_axis(self.spec.axis, len(shape)))
+            ordered = tuple(extents_[i] for i in self.x.order)
+            planes.append(np.ones(ordered, level_dtype(level)) if given is None else given.copy())
+        return planes
 
     def run(self, *, count: bool, threads: int | None, **outputs: Any) -> dict[str, int]:
         """Calls the core. `outputs`: values, values_type, codes, scales, mask_out."""
@@ -59,21 +66,21 @@ class _Job:
             "values": None,
             "values_type": "float32",
             "codes": None,
-            "scales": None,
+            "scales": self.scales,
             "mask_out": None,
         }
         wanted |= outputs
-        if self.scales is not None:
-            wanted["scales"] = self.scales
+        shape = self.x.data.shape
         counts = _core.encode(
             x=self.x.data,
             x_type=self.x.dtype,
-            shape=self.shape,
+            shape=extents(shape, self.axis),
+            rows=line_rows(self.format, shape),
             format=self.format.block_format,
             conversion=self.spec.conversion,
             sparsity=self.spec.sparsity,
             order=self.spec.order,
-            scales_given=self.scales is not None,
+            scales_given=[plane is not None for plane in self.scales],
             mask_in=self.mask,
             count=count,
             random=self.random if isinstance(self.random, np.ndarray) else None,
@@ -88,24 +95,20 @@ class _Job:
         return counts
 
     def _refuse(self) -> None:
-        if self.scales is not None:
-            beyond = " (float64 numbers beyond float32 become Inf)" if self.format.scale_kind == "float" else ""
+        main = self.format.main
+        if self.spec.conversion.nonfinite == "error":
+            raise ValueError("x has NaN or Inf, and nonfinite='error' was asked for")
+        beyond = " (float64 numbers beyond float32 become Inf)" if self.format.scale_kind == "float" else ""
+        if self.gives_scales:
             raise ValueError(
                 f"x has NaN or Inf{beyond} where scales= gives a scale that is a number; given scales are never changed"
             )
-        if self.format.scale_kind == "float" and self.format.levels[-1].format.has_nan:
+        if main is not None and self.format.scale_kind == "float" and main.format.has_nan:
             raise ValueError(f"{self.format.name}: amax divided by the largest element value is beyond float32")
         raise ValueError(
             f"x has NaN or Inf, and {self.format.name} has no code for it: "
             "neither its elements nor its scales have a NaN"
         )
-
-
-def _scale_shape(format: Format, shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    if format.block == "tensor":
-        return (1,) * len(shape)
-    blocks = format.block_format.blocks_per_line(shape[axis]) if shape[axis] else 0
-    return (*shape[:axis], blocks, *shape[axis + 1 :])
 
 
 def _events_argument(events: object) -> bool:
@@ -133,25 +136,27 @@ def _prepare(
         made = replace(made, order=checked_order(order))
     stochastic = made.conversion.rounding == "stochastic"
     data = source(x, "x", in_order=stochastic)  # elements take random bits by their place
+    if spans_lines(made.format):
+        data = lines_together(data, made.axis)
     place = data.axis(made.axis)
     if mask is not None and made.sparsity is not None:
         raise ValueError("mask= replaces the choice of an N:M pattern: give one of mask= and sparsity=")
     mask_bytes = None if mask is None else data.from_user(_mask_array(mask, data.shape))
     if tensor_scale is not None:
-        if made.format.block != "tensor":
+        if not made.format.levels or made.format.levels[0].across != 0:
             raise ValueError(
-                f"tensor_scale=: {made.format.name} has no scale of the tensor (block={made.format.block})"
+                f"tensor_scale=: {made.format.name} has no scale of the tensor (block={block_text(made.format.block)})"
             )
         if scales is not None:
             raise ValueError("scales= and tensor_scale= name the same scale: give one")
         if isinstance(tensor_scale, int):
             tensor_scale = float(tensor_scale)
-        scales = np.full((1,) * max(1, len(data.shape)), tensor_scale)
-    given = None
+        scales = [np.full((1,) * max(1, len(data.shape)), tensor_scale)]
+    given: list[Array | None] = [None] * len(made.format.levels)
     if scales is not None:
-        given = _given_scales(scales, made.format, data, _scale_shape(made.format, data.data.shape, place))
+        given = given_scales(scales, made.format, data, normal_axis(made.axis, max(1, len(data.shape))))
     bits = _random_argument(random, made, data)
-    return _Job(data, made, place, extents(data.data.shape, place), mask_bytes, given, bits)
+    return _Job(data, made, place, mask_bytes, given, bits)
 
 
 def _random_argument(random: object, made: Spec, data: Source) -> Array | Philox | None:
@@ -187,79 +192,31 @@ def _mask_array(mask: object, shape: tuple[int, ...]) -> Array:
     return bytes_
 
 
-def _given_scales(scales: object, format: Format, data: Source, shape: tuple[int, ...]) -> Array:
-    if not format.levels:
-        raise ValueError(f"scales=: {format.name} has no scales")
-    if isinstance(scales, (list, tuple)):
-        if len(scales) != 1:
-            raise ValueError(f"scales=: {len(scales)} levels given, {format.name} has 1")
-        scales = scales[0]
-    name = dtype_name(getattr(scales, "dtype", "float64"))
-    if name.startswith(("bfloat", "float8")):
-        raise TypeError(f"scales: dtype {name}; needed integer codes, or values of float32 or float64")
-    array = np.asarray(scales) if isinstance(scales, (int, float)) else to_numpy(scales, "scales")
-    user_shape = tuple(data.to_user(np.empty(shape, np.uint8)).shape) if data.shape != () else ()
-    if array.shape != user_shape and not (array.size == 1 == int(np.prod(shape))):
-        raise ValueError(f"scales: shape {array.shape}; needed {user_shape}")
-    array = data.from_user(array.reshape(user_shape)).reshape(shape)
-    scale = format.levels[-1].format
-    if format.scale_kind == "float" and not format.has_scale_codes:
-        if array.dtype.kind != "f":
-            raise TypeError(f"scales: dtype {array.dtype}; {format.name} takes float values")
-        values = as_float32_exactly(array)
-        if values is None:
-            raise ValueError("scales: values that float32 does not hold")
-        if not positive_finite_or_nan(values):
-            raise ValueError("scales: needed positive finite numbers (or NaN, which poisons its block)")
-        return values
-    dtype = format.scale_dtype
-    if array.dtype.kind in "ui":
-        # A short float has a code of zero, by which nothing can be scaled.
-        low, top = int(format.scale_kind == "float"), scale.max_code + (1 if scale.has_nan else 0)
-        if array.size and (int(array.min()) < low or int(array.max()) > top):
-            raise ValueError(f"scales: codes must be {low} to {top}")
-        return np.ascontiguousarray(array, dtype=dtype)
-    if array.dtype.kind != "f":
-        raise TypeError(f"scales: dtype {array.dtype}; needed codes (integers) or values (floats)")
-    codes, held = _codes_of_scales(widened(array), scale)
-    if not bool((held | np.isnan(array)).all()) or (bool(np.isnan(array).any()) and not scale.has_nan):
-        kind = "powers of two within its range" if scale.is_power_of_two_scale else "its positive numbers"
-        raise ValueError(f"scales: values that the scale format of {format.name} does not hold ({kind})")
-    nan = 0 if scale.nan_code is None else scale.nan_code
-    return np.ascontiguousarray(np.where(np.isnan(array), nan, codes), dtype=dtype)
-
-
-def _codes_of_scales(values: Array, scale: ElementFormat) -> tuple[Array, Array]:
-    """Codes of scales that are numbers, and where there is one."""
-    if scale.is_power_of_two_scale:
-        fraction, exponent = np.frexp(values)
-        codes = exponent.astype(np.int64) - 1 - scale.emin
-        return codes, (fraction == 0.5) & (codes >= 0) & (codes <= scale.max_code)
-    table = np.array([scale.value(code) for code in range(scale.max_code + 1)])
-    codes = np.searchsorted(table, values).clip(0, scale.max_code)
-    return codes, (table[codes] == values) & (codes > 0)
-
-
 def _may_fail(job: _Job, result: str, policy: str) -> bool:
     """Whether a run that writes over its own input could end in an error. Computed scales keep float32 and float64
     results exact unless a magnitude comes near the top of its type, or the format has no numbers of ordinary size."""
     element, kind = job.format.element, job.format.scale_kind
     # With these, refusing has to be asked for.
-    if policy == "error" and (job.scales is not None or kind == "float" or result in ("float16", "bfloat16")):
+    if policy == "error" and (job.gives_scales or kind == "float" or result in ("float16", "bfloat16")):
         return True
-    scale = job.format.levels[-1].format if job.format.levels else None
-    if kind == "float" and element.emax < 0:
-        return True  # amax divided by a largest value below 1 can overflow
+    scale = None if job.format.main is None else job.format.main.format
+    divisor = job.spec.conversion.divisor
+    if divisor or (kind == "float" and element.emax < 0):
+        return True  # amax divided by a number below 1 can overflow
     if policy == "error":
         # Rounding may lift anything to the smallest number, and saturation lower it to a last bit of the largest.
         smallest, last = element.emin - element.mantissa_bits, element.emax - element.mantissa_bits
         if scale is not None:
             smallest += scale.emin + job.spec.conversion.scale_minimum
             last += scale.emax
+            for level in job.format.levels[job.format.block_format.main_level + 1 :]:
+                last -= level.format.max_code + abs(level.format.emin)
         if smallest > 100 or last < -149:
             return True
     speaks_nan = scale.has_nan if scale is not None else element.has_nan
-    if job.x.data.size == 0 or (speaks_nan and policy == "round" and job.scales is None):
+    if job.spec.conversion.nonfinite == "error":
+        speaks_nan = False
+    if job.x.data.size == 0 or (speaks_nan and policy == "round" and not job.gives_scales):
         return False
     values = job.x.data
     if job.x.dtype == "float16":
@@ -301,8 +258,8 @@ def emulate(
         order: ``"sparsify_first"`` (default) or ``"quantize_first"``.
         mask: bool (or uint8) array shaped like x; True is kept. Replaces the choice of `sparsity`.
         scales: given scales, codes (integers) or values (floats), shaped like x with the axis replaced by the number
-            of blocks; a list holds one per level.
-        tensor_scale: the given scale of the tensor, for formats that have one.
+            of blocks; a list holds one per level, outermost first, None for those to be computed.
+        tensor_scale: the given scale of the tensor, for formats whose outermost level is one.
         random: bits of ``rounding="stochastic"``: a `Philox`, or integers below 2^random_bits shaped like x.
         inexact: ``"error"`` or ``"round"``, when the result dtype does not hold a decoded value (docs/numerics.md
             section 7).
@@ -420,11 +377,7 @@ def encode(
     )  # fmt: skip
     element = job.format.element
     codes = np.empty(job.x.data.shape, dtype=f"uint{8 * element.code_bytes}")
-    made_scales: Array | None = None
-    if job.scales is not None:
-        made_scales = job.scales.copy()
-    elif job.format.levels:
-        made_scales = np.ones(job.scale_shape(), dtype=job.format.scale_dtype)
+    made_scales = job.empty_scales()
     made_mask = None if job.mask is None else job.mask.copy()
     if job.spec.sparsity is not None:
         made_mask = np.empty(job.x.data.shape, dtype=np.uint8)
@@ -440,7 +393,7 @@ def encode(
     keep = None if made_mask is None else job.x.to_user_copy(made_mask).view(np.bool_)
     return BlockTensor(
         codes=job.x.to_user_copy(codes),
-        scales=None if made_scales is None else job.x.to_user_copy(made_scales),
+        scales=stored_scales([job.x.to_user_copy(plane) for plane in made_scales]),
         mask=keep,
         spec=job.spec,
         dtype=job.x.dtype,

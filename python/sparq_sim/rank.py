@@ -192,8 +192,9 @@ def _ratio(error: float, signal: float) -> float | None:
 
 
 def _bits(format_: Format, tensor: Source, axis: int) -> float:
-    """Bits per element with the true length of lines; the scale of a tensor is shared by all of it."""
-    return format_.bits_per_element(tensor.data.size if format_.block == "tensor" else tensor.data.shape[axis])
+    """Bits per element with the true length and number of lines."""
+    length = tensor.data.shape[axis]
+    return format_.bits_per_element(length, tensor.data.size // max(1, length))
 
 
 def _place(row: RankRow) -> tuple[bool, bool, float, float]:

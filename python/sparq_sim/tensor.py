@@ -10,6 +10,7 @@ import numpy as np
 from sparq_sim import _core
 from sparq_sim.arrays import (
     Array,
+    Source,
     extents,
     float_name,
     normal_axis,
@@ -18,6 +19,15 @@ from sparq_sim.arrays import (
     thread_argument,
 )
 from sparq_sim.formats import Format, Spec
+from sparq_sim.scales import (
+    exact_float,
+    level_dtype,
+    line_rows,
+    lines_together,
+    scale_shape,
+    scale_values,
+    spans_lines,
+)
 
 
 def inexact_policy(inexact: str | None, format: Format, result: str) -> str:
@@ -46,9 +56,10 @@ class BlockTensor:
 
     codes: Array
     """uint8, uint16 or uint32, shaped like the tensor: one code per element in the low bits."""
-    scales: Array | None
+    scales: Array | tuple[Array, ...] | None
     """Scale codes (uint8, uint16) or float32 values, shaped like the tensor with the axis replaced by the number of
-    blocks (all ones for a scale of the tensor); None without scales."""
+    blocks (all ones for a scale of the tensor); None without scales. A format of several levels has a tuple of such
+    arrays, outermost first."""
     mask: Array | None
     """bool, shaped like the tensor: True where an element was kept; None if the tensor is dense."""
     spec: Spec
@@ -59,7 +70,7 @@ class BlockTensor:
 
     def __post_init__(self) -> None:
         self._check()
-        for array in (self.codes, self.scales, self.mask):
+        for array in (self.codes, *self.scale_planes, self.mask):
             if array is not None:
                 array.flags.writeable = False
 
@@ -68,10 +79,12 @@ class BlockTensor:
         format_, shape = self.spec.format, self.codes.shape
         needed: list[tuple[str, Array | None, object, tuple[int, ...]]] = []
         needed.append(("codes", self.codes, np.dtype(f"uint{8 * format_.element.code_bytes}"), shape))
-        if format_.levels:
-            needed.append(("scales", self.scales, format_.scale_dtype, self._scale_shape()))
-        elif self.scales is not None:
-            raise ValueError(f"scales: {format_.name} has none")
+        planes = self.scale_planes
+        if len(planes) != len(format_.levels):
+            wanted = f"{len(format_.levels)} levels" if format_.levels else "none"
+            raise ValueError(f"scales: {len(planes)} levels; {format_.name} has {wanted}")
+        for plane, level in zip(planes, format_.levels, strict=True):
+            needed.append(("scales", plane, level_dtype(level), scale_shape(level, shape, self.axis)))
         if self.mask is not None:
             needed.append(("mask", self.mask, np.dtype(np.bool_), shape))
         for name, array, dtype, extent in needed:
@@ -81,19 +94,24 @@ class BlockTensor:
         bits = format_.element.code_bits
         if bits < 8 * self.codes.dtype.itemsize and self.codes.size and int(self.codes.max()) >> bits:
             raise ValueError(f"codes: {int(self.codes.max()):#x} has more than the {bits} bits of {format_.name}")
-        numbers = self.scales is not None and not format_.has_scale_codes
-        if numbers and not positive_finite_or_nan(self.scales):  # type: ignore[arg-type]
-            raise ValueError("scales: needed positive finite numbers, or NaN")
+        for plane in planes:
+            if plane.dtype == np.float32 and not positive_finite_or_nan(plane):
+                raise ValueError("scales: needed positive finite numbers, or NaN")
 
-    def _scale_shape(self) -> tuple[int, ...]:
-        shape = self.codes.shape
-        if not shape:
+    @property
+    def scale_planes(self) -> tuple[Array, ...]:
+        """The scales of each level, outermost first; empty without scales."""
+        if self.scales is None:
             return ()
-        if self.spec.format.block == "tensor":
-            return (1,) * len(shape)
-        length = shape[self.axis]
-        blocks = self.spec.format.block_format.blocks_per_line(length) if length else 0
-        return (*shape[: self.axis], blocks, *shape[self.axis + 1 :])
+        return self.scales if isinstance(self.scales, tuple) else (self.scales,)
+
+    @property
+    def tensor_scale(self) -> float | None:
+        """The scale of the whole tensor, where the format's outermost level is one of floats."""
+        levels = self.format.levels
+        if not levels or levels[0].across != 0 or levels[0].format.is_power_of_two_scale:
+            return None
+        return exact_float(scale_values(levels[0], self.scale_planes[0]))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -117,8 +135,10 @@ class BlockTensor:
         """Same spec, shape and bits."""
         if not isinstance(other, BlockTensor):
             return NotImplemented
-        pairs = ((self.codes, other.codes), (self.scales, other.scales), (self.mask, other.mask))
-        return self.spec == other.spec and all(_same_bits(a, b) for a, b in pairs)
+        if self.spec != other.spec:
+            return False
+        scales = zip(self.scale_planes, other.scale_planes, strict=True)
+        return all(_same_bits(a, b) for a, b in ((self.codes, other.codes), (self.mask, other.mask), *scales))
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -143,16 +163,24 @@ class BlockTensor:
         result = self.dtype if dtype is None else float_name(dtype, "dtype")
         policy = inexact_policy(inexact, self.format, result)
         bits = result in ("float16", "bfloat16")
-        values = np.empty(self.shape, dtype=np.uint16 if bits else np.dtype(result))
+        codes, planes, order = self.codes, self.scale_planes, tuple(range(self.codes.ndim))
+        if spans_lines(self.format) and codes.ndim > 1:
+            together = lines_together(Source(codes, "codes", self.shape, order), self.axis)
+            codes, order = together.data, together.order
+            planes = tuple(np.ascontiguousarray(plane.transpose(order)) for plane in planes)
+        values = np.empty(codes.shape, dtype=np.uint16 if bits else np.dtype(result))
         counts = _core.decode(
-            codes=self.codes,
-            scales=self.scales,
-            shape=extents(self.shape or (1,), self.axis),
+            codes=codes,
+            scales=list(planes),
+            shape=extents(codes.shape or (1,), order.index(self.axis) if order else 0),
+            rows=line_rows(self.format, codes.shape),
             format=self.format.block_format,
             values=values,
             values_type=result,
             threads=thread_argument(threads),
         )
+        if order != tuple(range(values.ndim)):
+            values = np.ascontiguousarray(values.transpose(np.argsort(order)))
         if policy == "error" and counts["inexact"]:
             raise_inexact(self.format, result, counts["inexact"])
         if self.library == "torch":
@@ -162,6 +190,11 @@ class BlockTensor:
 
             return bridge.from_numpy(values, result, torch.empty(0))
         return values.view(numpy_dtype(result)) if bits else values
+
+
+def stored_scales(planes: list[Array]) -> Array | tuple[Array, ...] | None:
+    """The scales of all levels as `BlockTensor.scales` has them."""
+    return None if not planes else planes[0] if len(planes) == 1 else tuple(planes)
 
 
 def _same_bits(a: Array | None, b: Array | None) -> bool:

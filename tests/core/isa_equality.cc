@@ -62,6 +62,32 @@ void compare(const std::string& what, const Run& run) {
   }
 }
 
+bool spans_lines(const BlockFormat& format) {
+  for (int i = 0; i < format.level_count; ++i)
+    if (format.levels[static_cast<std::size_t>(i)].across > 1) return true;
+  return false;
+}
+
+// Choices of the conversion that this format takes.
+void choose(ops::EncodeRequest& r) {
+  const auto attempt = [&](const auto& change) {
+    Conversion tried = r.conversion;
+    change(tried);
+    if (generator() % 3 == 0 && ops::check_conversion(r.format, tried).empty()) r.conversion = tried;
+  };
+  if (r.sparsity.group == 0 || r.order == Order::sparsify_first)
+    attempt([](Conversion& c) { c.nonfinite = static_cast<NonFinite>(generator() % 4); });
+  attempt([](Conversion& c) { c.signed_zero = static_cast<SignedZero>(generator() % 3); });
+  attempt([](Conversion& c) { c.subnormals = Subnormals::flush; });
+  attempt([](Conversion& c) { c.input_subnormals = Subnormals::flush; });
+  attempt([](Conversion& c) { c.integer_range = IntegerRange::full; });
+  attempt([](Conversion& c) { c.preround = Prerounding::bf16; });
+  attempt([](Conversion& c) { c.scale_apply = ScaleApply::reciprocal; });
+  attempt([](Conversion& c) { c.divisor = 7.25F; });
+  attempt([](Conversion& c) { c.even_bits = static_cast<int>(generator() % 4); });
+  attempt([](Conversion& c) { c.zero_scale = 5; });
+}
+
 int quantization(int rounds) {
   int done = 0;
   for (int round = 0; round < rounds; ++round)
@@ -78,8 +104,8 @@ int quantization(int rounds) {
           r.has_random = true;
           r.philox = {generator(), generator(), generator()};
           if (r.conversion.scale_rule == ScaleRule::floor)
-            r.conversion.scale_rule = static_cast<ScaleRule>(generator() % 4);
-          r.shape = flat ? ops::Shape{7, 75, 1} : ops::Shape{2, 67, 5};
+            r.conversion.scale_rule = static_cast<ScaleRule>(generator() % 5);
+          r.shape = flat || spans_lines(r.format) ? ops::Shape{8, 75, 1, 4} : ops::Shape{2, 67, 5};
           if (generator() % 2 == 0) {
             const int group = 1 + static_cast<int>(generator() % 16);
             r.sparsity = {1 + static_cast<int>(generator() % static_cast<unsigned>(group)), group, Ties::lowest_index};
@@ -91,12 +117,14 @@ int quantization(int rounds) {
           r.input_type = r.values_type = type;
           r.count = generator() % 2 == 0;
           r.threads = 1;
+          choose(r);
           compare("encode " + std::string(named.name), [&] {
-            std::vector<std::uint8_t> out(count * 20, 0);
+            std::vector<std::uint8_t> out(count * 28, 0);
             r.values = out.data();
             r.codes = out.data() + 8 * count;
-            r.scales = out.data() + 12 * count;
-            r.mask_out = r.sparsity.group != 0 ? out.data() + 16 * count : nullptr;
+            for (std::size_t level = 0; level < r.scales.size(); ++level)
+              r.scales[level].data = out.data() + (12 + 4 * level) * count;
+            r.mask_out = r.sparsity.group != 0 ? out.data() + 24 * count : nullptr;
             Counts counts;
             require(ops::encode(r, counts));
             ops::DecodeRequest d;
@@ -104,6 +132,7 @@ int quantization(int rounds) {
             d.shape = r.shape;
             d.codes = r.codes;
             d.scales = r.scales;
+            for (ops::LevelScales& level : d.scales) level.given = true;
             std::vector<std::uint8_t> decoded(count * 8);
             d.values = decoded.data();
             d.values_type = FloatType::fp64;

@@ -18,7 +18,8 @@ from sparq_sim.compare import different, float_bits, snr_db, ulp_distance
 from sparq_sim.formats import datapaths, find_element
 from sparq_sim.layers import MachineLayer
 from sparq_sim.report import LayerReport, Report
-from sparq_sim.tensor import BlockTensor
+from sparq_sim.scales import spans_lines
+from sparq_sim.tensor import BlockTensor, stored_scales
 from sparq_sim.torch import bridge
 from sparq_sim.torch.capture import LayerCall, watch
 from sparq_sim.torch.fake_quant import fake_quantize
@@ -131,10 +132,10 @@ def _first(
     if machine.windowed or shape[0] < 2 or (machine.window is None and len(shape) != 2):
         return None
     count = 1 if machine.window is not None else min(8, shape[0])
-    scales = tensor.scales
-    if scales is not None and scales.shape[0] == shape[0]:
-        scales = scales[:count]
-    part = replace(tensor, codes=tensor.codes[:count], scales=scales, mask=None)
+    if spans_lines(tensor.format):
+        return None
+    planes = [plane[:count] if plane.shape[0] == shape[0] else plane for plane in tensor.scale_planes]
+    part = replace(tensor, codes=tensor.codes[:count], scales=stored_scales(planes), mask=None)
     return part, (count, *shape[1:])
 
 

@@ -1,0 +1,161 @@
+"""Every choice of an encoder besides rounding and overflow, in random company, beside the oracle (sections 2 to 5)."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+import oracle
+import sparq_sim as sq
+from conftest import (
+    CARRIERS,
+    ISAS,
+    assert_same_bits,
+    assert_same_integers,
+    bits_of,
+    forced_isa,
+    oracle_quantize,
+    plane_bits,
+    user_format,
+)
+from oracle import BLOCK_FORMATS, BlockFormat
+from test_levels import FORMATS as LEVELLED
+from test_levels import SHAPES, TILES, drawn_choices, drawn_input
+
+FORMATS = BLOCK_FORMATS | LEVELLED
+
+
+def drawn_how(rng: np.random.Generator, fmt: BlockFormat, rule: str | None) -> dict[str, Any]:
+    """Some of the choices that a format takes."""
+    element, scaled = fmt.element, fmt.scale is not None
+    keeps = ["keep"] if element.nan_code is not None else []
+    rules: list[tuple[str, list[Any], bool]] = [
+        ("nonfinite", ["poison", "ignore", "largest", "error", *keeps], True),
+        ("signed_zero", ["drop", "underflow"], True),
+        ("subnormals", ["flush"], element.exponent_bits > 0),
+        ("input_subnormals", ["flush"], True),
+        ("integer_range", ["full"], element.signedness == "twos_complement"),
+        ("preround", ["bf16"], True),
+        ("scale_apply", ["reciprocal"], fmt.has_float_scale),
+        ("divisor", [7.25, 0.75, 3.0], scaled and (fmt.has_float_scale or rule == "rceil")),
+        ("even_bits", [0, 1, 2], rule == "even"),
+        ("zero_scale", [1, 5], scaled and fmt.scale != oracle.FP32),
+    ]
+    return {name: words[rng.integers(len(words))] for name, words, able in rules if able and rng.random() < 0.3}
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("name", FORMATS)
+def test_codes_scales_values_and_events_are_those_of_the_oracle(name: str, seed: int) -> None:
+    rng, fmt = np.random.default_rng([seed, *name.encode()]), FORMATS[name]
+    shape, carrier = SHAPES[rng.integers(len(SHAPES))], str(rng.choice(list(CARRIERS)))
+    axis = int(rng.integers(len(shape)))
+    block: Any = None
+    if isinstance(fmt.block, tuple):
+        block = TILES[rng.integers(len(TILES))]
+    elif isinstance(fmt.block, int) and not fmt.micro:
+        block = 7
+    x = drawn_input(rng, shape, carrier)
+    if rng.random() < 0.5:
+        x.flat[rng.integers(x.size)] = [np.nan, np.inf, -np.inf, -0.0, 1e-40][rng.integers(5)]
+    choices: dict[str, Any] = {"rounding": str(rng.choice(oracle.ROUNDINGS))}
+    if fmt.scale is not None:
+        choices = drawn_choices(rng, fmt)
+    how = drawn_how(rng, fmt, choices.get("scale_rule"))
+    sparse: dict[str, Any] = {"sparsity": "2:4"} if rng.random() < 0.3 else {}
+    record = user_format(fmt, block, **choices, **how)
+    where = (shape, axis, block, carrier, choices, how, sparse)
+    exact = {key: Fraction(value) if key == "divisor" else value for key, value in how.items()}
+    wanted = None
+    with suppress(oracle.RefusedError):
+        wanted = oracle_quantize(
+            x,
+            fmt,
+            axis=axis,
+            block=block,
+            inexact="round",
+            result="fp64",
+            how=oracle.Choices(**exact),
+            sparsity=(2, 4) if sparse else None,
+            **choices,
+        )
+    for isa in ISAS:
+        with forced_isa(isa):
+            if wanted is None:
+                with pytest.raises(ValueError, match=r"NaN or Inf|beyond float32"):
+                    sq.encode(x, record, axis=axis, **sparse)
+                continue
+            events = sq.Events()
+            encoded = sq.encode(x, record, axis=axis, events=events, **sparse)
+            values = sq.emulate(x, record, axis=axis, dtype="float64", inexact="round", **sparse)
+        for got, plane in zip(plane_bits(encoded), wanted.planes, strict=True):
+            assert_same_integers(got, plane, f"scales {isa} {where}")
+        assert_same_integers(encoded.codes, wanted.codes, f"codes {isa} {where}")
+        assert_same_integers(bits_of(values), wanted.values, f"values {isa} {where}")
+        assert_same_bits(encoded.decode("float64", inexact="round"), values, where)
+        assert {key: getattr(events, key) for key in wanted.events} == wanted.events, (isa, where)
+
+
+@pytest.mark.parametrize(
+    ("format", "choices", "message"),
+    [
+        ("mxfp4", {"nonfinite": "keep"}, "nonfinite='keep' needs an element with NaN"),
+        ("int8", {"subnormals": "flush"}, "would leave an integer nothing"),
+        ("hbfp8", {"integer_range": "full"}, "integer_range='full' is for two's complement"),
+        ("mxfp4", {"scale_apply": "reciprocal"}, "scale_apply='reciprocal' is for float scales"),
+        ("mxfp4", {"divisor": 7.25}, "divisor is what scale_rule='rceil' and 'amax' divide by"),
+        ("bf16", {"divisor": 7.25}, "bf16 has no scales"),
+        ("int8", {"divisor": -1.0}, "divisor must be a positive number"),
+        ("int8", {"divisor": float("nan")}, "divisor must be a positive number"),
+        ("mxfp4", {"even_bits": 1}, "even_bits is for scale_rule='even'"),
+        ("mxfp4", {"even_bits": 99, "scale_rule": "even"}, "even_bits must be 0 to 22"),
+        ("mxfp4", {"zero_scale": 255}, "needed a scale code, 0 to 254"),
+        ("nvfp4", {"zero_scale": 0}, "needed a scale code, 1 to 126"),
+        ("int8", {"zero_scale": 1}, "this format has no scale codes"),
+        ("int8", {"scale_rule": "nearest"}, "this format's scale is a float: use 'amax'"),
+        ("mxfp4", {"nonfinite": "poisson"}, "choose one of poison, keep, ignore, largest, error"),
+    ],
+)
+def test_a_choice_that_means_nothing_is_refused(format: str, choices: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sq.spec(format, **choices)
+
+
+def test_a_refusal_of_what_is_no_number_says_who_asked_for_it() -> None:
+    x = np.float32([1, np.nan])
+    for format in ("mxfp4", "int8", "bf16", "nvfp4"):
+        with pytest.raises(ValueError, match="x has NaN or Inf, and nonfinite='error' was asked for"):
+            sq.emulate(x, format, nonfinite="error", out=x)
+    assert_same_bits(x, np.float32([1, np.nan]))
+    assert sq.emulate(np.float32([1, 2]), "mxfp4", nonfinite="error").tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("policy", ["keep", "ignore"])
+def test_ranking_what_may_be_no_number_is_refused(policy: str) -> None:
+    with pytest.raises(ValueError, match="use sparsify_first"):
+        sq.emulate(np.ones(8, np.float32), "mxfp8", sparsity="2:4", order="quantize_first", nonfinite=policy)
+
+
+def test_choices_at_their_defaults_leave_specs_and_digests_as_they_were() -> None:
+    plain = sq.spec("mxfp4")
+    said = sq.spec("mxfp4", nonfinite="poison", signed_zero="keep", subnormals="keep", zero_scale=-1)
+    assert said == plain and said.digest == plain.digest and str(said) == str(plain)
+    other = sq.spec("mxfp4", signed_zero="drop", scale_rule="rceil", divisor=7.25)
+    assert "signed_zero=drop" in str(other) and "divisor=7.25" in str(other)
+    assert sq.Spec.from_json(other.to_json()) == other and other.digest != plain.digest
+
+
+def test_nearest_powers_of_two_are_those_of_the_e8m0_cast(isa: str) -> None:
+    import torch
+
+    rng = np.random.default_rng(3)
+    amax = (rng.integers(1 << 23, 1 << 24, 4000) * 2.0 ** rng.integers(-100, 80, 4000)).astype(np.float32)
+    amax[:200] = (3 * 2.0 ** np.arange(-100, 100)).astype(np.float32)
+    # The largest E2M1 element is of the binade of 4.
+    wanted = torch.from_numpy(amax / 4).to(torch.float8_e8m0fnu).view(torch.uint8).numpy()
+    got = sq.encode(amax[:, None], "mxfp4", scale_rule="nearest")
+    assert_same_integers(got.scale_planes[0][:, 0], wanted, "scales")
