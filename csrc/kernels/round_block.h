@@ -30,9 +30,10 @@ struct SignedValue {
         zero(as_value<C>(job.negative_zero ? sign_mask<C> : 0)) {}
 
   // Overflow that is directed inward stays finite.
-  Bits operator()(Bits rounded, Bits sign, Bits outward) const {
-    const Bits beyond = choose(outward, overflow_value, max_value);
-    const Bits value = static_cast<Int>(rounded) > static_cast<Int>(max_value) ? beyond : rounded;
+  Bits operator()(Bits rounded, Bits sign, Bits outward, Bits exponent) const {
+    const Bits top = max_value + exponent;
+    const Bits beyond = choose(outward, overflow_value + exponent, top);
+    const Bits value = static_cast<Int>(rounded) > static_cast<Int>(top) ? beyond : rounded;
     return as_bits<C>(as_value<C>(value | sign) + zero);
   }
 };
@@ -65,12 +66,14 @@ struct Stretch {
   typename C::Bits* values;
   std::uint32_t* codes;
   const int* shifts = nullptr;  // exponents of micro-levels: not positive, added to the exponent of the block
+  const typename C::Bits* exponents = nullptr;  // of each element, as exponent fields: where every one has its own
 
   int shift(std::int64_t i) const { return shifts != nullptr ? shifts[i] : 0; }
 };
 
 // The loops below may run in place (values == row, element by element), which is what ivdep promises.
-template <class C, Round mode>
+// Where `each`, every element has an exponent of its own, and the target is the unscaled one.
+template <class C, Round mode, bool each>
 inline void round_values(const QuantizeJob& job, const BlockTarget<C>& target, bool aligned, const Stretch<C>& s) {
   using Bits = typename C::Bits;
   const Bits* row = s.row;
@@ -86,24 +89,26 @@ inline void round_values(const QuantizeJob& job, const BlockTarget<C>& target, b
 #pragma GCC ivdep
     for (std::int64_t i = 0; i < count; ++i) {
       const Bits sign = row[i] & sign_mask<C>, outward = outward_of(sign);
-      values[i] =
-          signed_value(aligned_value<C, mode>(row[i] ^ sign, mantissa_bits, outward, rule, chance(i)), sign, outward);
+      values[i] = signed_value(aligned_value<C, mode>(row[i] ^ sign, mantissa_bits, outward, rule, chance(i)), sign,
+                               outward, 0);
     }
     return;
   }
   const Bits min_power = target.min_power, limit = target.limit;
+  [[maybe_unused]] const Bits* exponents = s.exponents;
   in_runs(count, [=](std::int64_t first, std::int64_t last) {
 #pragma GCC ivdep
     for (std::int64_t i = first; i < last; ++i) {
-      const Bits sign = row[i] & sign_mask<C>, outward = outward_of(sign);
-      const Bits within = smaller_magnitude<C>(row[i] ^ sign, limit);
-      const Rounded<C> rounded = round_magnitude<C, mode>(within, min_power, mantissa_bits, outward, rule, chance(i));
-      values[i] = signed_value(rounded_value<C>(rounded), sign, outward);
+      const Bits sign = row[i] & sign_mask<C>, outward = outward_of(sign), exponent = each ? exponents[i] : 0;
+      const Bits within = smaller_magnitude<C>(row[i] ^ sign, limit + exponent);
+      const Rounded<C> rounded =
+          round_magnitude<C, mode>(within, min_power + exponent, mantissa_bits, outward, rule, chance(i));
+      values[i] = signed_value(rounded_value<C>(rounded), sign, outward, exponent);
     }
   });
 }
 
-template <class C, Round mode>
+template <class C, Round mode, bool each>
 inline void round_codes(const QuantizeJob& job, const BlockTarget<C>& target, bool aligned, const Stretch<C>& s) {
   using Bits = typename C::Bits;
   const Bits* row = s.row;
@@ -129,13 +134,15 @@ inline void round_codes(const QuantizeJob& job, const BlockTarget<C>& target, bo
   }
   // Overflow that is directed inward stays at the largest finite code.
   const Bits min_power = target.min_power, limit = target.limit, max_value = target.max_value;
+  [[maybe_unused]] const Bits* exponents = s.exponents;
   in_runs(count, [=](std::int64_t first, std::int64_t last) {
 #pragma GCC ivdep
     for (std::int64_t i = first; i < last; ++i) {
-      const Bits sign = row[i] & sign_mask<C>, outward = outward_of(sign);
-      const Bits within = smaller_magnitude<C>(row[i] ^ sign, choose(outward, limit, max_value));
-      const Rounded<C> rounded = round_magnitude<C, mode>(within, min_power, mantissa_bits, outward, rule, chance(i));
-      const Bits code = rounded_code<C>(rounded, min_power, mantissa_bits);
+      const Bits sign = row[i] & sign_mask<C>, outward = outward_of(sign), exponent = each ? exponents[i] : 0;
+      const Bits power = min_power + exponent;
+      const Bits within = smaller_magnitude<C>(row[i] ^ sign, choose(outward, limit, max_value) + exponent);
+      const Rounded<C> rounded = round_magnitude<C, mode>(within, power, mantissa_bits, outward, rule, chance(i));
+      const Bits code = rounded_code<C>(rounded, power, mantissa_bits);
       codes[i] = signed_code(static_cast<std::uint32_t>(code), sign != 0);
     }
   });
@@ -188,10 +195,29 @@ __attribute__((noinline)) void flush_elements(const QuantizeJob& job, const Bloc
     s.codes[i] = (s.codes[i] & ~job.sign_bit) < hidden ? s.codes[i] & keep_code : s.codes[i];
 }
 
-// Two's complement's lowest code where that is the nearest: elements that saturated below zero are looked at again.
+// 2^shift, of few bits.
 template <class C>
-__attribute__((noinline)) void extend_range(const QuantizeJob& job, int exponent, const BlockTarget<C>& target,
-                                            const Stretch<C>& s) {
+inline typename C::Value power_of_shift(int shift) {
+  using Int = typename C::Int;
+  return as_value<C>(static_cast<typename C::Bits>(static_cast<Int>(C::bias + shift)) << C::mantissa);
+}
+
+// Elements that share an exponent, once that is known to be one that the loops can do.
+template <class C, Round mode>
+inline void round_plainly(const QuantizeJob& job, const BlockTarget<C>& target, bool aligned, const Stretch<C>& s) {
+  if (s.values != nullptr) round_values<C, mode, false>(job, target, aligned, s);
+  if (s.codes != nullptr) round_codes<C, mode, false>(job, target, aligned, s);
+  if (job.flush_elements) flush_elements<C>(job, target, s);
+}
+
+// The same with two's complement's lowest code: elements that saturated below zero are looked at again.
+template <class C, Round mode>
+__attribute__((noinline)) void round_full_range(const QuantizeJob& job, const BlockTarget<C>& target, int exponent,
+                                                bool aligned, Stretch<C> s) {
+  typename C::Bits input[tile_capacity];  // values may be written over it
+  for (std::int64_t i = 0; i < s.count; ++i) input[i] = s.row[i];
+  s.row = input;
+  round_plainly<C, mode>(job, target, aligned, s);
   const std::uint32_t low = (~job.max_code + 1) & job.code_mask;
   for (std::int64_t i = 0; i < s.count; ++i) {
     const bool at_end = s.codes != nullptr ? s.codes[i] == low : s.values[i] == (target.max_value | sign_mask<C>);
@@ -203,45 +229,44 @@ __attribute__((noinline)) void extend_range(const QuantizeJob& job, int exponent
   }
 }
 
-// 2^shift, of few bits.
-template <class C>
-inline typename C::Value power_of_shift(int shift) {
-  using Int = typename C::Int;
-  return as_value<C>(static_cast<typename C::Bits>(static_cast<Int>(C::bias + shift)) << C::mantissa);
+template <class C, Round mode>
+inline void round_together(const QuantizeJob& job, const TargetFamily<C>& family, int exponent, bool aligned,
+                           const Stretch<C>& s) {
+  const BlockTarget<C> target = block_target<C>(family, exponent);
+  if (job.full_range) return round_full_range<C, mode>(job, target, exponent, aligned, s);
+  round_plainly<C, mode>(job, target, aligned, s);
+}
+
+// The same under shifts: what a shift lowers is lifted before rounding and lowered after, both exact but for numbers so
+// large that they saturate anyway.
+template <class C, Round mode>
+__attribute__((noinline)) void round_shifted(const QuantizeJob& job, const TargetFamily<C>& family, int exponent,
+                                             Stretch<C> s) {
+  using Bits = typename C::Bits;
+  Bits lifted[tile_capacity];
+  for (std::int64_t i = 0; i < s.count; ++i) {
+    const Bits bits = as_bits<C>(as_value<C>(s.row[i]) * power_of_shift<C>(-s.shifts[i]));
+    const Bits sign = bits & sign_mask<C>;
+    lifted[i] = sign | smaller_magnitude<C>(bits ^ sign, infinity_bits<C> - 1);
+  }
+  s.row = lifted;
+  round_together<C, mode>(job, family, exponent, false, s);
+  if (s.values != nullptr)
+#pragma GCC ivdep
+    for (std::int64_t i = 0; i < s.count; ++i)
+      s.values[i] = as_bits<C>(as_value<C>(s.values[i]) * power_of_shift<C>(s.shifts[i]));
 }
 
 // Elements that share `exponent` but for their shifts, finite input guaranteed when `finite`.
 template <class C, Round mode>
-inline void round_block(const QuantizeJob& job, const TargetFamily<C>& family, int exponent, bool finite, Stretch<C> s,
-                        Counts& counts) {
-  using Bits = typename C::Bits;
-  const int lowest = exponent - (s.shifts != nullptr ? job.shift_range : 0);
-  const bool by_addition = family.lowest <= lowest && exponent <= family.highest;
-  const bool aligned = family.has_aligned && exponent == family.aligned && s.shifts == nullptr;
-  if (!finite || !(by_addition || aligned)) {
-    round_each<C>(job, exponent, s, counts);
-    return;
-  }
-  const BlockTarget<C> target = block_target<C>(family, exponent);
-  // What a shift lowers is lifted before rounding and lowered after: both exact, but for numbers so large that they
-  // saturate anyway.
-  Bits lifted[tile_capacity];
-  if (s.shifts != nullptr) {
-    for (std::int64_t i = 0; i < s.count; ++i) {
-      const Bits bits = as_bits<C>(as_value<C>(s.row[i]) * power_of_shift<C>(-s.shifts[i]));
-      const Bits sign = bits & sign_mask<C>;
-      lifted[i] = sign | smaller_magnitude<C>(bits ^ sign, infinity_bits<C> - 1);
-    }
-    s.row = lifted;
-  }
-  if (s.values != nullptr) round_values<C, mode>(job, target, !by_addition, s);
-  if (s.codes != nullptr) round_codes<C, mode>(job, target, !by_addition, s);
-  if (job.flush_elements) flush_elements<C>(job, target, s);
-  if (job.full_range) extend_range<C>(job, exponent, target, s);
-  if (s.shifts != nullptr && s.values != nullptr)
-#pragma GCC ivdep
-    for (std::int64_t i = 0; i < s.count; ++i)
-      s.values[i] = as_bits<C>(as_value<C>(s.values[i]) * power_of_shift<C>(s.shifts[i]));
+inline void round_block(const QuantizeJob& job, const TargetFamily<C>& family, int exponent, bool finite,
+                        const Stretch<C>& s, Counts& counts) {
+  const bool shifted = s.shifts != nullptr;
+  const bool by_addition = family.lowest <= exponent - (shifted ? job.shift_range : 0) && exponent <= family.highest;
+  const bool aligned = family.has_aligned && exponent == family.aligned && !shifted;
+  if (!finite || !(by_addition || aligned)) return round_each<C>(job, exponent, s, counts);
+  if (shifted) return round_shifted<C, mode>(job, family, exponent, s);
+  round_together<C, mode>(job, family, exponent, !by_addition, s);
 }
 
 }  // namespace

@@ -1,0 +1,173 @@
+// Blocks under float scales.
+#pragma once
+
+#include "blocks.h"
+
+namespace sparq::SPARQ_ISA_NAME {
+namespace {
+
+// Whether the rounding funnel can make scales: in float32, so that codes come many at a time.
+inline bool scales_by_addition(const QuantizeJob& job) {
+  const ElementFormat& f = job.scale_format;
+  return job.short_scale && max_exponent(f) + Carrier32::mantissa - f.mantissa_bits < Carrier32::bias;
+}
+
+// The scales of finite blocks, all at once (docs/numerics.md section 4): make_scale, without a branch.
+template <Round mode>
+inline void make_short_scales(const QuantizeJob& job, const std::uint32_t* tops, std::int64_t blocks, float outer,
+                              std::int64_t index, float* factors, Counts& counts) {
+  using C = Carrier32;
+  const ElementFormat& f = job.scale_format;
+  const int mantissa_bits = f.mantissa_bits;
+  const Magnitude top = magnitude_of(f, max_code(f));
+  const std::uint32_t min_power = wrapped_bits<C>(1, min_exponent(f));
+  const std::uint32_t limit = wrapped_bits<C>(top.significand, top.exponent);
+  const auto least = static_cast<std::uint32_t>(larger(job.conversion.scale_minimum, 1));
+  const float least_value = short_scale_value(f, least);
+  const std::uint32_t zero_code = job.zero_code != 0 ? job.zero_code : least;
+  const float zero_value = short_scale_value(f, zero_code);
+  const float divisor = job.scale_divisor;
+  const bool nested = job.main > 0;
+  std::uint32_t codes[tile_capacity];
+  std::int64_t zeros = 0, beyond = 0;
+  constexpr ChanceRule unused{};
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    const float once = as_value<C>(tops[b]) / divisor, twice = once / outer;
+    const std::uint32_t quotient = as_bits<C>(nested ? twice : once);
+    const Rounded<C> rounded =
+        round_magnitude<C, mode>(smaller_magnitude<C>(quotient, limit), min_power, mantissa_bits, ~0U, unused, 0);
+    const std::uint32_t code = rounded_code<C>(rounded, min_power, mantissa_bits);
+    const std::uint32_t value = code < least ? as_bits<C>(least_value) : rounded_value<C>(rounded);
+    const bool zero = tops[b] == 0;
+    codes[b] = zero ? zero_code : code < least ? least : code;
+    factors[b] = as_value<C>(zero ? as_bits<C>(zero_value) : value);
+    zeros += zero;
+    beyond += quotient >= infinity_bits<C>;
+  }
+  counts.zero_blocks += zeros;
+  counts.refused += beyond;
+  const ScalePlane& plane = main_plane(job);
+  if (plane.data == nullptr) return;
+  if (plane.bytes == 1) {
+    auto* to = static_cast<std::uint8_t*>(plane.data) + index;
+    for (std::int64_t b = 0; b < blocks; ++b) to[b * plane.step] = static_cast<std::uint8_t>(codes[b]);
+  } else {
+    for (std::int64_t b = 0; b < blocks; ++b) store_code(plane, index + b * plane.step, codes[b]);
+  }
+}
+
+// The blocks of a line under float scales: each step is one IEEE operation in float32 (docs/numerics.md section 4). All
+// of them are rounded at once, since what is divided needs no exponent.
+template <class C, Round mode>
+inline void quantize_divided(const QuantizeJob& job, const TargetFamily<C>& family, const Place& at, Stretch<C> s,
+                             Rows<C>& rows, Counts& counts) {
+  using Bits = typename C::Bits;
+  using Value = typename C::Value;
+  const Runs visit{at.first, s.count, job.geometry.block};
+  bool all_finite = true, any_poisoned = false;
+  std::int64_t blocks = 0;
+  Bits highest = 0;
+  visit([&](std::int64_t b, std::int64_t start, auto n) {
+    rows.tops[b] = largest_magnitude<C>(s.raw + start, n);
+    highest = larger_magnitude<C>(highest, rows.tops[b]);
+    blocks = b + 1;
+  });
+  if (highest >= infinity_bits<C>)
+    visit([&](std::int64_t b, std::int64_t start, std::int64_t n) {
+      bool finite = true;
+      rows.tops[b] = counted_magnitude<C>(job.skip_nonfinite, s.raw + start, n, finite);
+      if (!finite) count_nonfinite<C>(job, s.raw + start, n, counts);
+      all_finite &= finite;
+    });
+  const float outer = outer_scale(job, at);
+  const std::int64_t index = main_index(job, at), step = main_plane(job).step;
+  const bool plain = highest < infinity_bits<C> && outer == outer && !main_plane(job).given;
+  if (C::width == 32 && plain && scales_by_addition(job)) {
+    const auto* tops = reinterpret_cast<const std::uint32_t*>(rows.tops);
+    if (job.conversion.scale_rounding == ScaleRounding::up)
+      make_short_scales<Round::directed>(job, tops, blocks, outer, index, rows.factors, counts);
+    else
+      make_short_scales<Round::nearest_even>(job, tops, blocks, outer, index, rows.factors, counts);
+  } else {
+    for (std::int64_t b = 0; b < blocks; ++b) {
+      const bool finite = rows.tops[b] < infinity_bits<C>;
+      const BlockScale scale = block_scale<C>(job, index + b * step, rows.tops[b], outer, counts);
+      counts.refused += !finite && !scale.poisoned;  // below a given scale that is a number
+      rows.poisoned[b] = scale.poisoned || !finite;
+      any_poisoned |= rows.poisoned[b] != 0;
+      rows.factors[b] = scale.factor;
+    }
+  }
+  // The product may leave the positive numbers where the decoder's does; nothing is divided by that.
+  for (std::int64_t b = 0; job.main > 0 && b < blocks; ++b) rows.factors[b] = rows.factors[b] * outer;
+  if (!all_finite && job.skip_nonfinite)  // results may overwrite input
+    for (std::int64_t i = 0; i < s.count; ++i)
+      rows.places[i] = (s.raw[i] & ~sign_mask<C>) >= infinity_bits<C> ? s.raw[i] : 0;
+  Bits quotients[tile_capacity];
+  const bool by_reciprocal = job.conversion.scale_apply == ScaleApply::reciprocal;
+  visit([&](std::int64_t b, std::int64_t start, auto n) {
+    const float divisor = smaller(larger(rows.factors[b], 0x1p-149F), 0x1.fffffep127F);
+    const auto factor = static_cast<Value>(divisor);
+    const Bits* raw = s.raw + start;
+    Bits* to = quotients + start;
+    // A quotient beyond float32 (under a tiny scale) saturates like any large number: it may stay a large number.
+    const auto put = [=](std::int64_t i, Value quotient) {
+      const Bits bits = as_bits<C>(quotient), sign = bits & sign_mask<C>;
+      to[i] = sign | smaller_magnitude<C>(bits ^ sign, infinity_bits<C> - 1);
+    };
+    if (by_reciprocal) {
+      const auto times = static_cast<Value>(smaller(1 / divisor, 0x1.fffffep127F));
+      for (std::int64_t i = 0; i < n; ++i) put(i, as_value<C>(raw[i]) * times);
+    } else {
+      for (std::int64_t i = 0; i < n; ++i) put(i, as_value<C>(raw[i]) / factor);
+    }
+  });
+  if (!all_finite && job.skip_nonfinite)
+    for (std::int64_t i = 0; i < s.count; ++i) quotients[i] = rows.places[i] != 0 ? 0 : quotients[i];
+  if (any_poisoned)
+    visit([&](std::int64_t b, std::int64_t start, std::int64_t n) {
+      for (std::int64_t i = start; rows.poisoned[b] != 0 && i < start + n; ++i) quotients[i] = 0;
+    });
+  s.row = quotients;
+  if (job.levels > job.main + 1) {
+    visit([&](std::int64_t b, std::int64_t start, std::int64_t n) {
+      BlockScale scale;
+      scale.factor = smaller(larger(rows.factors[b], 0x1p-149F), 0x1.fffffep127F);
+      scale.poisoned = any_poisoned && rows.poisoned[b] != 0;
+      micro_shifts<C>(job, at.batch, at.line, at.first + start, s.raw + start, n, scale, rows.shifts + start);
+    });
+    s.shifts = rows.shifts;
+  }
+  if (job.count)
+    visit([&](std::int64_t b, std::int64_t start, std::int64_t n) {
+      Stretch<C> part{s.raw + start, s.row + start, s.chances + start, n, nullptr, nullptr};
+      if (s.shifts != nullptr) part.shifts = s.shifts + start;
+      if (!any_poisoned || rows.poisoned[b] == 0) count_events<C>(job, job.reach, part, counts);
+    });
+  round_block<C, mode>(job, family, job.reach, true, s, counts);
+  // NaN and Inf that stay in their places were rounded as zeros.
+  if (!all_finite && job.skip_nonfinite)
+    for (std::int64_t i = 0; i < s.count; ++i) {
+      if (rows.places[i] == 0) continue;
+      bool exact = true;
+      const RoundedElement<C> one = round_one<C>(job, rows.places[i], job.reach + s.shift(i), 0, exact);
+      if (s.values != nullptr) s.values[i] = one.value;
+      if (s.codes != nullptr) s.codes[i] = one.code;
+      counts.refused += one.refused;
+    }
+  if (s.values != nullptr)
+    visit([&](std::int64_t b, std::int64_t start, auto n) {
+      const auto factor = static_cast<Value>(rows.factors[b]);
+      Bits* values = s.values + start;
+      for (std::int64_t i = 0; i < n; ++i) values[i] = as_bits<C>(as_value<C>(values[i]) * factor);
+    });
+  if (any_poisoned)
+    visit([&](std::int64_t b, std::int64_t start, std::int64_t n) {
+      if (rows.poisoned[b] == 0) return;
+      fill_poisoned<C>(n, s.values != nullptr ? s.values + start : nullptr,
+                       s.codes != nullptr ? s.codes + start : nullptr);
+    });
+}
+
+}  // namespace
+}  // namespace sparq::SPARQ_ISA_NAME
