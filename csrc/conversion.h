@@ -42,7 +42,7 @@ static constexpr bool moves_in(Rounding rounding, bool negative) {
 enum class Overflow : std::uint8_t { saturate, special };
 
 // Power-of-two rules of section 3, and amax / max for float scales (section 4).
-enum class ScaleRule : std::uint8_t { floor, ceil, rceil, even, nearest, amax };
+enum class ScaleRule : std::uint8_t { floor, ceil, rceil, even, nearest, fit, amax };
 
 // What NaN and Inf do to a block, or become themselves (section 5).
 enum class NonFinite : std::uint8_t { poison, keep, ignore, largest, error };
@@ -57,7 +57,10 @@ enum class Subnormals : std::uint8_t { keep, flush };
 enum class IntegerRange : std::uint8_t { symmetric, full };
 
 // What input is rounded to before anything else (section 2).
-enum class Prerounding : std::uint8_t { none, bf16 };
+enum class Prerounding : std::uint8_t { none, bf16, bf16_toward_zero };
+
+// How elements are brought to the exponent of their block, where that is a rounding of its own (section 3).
+enum class AlignRounding : std::uint8_t { toward_zero, nearest_away };
 
 // How a float scale meets an element (section 4).
 enum class ScaleApply : std::uint8_t { divide, reciprocal };
@@ -80,6 +83,9 @@ struct Conversion {
   float divisor = 0;    // what amax is divided by (rceil, amax); 0: the largest element
   int even_bits = -1;   // mantissa bits that `even` rounds amax to; -1: those of the element
   int zero_scale = -1;  // scale code of a block of zeros; -1: the least that is written
+  // Elements are first rounded to this many bits below the block's largest exponent; 0: they are not (section 3).
+  int align_bits = 0;
+  AlignRounding align_rounding = AlignRounding::toward_zero;
 
   friend constexpr bool operator==(const Conversion&, const Conversion&) = default;
 };

@@ -91,7 +91,8 @@ struct Words<ScaleRule> {
   static constexpr std::string_view what = "scale_rule";
   static constexpr Word<ScaleRule> list[] = {{"floor", ScaleRule::floor},     {"ceil", ScaleRule::ceil},
                                              {"rceil", ScaleRule::rceil},     {"even", ScaleRule::even},
-                                             {"nearest", ScaleRule::nearest}, {"amax", ScaleRule::amax}};
+                                             {"nearest", ScaleRule::nearest}, {"fit", ScaleRule::fit},
+                                             {"amax", ScaleRule::amax}};
 };
 template <>
 struct Words<NonFinite> {
@@ -121,7 +122,14 @@ struct Words<IntegerRange> {
 template <>
 struct Words<Prerounding> {
   static constexpr std::string_view what = "preround";
-  static constexpr Word<Prerounding> list[] = {{"none", Prerounding::none}, {"bf16", Prerounding::bf16}};
+  static constexpr Word<Prerounding> list[] = {
+      {"none", Prerounding::none}, {"bf16", Prerounding::bf16}, {"bf16_toward_zero", Prerounding::bf16_toward_zero}};
+};
+template <>
+struct Words<AlignRounding> {
+  static constexpr std::string_view what = "align_rounding";
+  static constexpr Word<AlignRounding> list[] = {{"toward_zero", AlignRounding::toward_zero},
+                                                 {"nearest_away", AlignRounding::nearest_away}};
 };
 template <>
 struct Words<ScaleApply> {
@@ -185,7 +193,10 @@ struct Fields<Conversion> {
       Field{"scale_apply", &Conversion::scale_apply, "how a float scale meets an element"},
       Field{"divisor", &Conversion::divisor, "what amax is divided by; 0: the largest element (rceil, amax)"},
       Field{"even_bits", &Conversion::even_bits, "mantissa bits that 'even' rounds amax to; -1: those of the element"},
-      Field{"zero_scale", &Conversion::zero_scale, "scale code of a block of zeros; -1: the least that is written"}};
+      Field{"zero_scale", &Conversion::zero_scale, "scale code of a block of zeros; -1: the least that is written"},
+      Field{"align_bits", &Conversion::align_bits,
+            "bits below the block's largest exponent that elements are first rounded to; 0: they are not"},
+      Field{"align_rounding", &Conversion::align_rounding, "how (align_bits)"}};
 };
 template <>
 struct Fields<Sparsity> {

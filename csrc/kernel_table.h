@@ -30,9 +30,9 @@ using ScalePlanes = std::array<ScalePlane, max_levels>;
 
 // What happens to input before anything is scaled (docs/numerics.md section 2).
 struct Prepare {
-  bool to_bf16 = false, flush = false, no_negative_zero = false, to_largest = false;
+  bool to_bf16 = false, cut_to_bf16 = false, flush = false, no_negative_zero = false, to_largest = false;
 
-  constexpr bool any() const { return to_bf16 || flush || no_negative_zero || to_largest; }
+  constexpr bool any() const { return to_bf16 || cut_to_bf16 || flush || no_negative_zero || to_largest; }
 };
 
 // The raw records are here for the reference; the derived fields, which ops fills from them, are all that the kernels
@@ -85,6 +85,7 @@ struct QuantizeJob {
   float outer_divisor = 1;   // of the level above others: the largest scale of the main level
   bool short_scale = false;  // float scales in codes of scale_format
   ElementFormat scale_format;
+  int align_top = 0;               // the largest exponent of an element, which align_bits counts from
   int reach = 0, shift_range = 0;  // by how much micro-levels can lift an exponent, and change it
   int chance_bits = 0;             // stochastic rounding compares fractions as integers of this many bits
 };

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import ml_dtypes
@@ -112,7 +112,20 @@ def user_format(fmt: oracle.BlockFormat, block: Block = None, **choices: Any) ->
         combine = "divide" if min(level.codes) < 0 else "multiply"
         levels.append(sq.ScaleLevel(format=record, along=level.block, combine=combine))
     words = {"overflow": fmt.overflow, "scale_rule": "amax" if fmt.has_float_scale else fmt.scale_rule}
-    return sq.Format("user", element_record(fmt.element), levels, sq.Conversion(**{**words, **choices}))
+    return sq.Format(
+        "user", element_record(fmt.element), levels, sq.Conversion(**{**words, **own_choices(fmt), **choices})
+    )
+
+
+def own_choices(fmt: oracle.BlockFormat) -> dict[str, Any]:
+    """What a format of the oracle chooses besides its scale rule and overflow, in the library's words."""
+    plain = oracle.Choices()
+    chosen = {
+        field.name: getattr(fmt.how, field.name)
+        for field in fields(oracle.Choices)
+        if getattr(fmt.how, field.name) != getattr(plain, field.name)
+    }
+    return {"rounding": fmt.rounding, **chosen}
 
 
 def plain_format(element: oracle.Element, **choices: str) -> sq.Format:

@@ -21,6 +21,7 @@ STOCHASTIC = "stochastic"  # not among ROUNDINGS: it is one only together with r
 ROUNDINGS = (NEAREST_EVEN, NEAREST_AWAY, NEAREST_ZERO, TOWARD_ZERO, UP, DOWN, TO_ODD)
 OVERFLOWS = ("saturate", "special")
 SCALE_RULES = ("floor", "ceil", "rceil", "even", "nearest")
+FIT = "fit"  # not among SCALE_RULES: it looks at all elements of a block
 TIES = ("lowest_index", "highest_index")
 ORDERS = ("sparsify_first", "quantize_first")
 
@@ -48,6 +49,8 @@ class Choices:
     divisor: Fraction | None = None  # None: the largest element
     even_bits: int | None = None  # None: those of the element
     zero_scale: int | None = None  # None: the least that is written
+    align_bits: int = 0  # 0: elements are not aligned first
+    align_rounding: str = TOWARD_ZERO
 
     @property
     def skips(self) -> bool:
@@ -284,6 +287,7 @@ ELEMENTS: dict[str, Element] = {
     "msfp15_element": Element(0, 6, 0),
     "msfp13_element": Element(0, 4, 0),
     "mx4_element": Element(0, 2, 0),
+    "bfp2_element": Element(0, 1, 0),
     # Codes of scales: no sign, so no element.
     "ue4m3": Element(4, 3, 7, "fn", "unsigned"),
     "ue5m3": Element(5, 3, 15, "fn", "unsigned"),
@@ -516,6 +520,8 @@ class BlockFormat:
     scale_rule: str = "floor"
     outer: str | None = None
     micro: tuple[Micro, ...] = ()
+    rounding: str = NEAREST_EVEN
+    how: Choices = Choices()
 
     @property
     def has_float_scale(self) -> bool:
@@ -545,6 +551,8 @@ def is_power_of_two_scale(scale: Element) -> bool:
     """Whether a scale format holds powers of two and nothing else (section 3)."""
     return scale.mantissa_bits == 0 and not scale.zero and scale.signedness == "unsigned"
 
+
+_WORMHOLE = Choices(signed_zero="drop", preround="bf16_toward_zero", align_bits=6, align_rounding=NEAREST_AWAY)
 
 BLOCK_FORMATS: dict[str, BlockFormat] = {
     "mxfp8_e4m3": BlockFormat(ELEMENTS["e4m3"], E8M0, 32),
@@ -580,6 +588,25 @@ BLOCK_FORMATS: dict[str, BlockFormat] = {
     "mx9": BlockFormat(ELEMENTS["hbfp8_element"], E8M0, 16, micro=(Micro((0, -1), 2),)),
     "mx6": BlockFormat(ELEMENTS["msfp13_element"], E8M0, 16, micro=(Micro((0, -1), 2),)),
     "mx4": BlockFormat(ELEMENTS["mx4_element"], E8M0, 16, micro=(Micro((0, -1), 2),)),
+    # Two's complement cut toward minus infinity; and one exponent more instead of saturation.
+    "bfp16": BlockFormat(ELEMENTS["mxint8_element"], E8M0, 8, rounding=DOWN, how=Choices(integer_range="full")),
+    "bfp16_ebs16": BlockFormat(ELEMENTS["mxint8_element"], E8M0, 16, rounding=DOWN, how=Choices(integer_range="full")),
+    "bfp16_quark": BlockFormat(
+        ELEMENTS["mxint8_element"], E8M0, 8, scale_rule="fit", how=Choices(integer_range="full")
+    ),
+    # Tenstorrent: 24 bits without sticky ones, then nearest even; or bfloat16, 7 bits, and the leading ones of those.
+    "bfp8_b": BlockFormat(ELEMENTS["hbfp8_element"], E8M0, 16, how=Choices(signed_zero="drop", align_bits=23)),
+    "bfp4_b": BlockFormat(ELEMENTS["hbfp4_element"], E8M0, 16, how=Choices(signed_zero="drop", align_bits=23)),
+    "bfp2_b": BlockFormat(ELEMENTS["bfp2_element"], E8M0, 16, how=Choices(signed_zero="drop", align_bits=23)),
+    "bfp8_b_wormhole": BlockFormat(
+        ELEMENTS["hbfp8_element"],
+        E8M0,
+        16,
+        rounding=NEAREST_AWAY,
+        how=Choices(signed_zero="drop", preround="bf16_toward_zero"),
+    ),
+    "bfp4_b_wormhole": BlockFormat(ELEMENTS["hbfp4_element"], E8M0, 16, rounding=TOWARD_ZERO, how=_WORMHOLE),
+    "bfp2_b_wormhole": BlockFormat(ELEMENTS["bfp2_element"], E8M0, 16, rounding=TOWARD_ZERO, how=_WORMHOLE),
     "bf16": BlockFormat(ELEMENTS["bf16"], overflow="special"),
     "fp16": BlockFormat(ELEMENTS["fp16"], overflow="special"),
     "tf32": BlockFormat(ELEMENTS["tf32"], overflow="special"),
@@ -899,10 +926,20 @@ def _rounded_element(
     return round_to_code(element, v, rounding, overflow)
 
 
+def aligned(fmt: BlockFormat, v: Number, how: Choices) -> Number:
+    """v, in units of its block's scale, rounded to `align_bits` below the largest exponent (section 3)."""
+    if how.align_bits == 0 or not v.is_finite:
+        return v
+    quantum = power_of_two(fmt.element.emax - how.align_bits)
+    return replace(v, magnitude=round_integer(v.magnitude / quantum, how.align_rounding) * quantum)
+
+
 def prepared(x: Number, how: Choices) -> Number:
     """Input as it is quantized, but for what is no number (section 2)."""
     if how.preround == "bf16":
         x = _in_type(ELEMENTS["bf16"], x)
+    if how.preround == "bf16_toward_zero" and x.is_finite:
+        x = replace(x, magnitude=rounded_magnitude(ELEMENTS["bf16"], x.magnitude, TOWARD_ZERO))
     if how.input_subnormals == "flush" and x.is_finite and x.magnitude < power_of_two(-126):
         x = replace(x, magnitude=Fraction(0))
     return POSITIVE_ZERO if how.signed_zero == "underflow" and x.is_zero else x
@@ -931,7 +968,7 @@ def quantize_tensor(
     block: int | str | tuple[int, int] | None = None,
     rows: int | None = None,
     scale_rule: str | None = None,
-    rounding: str = NEAREST_EVEN,
+    rounding: str | None = None,
     overflow: str | None = None,
     sparsity: tuple[int, int] | None = None,
     ties: str = "lowest_index",
@@ -947,11 +984,13 @@ def quantize_tensor(
     stochastic: str = "a",
     random_bits: int = 16,
     random: Sequence[Sequence[int]] | None = None,
-    how: Choices = Choices(),
+    how: Choices | None = None,
 ) -> QuantizedTensor:
     """Quantize lines of bit patterns of type `carrier` (sections 2 to 8), with the events of section 13."""
     _check_word("order", order, ORDERS)
     _check_word("scale_rounding", scale_rounding, (NEAREST_EVEN, UP))
+    rounding = fmt.rounding if rounding is None else rounding
+    how = fmt.how if how is None else how
     if (rounding == STOCHASTIC) != (random is not None):
         raise RefusedError("random bits go with stochastic rounding")
     element = fmt.element
@@ -1041,9 +1080,15 @@ def quantize_tensor(
             else:
                 amax = max((v.magnitude for v in elements if v.is_finite), default=Fraction(0))
                 zero_blocks += amax == 0
+                floor_first = "floor" if scale_rule == FIT else scale_rule
                 scale_code = _computed_scale(
-                    fmt, fmt.scale, scale_rule, scale_rounding, scale_minimum, amax, outside.outer, how
+                    fmt, fmt.scale, floor_first, scale_rounding, scale_minimum, amax, outside.outer, how
                 )
+                if scale_rule == FIT and amax > 0:
+                    scaled = [_scaled_element(fmt, Above(scale=scale_code), v) for v in elements if v.is_finite]
+                    tops = [(rounded_magnitude(element, v.magnitude, rounding, v.negative), v) for v in scaled]
+                    if any(size > _largest(element, v.negative, how) for size, v in tops):
+                        scale_code = min(scale_code + 1, fmt.scale.largest_code)
             if bad and not lost and decode(fmt.scale, scale_code).kind != "nan":
                 raise RefusedError("NaN or Inf below a given scale that is a number")
             out_scales[-1].append(scale_code)
@@ -1079,7 +1124,7 @@ def quantize_tensor(
             value, above = x[line][i], above_of[line, i]
             if is_poisoned(above):
                 continue  # the codes of a poisoned block are 0 (section 5)
-            v = _scaled_element(fmt, above, value, how.scale_apply)
+            v = aligned(fmt, _scaled_element(fmt, above, value, how.scale_apply), how)
             mode: str | Chance = rounding
             if random is not None:
                 mode = Chance(stochastic, random_bits, random[line][i])
@@ -1121,7 +1166,7 @@ def quantize(
     *,
     block: int | str | tuple[int, int] | None = None,
     scale_rule: str | None = None,
-    rounding: str = NEAREST_EVEN,
+    rounding: str | None = None,
     overflow: str | None = None,
     sparsity: tuple[int, int] | None = None,
     ties: str = "lowest_index",

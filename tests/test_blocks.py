@@ -183,7 +183,7 @@ def cases(draw: st.DrawFn) -> Case:
     if scale is not None and fmt.has_float_scale and scale is not FP32:
         arguments["scale_rounding"] = draw(st.sampled_from(["nearest_even", "up"]))
     if scale is not None and scale is not FP32:
-        arguments["scale_minimum"] = draw(st.sampled_from([0, 0, 1, scale.largest_code // 2, scale.largest_code]))
+        arguments["scale_minimum"] = draw(st.sampled_from([0, 0, min(1, scale.largest_code), scale.largest_code]))
     mask = None
     choice = draw(st.sampled_from(["dense", "dense", "pattern", "pattern", "mask"]))
     if choice == "pattern":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import suppress
 from fractions import Fraction
 from typing import Any
@@ -32,6 +33,7 @@ FORMATS = BLOCK_FORMATS | LEVELLED
 def drawn_how(rng: np.random.Generator, fmt: BlockFormat, rule: str | None) -> dict[str, Any]:
     """Some of the choices that a format takes."""
     element, scaled = fmt.element, fmt.scale is not None
+    alignable = scaled and not fmt.has_float_scale and not fmt.micro and rule != oracle.FIT
     keeps = ["keep"] if element.nan_code is not None else []
     rules: list[tuple[str, list[Any], bool]] = [
         ("nonfinite", ["poison", "ignore", "largest", "error", *keeps], True),
@@ -39,11 +41,12 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, rule: str | None) -> d
         ("subnormals", ["flush"], element.exponent_bits > 0),
         ("input_subnormals", ["flush"], True),
         ("integer_range", ["full"], element.signedness == "twos_complement"),
-        ("preround", ["bf16"], True),
+        ("preround", ["bf16", "bf16_toward_zero"], True),
         ("scale_apply", ["reciprocal"], fmt.has_float_scale),
         ("divisor", [7.25, 0.75, 3.0], scaled and (fmt.has_float_scale or rule == "rceil")),
         ("even_bits", [0, 1, 2], rule == "even"),
         ("zero_scale", [1, 5], scaled and fmt.scale != oracle.FP32),
+        ("align_bits", [2, 6, 23], alignable),
     ]
     return {name: words[rng.integers(len(words))] for name, words, able in rules if able and rng.random() < 0.3}
 
@@ -65,6 +68,8 @@ def test_codes_scales_values_and_events_are_those_of_the_oracle(name: str, seed:
     choices: dict[str, Any] = {"rounding": str(rng.choice(oracle.ROUNDINGS))}
     if fmt.scale is not None:
         choices = drawn_choices(rng, fmt)
+        if not fmt.has_float_scale and not fmt.micro and not isinstance(fmt.block, tuple) and rng.random() < 0.2:
+            choices["scale_rule"] = oracle.FIT if fmt.how.align_bits == 0 else "floor"
     how = drawn_how(rng, fmt, choices.get("scale_rule"))
     sparse: dict[str, Any] = {"sparsity": "2:4"} if rng.random() < 0.3 else {}
     record = user_format(fmt, block, **choices, **how)
@@ -79,7 +84,7 @@ def test_codes_scales_values_and_events_are_those_of_the_oracle(name: str, seed:
             block=block,
             inexact="round",
             result="fp64",
-            how=oracle.Choices(**exact),
+            how=dataclasses.replace(fmt.how, **exact),
             sparsity=(2, 4) if sparse else None,
             **choices,
         )

@@ -133,6 +133,19 @@ def test_shared_micro_exponents_are_those_of_quark_but_for_what_is_no_number(nam
     assert_same_bits(got[numbers], wanted[numbers])
 
 
+def test_bfp16_of_quark_is_quarks_where_its_least_scale_does_not_show(isa: str) -> None:
+    x, wanted = inputs(), recorded("amd_quark", "bfp16__default")["dq"]
+    got = sq.emulate(x, "bfp16_quark", inexact="round")
+    blocks = np.abs(x).reshape(ROWS, 4, 8)
+    with np.errstate(invalid="ignore"):
+        # Its scales are not below the epsilon of float32, 2^-23, and NaN where a block would take 2^128.
+        amax = blocks.max(axis=2)
+        plain = np.isfinite(blocks).all(axis=2) & (((amax >= 2.0**-16) & (amax < 2.0**127)) | (amax == 0))
+    plain = np.repeat(plain, 8, axis=1).reshape(x.shape)
+    assert plain.mean() > 0.5
+    assert_same_bits(got[plain] + np.float32(0), wanted[plain] + np.float32(0))
+
+
 @pytest.mark.parametrize("name", NVFP4_TENSORS)
 def test_nvfp4_of_one_level_is_that_of_torchao_from_its_least_scale_on(name: str, isa: str) -> None:
     x, wanted = nvfp4_input(name), recorded("torchao", "nvfp4__one_level")

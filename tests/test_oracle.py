@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -75,7 +75,7 @@ def check_quantize(example: Example) -> None:
     for name, kind in {"zero_scale": int, "even_bits": int, "divisor": Fraction}.items():
         if name in choices:
             choices[name] = kind(choices[name])
-    arguments["how"] = oracle.Choices(**choices)
+    arguments["how"] = replace(BLOCK_FORMATS[example.format].how, **choices)
     lists = dict(example.lists)
     if "random" in lists:
         arguments["random"] = [lists.pop("random").values]

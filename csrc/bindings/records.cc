@@ -305,6 +305,7 @@ void bind_catalog(py::module_& module) {
   add_words(IntegerRange{});
   add_words(Prerounding{});
   add_words(ScaleApply{});
+  add_words(AlignRounding{});
   add_words(ScaleRule{});
   add_words(Ties{});
   add_words(Order{});

@@ -64,6 +64,10 @@ inline constexpr std::array elements{
         "msfp13_element", {0, 4, 0, finite, sign_magnitude}, "MSFP: sign and 4 magnitude bits, k / 8", inferred},
     NamedElement{
         "mx4_element", {0, 2, 0, finite, sign_magnitude}, "MX4: sign and 2 magnitude bits, k / 2", implementation},
+    NamedElement{"bfp2_element",
+                 {0, 1, 0, finite, sign_magnitude},
+                 "Tenstorrent BFP2: sign and one magnitude bit",
+                 implementation},
     NamedElement{"ue4m3", {4, 3, 7, fn, unsigned_code}, "NVFP4 scale: E4M3 without its sign", implementation},
     NamedElement{"ue5m3", {5, 3, 15, fn, unsigned_code}, "AMD Quark scale", implementation},
     NamedElement{"e8m0", {8, 0, 127, fn, unsigned_code, false}, "OCP MX v1.0, scale", specification},

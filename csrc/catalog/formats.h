@@ -65,6 +65,37 @@ constexpr NamedFormat shared_micro_exponents(std::string_view name, std::string_
   return {name, format, {}, "shared micro-exponents (Rouhani et al., ISCA 2023); AMD Quark", implementation};
 }
 
+// AMD XDNA: two's complement cut toward minus infinity.
+constexpr NamedFormat xdna(std::string_view name, int along, std::string_view evidence) {
+  return {name,
+          blocked("mxint8_element", "e8m0", along),
+          {.rounding = Rounding::down, .integer_range = IntegerRange::full},
+          "AMD XDNA bfp16ebs8, bfp16ebs16; mlir-aie (subnormal numbers and what is no number as elsewhere here)",
+          evidence};
+}
+
+// Tenstorrent's host packer: aligned without sticky bits, then nearest even.
+constexpr NamedFormat bfp_host(std::string_view name, std::string_view element_name) {
+  return {name,
+          blocked(element_name, "e8m0", 16),
+          {.signed_zero = SignedZero::drop, .align_bits = 23},
+          "Tenstorrent host packer, tt-metal (subnormal numbers and what is no number as elsewhere here)",
+          implementation};
+}
+
+// Its Wormhole packer: bfloat16 by truncation, BFP8 by nearest, ties away, and of that the leading bits.
+constexpr NamedFormat bfp_packer(std::string_view name, std::string_view element_name, Rounding rounding, int align) {
+  return {name,
+          blocked(element_name, "e8m0", 16),
+          {.rounding = rounding,
+           .signed_zero = SignedZero::drop,
+           .preround = Prerounding::bf16_toward_zero,
+           .align_bits = align,
+           .align_rounding = align > 0 ? AlignRounding::nearest_away : AlignRounding::toward_zero},
+          "Tenstorrent Wormhole packer, tt-isa-documentation",
+          implementation};
+}
+
 constexpr NamedFormat fp8_powers(std::string_view name, int along, int across) {
   return {name,
           blocked("e4m3", "e8m0", along, across),
@@ -106,6 +137,19 @@ inline constexpr std::array formats{
     shared_micro_exponents("mx9", "hbfp8_element"),
     shared_micro_exponents("mx6", "msfp13_element"),
     shared_micro_exponents("mx4", "mx4_element"),
+    xdna("bfp16", 8, implementation),
+    xdna("bfp16_ebs16", 16, inferred),
+    NamedFormat{"bfp16_quark",
+                blocked("mxint8_element", "e8m0", 8),
+                {.scale_rule = ScaleRule::fit, .integer_range = IntegerRange::full},
+                "AMD Quark BFP16: one exponent more where an element would leave -128 to 127",
+                implementation},
+    bfp_host("bfp8_b", "hbfp8_element"),
+    bfp_host("bfp4_b", "hbfp4_element"),
+    bfp_host("bfp2_b", "bfp2_element"),
+    bfp_packer("bfp8_b_wormhole", "hbfp8_element", Rounding::nearest_away, 0),
+    bfp_packer("bfp4_b_wormhole", "hbfp4_element", Rounding::toward_zero, 6),
+    bfp_packer("bfp2_b_wormhole", "bfp2_element", Rounding::toward_zero, 6),
     nvfp4("nvfp4", 1, "NVFP4: tensor scale amax / 2688, then amax / 6 of each 16 to UE4M3"),
     nvfp4("nvfp4_16x16", 16, "NVFP4 weights for training: one UE4M3 scale per 16 x 16"),
     NamedFormat{"nvfp4_one_level",

@@ -20,7 +20,8 @@ inline bool has_halving_pairs(const QuantizeJob& job) {
 // Whether lines of this job can go through quantize_powers at all.
 inline bool takes_short_blocks(const QuantizeJob& job) {
   return job.scale_kind == ScaleKind::power_of_two && job.geometry.block <= longest_short_block && !job.count &&
-         !job.flush_elements && !job.full_range && (job.levels == 1 || has_halving_pairs(job));
+         !job.flush_elements && !job.full_range && job.conversion.align_bits == 0 &&
+         job.conversion.scale_rule != ScaleRule::fit && (job.levels == 1 || has_halving_pairs(job));
 }
 
 // Exponents of blocks from their largest magnitudes, docs/numerics.md section 3: wanted_exponent, without a branch.

@@ -9,6 +9,34 @@
 namespace sparq::SPARQ_ISA_NAME {
 namespace {
 
+// Elements that are first brought to the exponent of their block, by a rounding of its own (docs/numerics.md section
+// 3). The wide carrier has room for every step; what is larger than four times the largest exponent saturates anyway.
+template <class C, Round mode>
+__attribute__((noinline)) void round_aligned(const QuantizeJob& job, const TargetFamily<C>& family, int exponent,
+                                             bool finite, Stretch<C> s, Counts& counts) {
+  using Bits = typename C::Bits;
+  using Value = typename C::Value;
+  const int top = exponent + job.align_top, quantum = top - job.conversion.align_bits;
+  const Value step = power_of_shift<C>(quantum), anchor = power_of_shift<C>(quantum + C::mantissa);
+  const Value half = step / 2;
+  const Bits limit = as_bits<C>(power_of_shift<C>(top + 2));
+  const bool away = job.conversion.align_rounding == AlignRounding::nearest_away;
+  Bits aligned[tile_capacity];
+  for (std::int64_t i = 0; i < s.count; ++i) {
+    const Bits sign = s.row[i] & sign_mask<C>, bits = s.row[i] ^ sign;
+    const Value magnitude = as_value<C>(smaller_magnitude<C>(bits, limit));
+    Value near = (magnitude + anchor) - anchor;
+    if (away)
+      near = magnitude - near == half ? near + step : near;
+    else
+      near = near > magnitude ? near - step : near;
+    aligned[i] = sign | (bits < infinity_bits<C> ? as_bits<C>(near) : bits);
+  }
+  s.row = aligned;
+  if (job.count) count_events<C>(job, exponent, s, counts);
+  round_block<C, mode>(job, family, exponent, finite, s, counts);
+}
+
 // Elements under one power of two, or under none.
 template <class C, Round mode>
 inline void quantize_block(const QuantizeJob& job, const TargetFamily<C>& family, const Place& at, std::int64_t index,
@@ -19,6 +47,10 @@ inline void quantize_block(const QuantizeJob& job, const TargetFamily<C>& family
   BlockScale scale;
   if (job.scale_kind != ScaleKind::none) {
     scale = block_scale<C>(job, index, amax, 1, counts);
+    if (job.conversion.scale_rule == ScaleRule::fit && !main_plane(job).given && amax < infinity_bits<C> && amax != 0) {
+      scale.exponent = fitting_exponent<C>(job, s.raw, s.count, scale.exponent);
+      store_scale(job, index, scale);
+    }
     const bool spoilt = !finite && !job.skip_nonfinite;
     counts.refused += spoilt && !scale.poisoned;  // below a given scale that is a number
     scale.poisoned |= spoilt;
@@ -30,6 +62,7 @@ inline void quantize_block(const QuantizeJob& job, const TargetFamily<C>& family
     if (amax == 0 && finite) return fill_signed_zeros<C>(job, s.raw, s.count, s.values, s.codes);
   }
   const int exponent = scale.exponent + job.reach;
+  if (job.conversion.align_bits > 0) return round_aligned<C, mode>(job, family, exponent, finite, s, counts);
   if (job.count) count_events<C>(job, exponent, s, counts);
   round_block<C, mode>(job, family, exponent, finite, s, counts);
 }

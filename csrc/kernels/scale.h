@@ -41,6 +41,12 @@ inline void prepare_row(const Prepare& how, const typename C::Bits* from, std::i
     for (std::int64_t i = 0; i < n; ++i) to[done + i] = from_float<C>(as_value<Carrier32>(codes[i] << 16));
   }
   if (how.to_bf16) from = to;
+  if (how.cut_to_bf16) {  // NaN keeps being one
+    constexpr Bits cut = ~((Bits{1} << (C::mantissa - 7)) - 1);
+    for (std::int64_t i = 0; i < count; ++i)
+      to[i] = (from[i] & ~sign_mask<C>) > infinity_bits<C> ? nan_bits<C> : from[i] & cut;
+    from = to;
+  }
   const Bits smallest = static_cast<Bits>(C::bias - 126) << C::mantissa;
   const Bits below = how.flush ? smallest : 0;
   const Bits zero_sign = how.no_negative_zero ? 0 : sign_mask<C>;
@@ -138,6 +144,25 @@ inline float float_scale(const QuantizeJob& job, float amax, float outer) {
   float scale = amax / job.scale_divisor;
   if (job.main > 0) scale = scale / outer;
   return scale == 0 ? 0x1p-149f : scale;
+}
+
+// One exponent more where an element would saturate: the largest of each sign decide.
+template <class C>
+inline int fitting_exponent(const QuantizeJob& job, const typename C::Bits* row, std::int64_t count, int exponent) {
+  using Bits = typename C::Bits;
+  Bits positive = 0, negative = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const Bits magnitude = row[i] & ~sign_mask<C>;
+    if (magnitude >= infinity_bits<C>) continue;
+    if (row[i] == magnitude)
+      positive = larger_magnitude<C>(positive, magnitude);
+    else
+      negative = larger_magnitude<C>(negative, magnitude);
+  }
+  bool exact = true;
+  const bool saturates = round_one<C>(job, positive, exponent, 0, exact).saturated ||
+                         round_one<C>(job, negative | sign_mask<C>, exponent, 0, exact).saturated;
+  return saturates ? smaller(exponent + 1, job.scale_max) : exponent;
 }
 
 // The scale of a block whose largest magnitude is `amax`, below an outer scale that is a number, stored.

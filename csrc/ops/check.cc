@@ -106,6 +106,14 @@ std::string check_scale_choices(const BlockFormat& format, const Conversion& how
   if (how.even_bits < -1 || how.even_bits > 22) return "even_bits must be 0 to 22, or -1: " + describe(how);
   if (how.even_bits >= 0 && (kind == ScaleKind::none || how.scale_rule != ScaleRule::even))
     return "even_bits is for scale_rule='even'";
+  if (how.scale_rule == ScaleRule::fit && (how.rounding == Rounding::stochastic || format.level_count > 1))
+    return "scale_rule='fit' needs a rounding that does not depend on chance, and one level of scales";
+  if (how.scale_rule == ScaleRule::fit && how.align_bits != 0)
+    return "scale_rule='fit' and align_bits are of different machines";
+  if (how.align_bits < 0 || how.align_bits > 40) return "align_bits must be 0 to 40: " + describe(how);
+  if (how.align_bits > 0 && (kind != ScaleKind::power_of_two || format.level_count > 1))
+    return "align_bits is for one level of scales that are powers of two";
+  if (how.align_bits == 0 && how.align_rounding != AlignRounding::toward_zero) return "align_rounding needs align_bits";
   const bool coded = kind != ScaleKind::none && !is_float32(main_scale(format).format);
   const int top = coded ? static_cast<int>(max_code(main_scale(format).format)) : -1;
   const int least = kind == ScaleKind::floating ? 1 : 0;
@@ -140,7 +148,7 @@ std::string check_conversion(const BlockFormat& format, const Conversion& conver
     return "scale_rule='" + rule + "' chooses a power of two, and this format's scale is a float: use 'amax'";
   if (kind == ScaleKind::power_of_two && conversion.scale_rule == ScaleRule::amax)
     return "scale_rule='amax' computes a float scale, and this format's scale is a power of two: use floor, ceil, "
-           "rceil, even or nearest";
+           "rceil, even, nearest or fit";
   if (std::string error = check_scale_choices(format, conversion); !error.empty()) return error;
   if (std::string error = check_element_choices(format.element, conversion); !error.empty()) return error;
   const bool short_scale = format.level_count > 0 && is_short_float_scale(main_scale(format).format);

@@ -37,6 +37,7 @@ std::uint64_t promotion_threshold(const ElementFormat& element, const Conversion
       return one - (one >> ((how.even_bits < 0 ? top_fraction_bits(element) : how.even_bits) + 1)) - 1;
     case ScaleRule::nearest: return one / 2 - 1;
     case ScaleRule::floor:
+    case ScaleRule::fit:
     case ScaleRule::amax: break;
   }
   return one;
@@ -58,8 +59,9 @@ void derive(QuantizeJob& job) {
   job.code_mask = magnitude_mask(e) | sign_bit(e);
   job.twos_complement = e.signedness == Signedness::twos_complement;
   job.negative_zero = has_negative_zero(e) && how.signed_zero != SignedZero::drop;
-  job.prepare = {how.preround == Prerounding::bf16, how.input_subnormals == Subnormals::flush,
-                 how.signed_zero == SignedZero::underflow, how.nonfinite == NonFinite::largest};
+  job.prepare = {how.preround == Prerounding::bf16, how.preround == Prerounding::bf16_toward_zero,
+                 how.input_subnormals == Subnormals::flush, how.signed_zero == SignedZero::underflow,
+                 how.nonfinite == NonFinite::largest};
   job.skip_nonfinite = how.nonfinite == NonFinite::keep || how.nonfinite == NonFinite::ignore;
   job.flush_elements = how.subnormals == Subnormals::flush;
   job.full_range = how.integer_range == IntegerRange::full;
@@ -90,6 +92,7 @@ void derive_scale(QuantizeJob& job) {
   job.scale_format = s;
   job.scale_divisor = std::ldexp(divisor_of(e, how), job.reach);
   job.scale_shift = max_exponent(e) + job.reach;
+  job.align_top = max_exponent(e);
   if (how.scale_rule == ScaleRule::rceil) job.scale_shift = std::ilogb(divisor_of(e, how)) + job.reach;
   job.scale_min = min_exponent(s);
   job.scale_low = job.scale_min + how.scale_minimum;
@@ -290,7 +293,8 @@ std::string run(const EncodeRequest& request, Counts& counts) {
   job.philox = request.philox;
   const bool wide_values = request.values != nullptr && request.values_type == FloatType::fp64;
   job.wide = job.scale_kind != ScaleKind::floating &&
-             (request.input_type == FloatType::fp64 || wide_values || job.mantissa_bits >= 23);
+             (request.input_type == FloatType::fp64 || wide_values || job.mantissa_bits >= 23 ||
+              job.conversion.align_bits > 0);  // which needs room above and below
   const bool sparse = request.sparsity.group != 0;
   // Decoded values are ranked as they are, also where float32 does not hold them.
   if (sparse && request.order == Order::quantize_first && job.scale_kind == ScaleKind::power_of_two) job.wide = true;
@@ -313,6 +317,9 @@ std::string run(const EncodeRequest& request, Counts& counts) {
   const bool main_first = to_compute && (spans_lines || !fits);
   const bool outer_first = job.main > 0 && !job.planes[0].given;
   const bool scales_first = main_first || outer_first;
+  if (main_first && request.conversion.scale_rule == ScaleRule::fit)
+    return "scale_rule='fit' looks at all elements of a block, which therefore has to lie in one line and be at most " +
+           std::to_string(room) + " elements long";
   // float64 input is ranked before float scaling rounds it to float32.
   const bool ranks_wider = job.scale_kind == ScaleKind::floating && request.input_type == FloatType::fp64;
   const bool mask_first =

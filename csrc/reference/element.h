@@ -109,6 +109,17 @@ inline Encoded encode_element(const ElementFormat& f, const Conversion& how, con
   return result;
 }
 
+// |x| to a multiple of 2^quantum: cut, or to the nearest one, ties away from zero.
+inline Unpacked aligned(Unpacked x, int quantum, AlignRounding how) {
+  if (!x.finite() || x.magnitude.exponent >= quantum) return x;
+  const int drop = quantum - x.magnitude.exponent;
+  if (drop > 62) return {.negative = x.negative, .magnitude = {}};
+  const std::uint64_t half = std::uint64_t{1} << (drop - 1);
+  const std::uint64_t up = how == AlignRounding::nearest_away && (x.magnitude.significand & half) != 0 ? 1 : 0;
+  x.magnitude = {(x.magnitude.significand >> drop) + up, quantum};
+  return x;
+}
+
 // What amax is divided by.
 inline Dyadic divisor_of(const ElementFormat& f, const Conversion& how) {
   if (how.divisor == 0) return value_of(f, max_code(f));
@@ -123,6 +134,7 @@ inline int choose_exponent(const ElementFormat& f, const Conversion& how, Dyadic
   bool promote = false;
   switch (how.scale_rule) {
     case ScaleRule::floor:
+    case ScaleRule::fit:  // what saturates is looked at afterwards
     case ScaleRule::amax: break;
     case ScaleRule::ceil: promote = compare(amax, {1, log2}) > 0; break;
     case ScaleRule::nearest: promote = compare(amax, {3, log2 - 1}) >= 0; break;

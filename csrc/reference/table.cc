@@ -183,6 +183,17 @@ std::uint32_t main_code(const QuantizeJob& job, const std::vector<Unpacked>& x, 
   }
   const Dyadic amax = largest_of(x, start, count);
   counts.zero_blocks += amax.significand == 0;
+  if (job.conversion.scale_rule == ScaleRule::fit && amax.significand != 0) {
+    const std::uint32_t code = power_scale_code(job, amax);
+    bool saturated = false;
+    for (std::int64_t i = start; i < start + count; ++i) {
+      const Unpacked& element = x[static_cast<std::size_t>(i)];
+      const int exponent = min_exponent(format) + static_cast<int>(code);
+      if (element.finite())
+        saturated = saturated || encode_element(job.format.element, job.conversion, element, exponent, 0).saturated;
+    }
+    return std::min(code + (saturated ? 1 : 0), max_code(format));
+  }
   return job.scale_kind == ScaleKind::power_of_two ? power_scale_code(job, amax)
                                                    : float_scale_code(job, amax, outside.factor, counts);
 }
@@ -241,6 +252,12 @@ Unpacked prepared(const Prepare& how, Unpacked x) {
     const ElementFormat bf16{8, 7, 127, Specials::ieee};
     const Encoded e = encode_element(bf16, {.overflow = Overflow::special}, x, 0, 0);
     x = decode_code(bf16, e.code);
+  }
+  if (how.cut_to_bf16 && x.finite() && x.magnitude.significand != 0) {
+    // The 8 leading bits, or those from 2^-133 on.
+    int top = x.magnitude.exponent - 1;
+    for (std::uint64_t rest = x.magnitude.significand; rest != 0; rest >>= 1) ++top;
+    x = aligned(x, std::max(top, -126) - 7, AlignRounding::toward_zero);
   }
   if (how.flush && x.finite() && compare(x.magnitude, {1, -126}) < 0) x.magnitude = {};
   if (how.no_negative_zero && x.finite() && x.magnitude.significand == 0) x.negative = false;
@@ -301,6 +318,9 @@ BlockResult encode_line(const QuantizeJob& job, const Line& line, const std::vec
     const bool floating = job.scale_kind == ScaleKind::floating;
     Unpacked v = floating ? divided(x[i], scale.factor, job.conversion.scale_apply) : x[i];
     if (v.infinite && x[i].finite()) v = as_largest(v);  // x / s left float32: a large number
+    if (job.conversion.align_bits > 0)
+      v = aligned(v, scale.exponent + max_exponent(job.format.element) - job.conversion.align_bits,
+                  job.conversion.align_rounding);
     Encoded e = encode_element(job.format.element, job.conversion, v, scale.exponent,
                                random_of(job, line.at(static_cast<std::int64_t>(i))));
     const Unpacked made = decode_code(job.format.element, e.code);

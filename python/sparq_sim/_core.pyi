@@ -77,6 +77,8 @@ class Conversion:
     divisor: float
     even_bits: int
     zero_scale: int
+    align_bits: int
+    align_rounding: str
     def __init__(
         self,
         *,
@@ -97,6 +99,8 @@ class Conversion:
         divisor: float = ...,
         even_bits: int = ...,
         zero_scale: int = ...,
+        align_bits: int = ...,
+        align_rounding: str = ...,
     ) -> None: ...
     def to_dict(self) -> dict[str, Any]: ...
 
