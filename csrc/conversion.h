@@ -42,7 +42,10 @@ static constexpr bool moves_in(Rounding rounding, bool negative) {
 enum class Overflow : std::uint8_t { saturate, special };
 
 // Power-of-two rules of section 3, and amax / max for float scales (section 4).
-enum class ScaleRule : std::uint8_t { floor, ceil, rceil, even, nearest, fit, amax };
+enum class ScaleRule : std::uint8_t { floor, ceil, rceil, even, nearest, fit, mse, mae, amax };
+
+// Rules that look at every element of a block, not at amax alone.
+static constexpr bool searches(ScaleRule rule) { return rule == ScaleRule::mse || rule == ScaleRule::mae; }
 
 // What NaN and Inf do to a block, or become themselves (section 5).
 enum class NonFinite : std::uint8_t { poison, keep, ignore, largest, error };

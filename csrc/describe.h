@@ -89,10 +89,10 @@ struct Words<Overflow> {
 template <>
 struct Words<ScaleRule> {
   static constexpr std::string_view what = "scale_rule";
-  static constexpr Word<ScaleRule> list[] = {{"floor", ScaleRule::floor},     {"ceil", ScaleRule::ceil},
-                                             {"rceil", ScaleRule::rceil},     {"even", ScaleRule::even},
-                                             {"nearest", ScaleRule::nearest}, {"fit", ScaleRule::fit},
-                                             {"amax", ScaleRule::amax}};
+  static constexpr Word<ScaleRule> list[] = {
+      {"floor", ScaleRule::floor}, {"ceil", ScaleRule::ceil},       {"rceil", ScaleRule::rceil},
+      {"even", ScaleRule::even},   {"nearest", ScaleRule::nearest}, {"fit", ScaleRule::fit},
+      {"mse", ScaleRule::mse},     {"mae", ScaleRule::mae},         {"amax", ScaleRule::amax}};
 };
 template <>
 struct Words<NonFinite> {

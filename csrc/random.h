@@ -43,4 +43,14 @@ static_assert(philox_block({}, 0) == std::array<std::uint32_t, 4>{0x6627E8D5, 0x
 static_assert(philox_block({.seed = 0x299F31D0A4093822, .stream = 0x0370734413198A2E}, 0x85A308D3243F6A88) ==
               std::array<std::uint32_t, 4>{0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1});
 
+// Tenstorrent's 32-bit Fibonacci shift register, one step: the parity of its taps, inverted, comes in at the top. All
+// ones is the state that it never leaves.
+static constexpr std::uint32_t shift_register_step(std::uint32_t state) {
+  std::uint32_t taps = state & 0x80200003;
+  for (int half = 16; half > 0; half /= 2) taps ^= taps >> half;
+  return (~taps & 1) << 31 | state >> 1;
+}
+static_assert(shift_register_step(0) == 0x80000000 && shift_register_step(0xFFFFFFFF) == 0xFFFFFFFF);
+static_assert(shift_register_step(0x80000000) == 0x40000000 && shift_register_step(3) == 0x80000001);
+
 }  // namespace sparq

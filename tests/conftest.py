@@ -111,7 +111,8 @@ def user_format(fmt: oracle.BlockFormat, block: Block = None, **choices: Any) ->
         )
         combine = "divide" if min(level.codes) < 0 else "multiply"
         levels.append(sq.ScaleLevel(format=record, along=level.block, combine=combine))
-    words = {"overflow": fmt.overflow, "scale_rule": "amax" if fmt.has_float_scale else fmt.scale_rule}
+    rule = "amax" if fmt.has_float_scale and fmt.scale_rule == "floor" else fmt.scale_rule
+    words = {"overflow": fmt.overflow, "scale_rule": rule}
     return sq.Format(
         "user", element_record(fmt.element), levels, sq.Conversion(**{**words, **own_choices(fmt), **choices})
     )

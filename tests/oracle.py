@@ -21,7 +21,8 @@ STOCHASTIC = "stochastic"  # not among ROUNDINGS: it is one only together with r
 ROUNDINGS = (NEAREST_EVEN, NEAREST_AWAY, NEAREST_ZERO, TOWARD_ZERO, UP, DOWN, TO_ODD)
 OVERFLOWS = ("saturate", "special")
 SCALE_RULES = ("floor", "ceil", "rceil", "even", "nearest")
-FIT = "fit"  # not among SCALE_RULES: it looks at all elements of a block
+# Not among SCALE_RULES: they look at all elements of a block.
+FIT, MSE, MAE = "fit", "mse", "mae"
 TIES = ("lowest_index", "highest_index")
 ORDERS = ("sparsify_first", "quantize_first")
 
@@ -579,6 +580,7 @@ BLOCK_FORMATS: dict[str, BlockFormat] = {
     "fp8_e4m3_1x128": BlockFormat(ELEMENTS["e4m3"], FP32, 128),
     "nvfp4_one_level": BlockFormat(ELEMENTS["e2m1"], ELEMENTS["ue4m3"], 16),
     "nvfp4": BlockFormat(ELEMENTS["e2m1"], ELEMENTS["ue4m3"], 16, outer="tensor"),
+    "nvfp4_4over6": BlockFormat(ELEMENTS["e2m1"], ELEMENTS["ue4m3"], 16, outer="tensor", scale_rule=MSE),
     "nvfp4_16x16": BlockFormat(ELEMENTS["e2m1"], ELEMENTS["ue4m3"], (16, 16), outer="tensor"),
     "fp8_e4m3_row": BlockFormat(ELEMENTS["e4m3"], FP32, "row"),
     "fp8_e4m3_128x128": BlockFormat(ELEMENTS["e4m3"], FP32, (128, 128)),
@@ -939,10 +941,49 @@ def prepared(x: Number, how: Choices) -> Number:
     if how.preround == "bf16":
         x = _in_type(ELEMENTS["bf16"], x)
     if how.preround == "bf16_toward_zero" and x.is_finite:
-        x = replace(x, magnitude=rounded_magnitude(ELEMENTS["bf16"], x.magnitude, TOWARD_ZERO))
+        bf16 = ELEMENTS["bf16"]
+        x = replace(x, magnitude=min(rounded_magnitude(bf16, x.magnitude, TOWARD_ZERO), bf16.largest))
     if how.input_subnormals == "flush" and x.is_finite and x.magnitude < power_of_two(-126):
         x = replace(x, magnitude=Fraction(0))
     return POSITIVE_ZERO if how.signed_zero == "underflow" and x.is_zero else x
+
+
+def _second_code(
+    fmt: BlockFormat, scale_rounding: str, scale_minimum: int, amax: Fraction, outer: int | None, how: Choices
+) -> int:
+    """The scale that takes amax to the largest power of two among elements (section 4): the quotient once more, times
+    the largest element over that power, in float32."""
+    assert fmt.scale is not None
+    quotient = rn32(finite(amax / (how.divisor or fmt.element.largest)))
+    if outer is not None:
+        quotient = rn32(finite(quotient.magnitude / decode(FP32, outer).magnitude))
+    # A quotient that rounds to zero is the smallest number, as in step 2.
+    magnitude = quotient.magnitude or power_of_two(-149)
+    quotient = rn32(finite(magnitude * fmt.element.largest / power_of_two(fmt.element.emax)))
+    return max(1, scale_minimum, round_to_code(fmt.scale, quotient, scale_rounding, "saturate"))
+
+
+def _error(
+    fmt: BlockFormat,
+    above: Above,
+    elements: Sequence[Number],
+    modes: Sequence[str | Chance],
+    rule: str,
+    how: Choices,
+) -> Fraction:
+    """What `mse` and `mae` add up over a block, in float64 step by step (section 3)."""
+    fp64 = ELEMENTS["fp64"]
+    total = Fraction(0)
+    for x, mode in zip(elements, modes, strict=True):
+        if not x.is_finite:
+            continue
+        v = _scaled_element(fmt, above, x, how.scale_apply)
+        made = decode_scaled(fmt, above, _rounded_element(fmt, x, v, mode, "saturate", how))
+        error = _in_type(fp64, finite(abs(made.fraction - x.fraction)))
+        if rule == MSE:
+            error = _in_type(fp64, finite(error.magnitude**2))
+        total = _in_type(fp64, finite(total + error.magnitude)).fraction
+    return total
 
 
 def as_largest(x: Number, how: Choices) -> Number:
@@ -1080,7 +1121,7 @@ def quantize_tensor(
             else:
                 amax = max((v.magnitude for v in elements if v.is_finite), default=Fraction(0))
                 zero_blocks += amax == 0
-                floor_first = "floor" if scale_rule == FIT else scale_rule
+                floor_first = "floor" if scale_rule in (FIT, MSE, MAE) else scale_rule
                 scale_code = _computed_scale(
                     fmt, fmt.scale, floor_first, scale_rounding, scale_minimum, amax, outside.outer, how
                 )
@@ -1089,6 +1130,22 @@ def quantize_tensor(
                     tops = [(rounded_magnitude(element, v.magnitude, rounding, v.negative), v) for v in scaled]
                     if any(size > _largest(element, v.negative, how) for size, v in tops):
                         scale_code = min(scale_code + 1, fmt.scale.largest_code)
+                if scale_rule in (MSE, MAE) and amax > 0:
+                    candidates = [scale_code]
+                    if is_power_of_two_scale(fmt.scale):
+                        steps = (scale_code + step for step in (1, 0, -1))
+                        candidates = [min(max(code, scale_minimum), fmt.scale.largest_code) for code in steps]
+                    else:
+                        candidates.append(_second_code(fmt, scale_rounding, scale_minimum, amax, outside.outer, how))
+                    modes = [
+                        rounding if random is None else Chance(stochastic, random_bits, random[line][i])
+                        for line, i in places
+                    ]
+                    errors = [
+                        _error(fmt, replace(outside, scale=code), elements, modes, scale_rule, how)
+                        for code in candidates
+                    ]
+                    scale_code = candidates[errors.index(min(errors))]
             if bad and not lost and decode(fmt.scale, scale_code).kind != "nan":
                 raise RefusedError("NaN or Inf below a given scale that is a number")
             out_scales[-1].append(scale_code)

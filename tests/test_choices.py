@@ -33,7 +33,9 @@ FORMATS = BLOCK_FORMATS | LEVELLED
 def drawn_how(rng: np.random.Generator, fmt: BlockFormat, rule: str | None) -> dict[str, Any]:
     """Some of the choices that a format takes."""
     element, scaled = fmt.element, fmt.scale is not None
-    alignable = scaled and not fmt.has_float_scale and not fmt.micro and rule != oracle.FIT
+    alignable = (
+        scaled and not fmt.has_float_scale and not fmt.micro and rule not in (oracle.FIT, oracle.MSE, oracle.MAE)
+    )
     keeps = ["keep"] if element.nan_code is not None else []
     rules: list[tuple[str, list[Any], bool]] = [
         ("nonfinite", ["poison", "ignore", "largest", "error", *keeps], True),
@@ -61,15 +63,17 @@ def test_codes_scales_values_and_events_are_those_of_the_oracle(name: str, seed:
     if isinstance(fmt.block, tuple):
         block = TILES[rng.integers(len(TILES))]
     elif isinstance(fmt.block, int) and not fmt.micro:
-        block = 7
+        block = [7, 7, "row", "tensor"][rng.integers(4)] if fmt.outer is None else 7
     x = drawn_input(rng, shape, carrier)
     if rng.random() < 0.5:
         x.flat[rng.integers(x.size)] = [np.nan, np.inf, -np.inf, -0.0, 1e-40][rng.integers(5)]
     choices: dict[str, Any] = {"rounding": str(rng.choice(oracle.ROUNDINGS))}
     if fmt.scale is not None:
         choices = drawn_choices(rng, fmt)
-        if not fmt.has_float_scale and not fmt.micro and not isinstance(fmt.block, tuple) and rng.random() < 0.2:
-            choices["scale_rule"] = oracle.FIT if fmt.how.align_bits == 0 else "floor"
+        coded = fmt.scale != oracle.FP32 and isinstance(fmt.block, int) and isinstance(block or fmt.block, int)
+        if coded and not fmt.micro and fmt.how.align_bits == 0 and rng.random() < 0.4:
+            rules = [oracle.MSE, oracle.MAE] if fmt.has_float_scale else [oracle.FIT, oracle.MSE, oracle.MAE]
+            choices["scale_rule"] = str(rng.choice(rules))
     how = drawn_how(rng, fmt, choices.get("scale_rule"))
     sparse: dict[str, Any] = {"sparsity": "2:4"} if rng.random() < 0.3 else {}
     record = user_format(fmt, block, **choices, **how)

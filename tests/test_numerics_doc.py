@@ -19,7 +19,7 @@ AT_LEAST = {"decode": 3, "quantize": 20, "sparsify": 2, "matmul": 5}
 
 
 #: Choices that are numbers.
-NUMBERS = {"scale_minimum": int, "zero_scale": int, "even_bits": int, "divisor": float}
+NUMBERS = {"scale_minimum": int, "zero_scale": int, "even_bits": int, "divisor": float, "tensor_scale": float}
 
 
 def floats(patterns: Patterns) -> Array:

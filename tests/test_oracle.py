@@ -69,6 +69,8 @@ def check_quantize(example: Example) -> None:
         arguments["sparsity"] = tuple(int(part) for part in arguments["sparsity"].split(":"))
     if "scales" in arguments:
         arguments["scales"] = [[int(code, 16) for code in arguments["scales"].split(",")]]
+    if "tensor_scale" in arguments:
+        arguments["outer"] = [[bits32(float(arguments.pop("tensor_scale")))]]
     if "scale_minimum" in arguments:
         arguments["scale_minimum"] = int(arguments["scale_minimum"])
     choices = {field.name: arguments.pop(field.name) for field in fields(oracle.Choices) if field.name in arguments}

@@ -50,6 +50,35 @@ def test_the_oracle_s_philox_gives_the_known_answers_of_random123(
     assert [oracle.philox(seed, stream, index + i) for i in range(4)] == words
 
 
+def test_a_shift_register_follows_its_taps() -> None:
+    state, words = 0x12345678, sq.ShiftRegister(0x12345678).words(3000)
+    for word in words.tolist():
+        # Bits 31, 21, 1 and 0, counted; an even number shifts in a one.
+        ones = sum(state >> place & 1 for place in (31, 21, 1, 0))
+        state = (ones % 2 == 0) << 31 | state >> 1
+        assert word == state
+    assert len(set(words.tolist())) == 3000
+
+
+def test_a_shift_register_hands_its_lowest_bits_to_the_elements_in_order(isa: str) -> None:
+    x = np.random.default_rng(1).standard_normal((6, 40)).astype(np.float32)
+    register = sq.ShiftRegister(77)
+    for bits in (1, 7, 22):
+        data = (register.words(x.size) & ((1 << bits) - 1)).reshape(x.shape)
+        wanted = sq.emulate(x, "mxfp4", random=data, random_bits=bits, **STOCHASTIC)
+        assert_same_bits(sq.emulate(x, "mxfp4", random=register, random_bits=bits, **STOCHASTIC), wanted)
+        turned = sq.emulate(x.T, "mxfp4", axis=0, random=register, random_bits=bits, **STOCHASTIC)
+        assert not np.array_equal(turned.T, wanted) or bits == 1
+
+
+@pytest.mark.parametrize("state", [-1, 2**32 - 1, 2**40])
+def test_a_state_that_no_register_has_is_refused(state: int) -> None:
+    with pytest.raises(ValueError, match="needed 0 to 2\\^32 - 2"):
+        sq.ShiftRegister(state)
+    with pytest.raises(TypeError, match="needed an integer"):
+        sq.ShiftRegister(1.5)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("offset", [0, 1, 3, 4, 2**34 - 2, 2**63 + 5])
 @pytest.mark.parametrize(("seed", "stream"), [(0, 0), (7, 3), ((1 << 64) - 1, 1 << 40)])
 def test_words_are_the_oracle_s(seed: int, stream: int, offset: int) -> None:

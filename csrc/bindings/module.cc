@@ -301,6 +301,12 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     for (std::int64_t i = 0; i < count; ++i) to[i] = sparq::philox_word(generator, static_cast<std::uint64_t>(i));
     return words;
   });
+  m.def("shift_register", [](std::uint32_t state, std::int64_t count) {
+    py::array_t<std::uint32_t> words(count);
+    std::uint32_t* to = words.mutable_data();
+    for (std::int64_t i = 0; i < count; ++i) to[i] = state = sparq::shift_register_step(state);
+    return words;
+  });
   m.def("decode", &decode, py::kw_only(), py::arg("codes"), py::arg("scales"), py::arg("shape"), py::arg("rows"),
         py::arg("format"), py::arg("values"), py::arg("values_type"), py::arg("threads"));
   m.def("sparsify", &sparsify, py::kw_only(), py::arg("x"), py::arg("x_type"), py::arg("shape"), py::arg("sparsity"),

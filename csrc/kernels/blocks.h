@@ -109,5 +109,19 @@ struct Runs {
   };
 };
 
+// What the rules mse and mae add up over a block: float64, in the order of the elements, each step one operation.
+template <class C>
+inline double error_of(const QuantizeJob& job, const typename C::Bits* raw, const typename C::Bits* values,
+                       std::int64_t count) {
+  const bool squares = job.conversion.scale_rule == ScaleRule::mse;
+  double sum = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    if ((raw[i] & ~sign_mask<C>) >= infinity_bits<C>) continue;
+    const double error = static_cast<double>(as_value<C>(values[i])) - static_cast<double>(as_value<C>(raw[i]));
+    sum += squares ? error * error : error < 0 ? -error : error;
+  }
+  return sum;
+}
+
 }  // namespace
 }  // namespace sparq::SPARQ_ISA_NAME

@@ -56,6 +56,56 @@ inline void make_short_scales(const QuantizeJob& job, const std::uint32_t* tops,
   }
 }
 
+// A quotient beyond float32 (under a tiny scale) saturates like any large number: it may stay a large number.
+template <class C, class Count>
+inline void divide_run(const QuantizeJob& job, const typename C::Bits* raw, Count count, float by,
+                       typename C::Bits* to) {
+  using Bits = typename C::Bits;
+  using Value = typename C::Value;
+  const float divisor = smaller(larger(by, 0x1p-149F), 0x1.fffffep127F);
+  const auto put = [=](std::int64_t i, Value quotient) {
+    const Bits bits = as_bits<C>(quotient), sign = bits & sign_mask<C>;
+    to[i] = sign | smaller_magnitude<C>(bits ^ sign, infinity_bits<C> - 1);
+  };
+  if (job.conversion.scale_apply == ScaleApply::reciprocal) {
+    const auto times = static_cast<Value>(smaller(1 / divisor, 0x1.fffffep127F));
+    for (std::int64_t i = 0; i < count; ++i) put(i, as_value<C>(raw[i]) * times);
+  } else {
+    const auto factor = static_cast<Value>(divisor);
+    for (std::int64_t i = 0; i < count; ++i) put(i, as_value<C>(raw[i]) / factor);
+  }
+}
+
+// The rules mse and mae: beside the scale that takes amax to the largest element, the one that takes it to the largest
+// power of two among them. Returns what leaves the smaller error, the first of equals, and stores its code.
+template <class C, Round mode>
+__attribute__((noinline)) float searched_factor(const QuantizeJob& job, const TargetFamily<C>& family, Stretch<C> s,
+                                                typename C::Bits amax, float outer, float first, std::int64_t index) {
+  using Bits = typename C::Bits;
+  using Value = typename C::Value;
+  const int top = job.top_exponent + highest_bit(job.top_significand);
+  const auto ratio = static_cast<float>(as_value<C>(wrapped_bits<C>(job.top_significand, job.top_exponent - top)));
+  const float quotient = float_scale(job, static_cast<float>(as_value<C>(amax)), outer) * ratio;
+  const std::uint32_t code = short_scale_code(job.scale_format, smaller(quotient, 0x1.fffffep127F), job.conversion);
+  float second = short_scale_value(job.scale_format, code);
+  if (job.main > 0) second = second * outer;
+  Bits quotients[tile_capacity], values[tile_capacity];
+  Counts ignored;
+  s.row = quotients;
+  s.values = values;
+  const auto error = [&](float factor) {
+    divide_run<C>(job, s.raw, s.count, factor, quotients);
+    round_block<C, mode>(job, family, 0, true, s, ignored);
+    for (std::int64_t i = 0; i < s.count; ++i)
+      values[i] = as_bits<C>(as_value<C>(values[i]) * static_cast<Value>(factor));
+    return error_of<C>(job, s.raw, values, s.count);
+  };
+  const double least = error(first);
+  if (!(error(second) < least)) return first;
+  store_code(main_plane(job), index, code);
+  return second;
+}
+
 // The blocks of a line under float scales: each step is one IEEE operation in float32 (docs/numerics.md section 4). All
 // of them are rounded at once, since what is divided needs no exponent.
 template <class C, Round mode>
@@ -100,27 +150,19 @@ inline void quantize_divided(const QuantizeJob& job, const TargetFamily<C>& fami
   }
   // The product may leave the positive numbers where the decoder's does; nothing is divided by that.
   for (std::int64_t b = 0; job.main > 0 && b < blocks; ++b) rows.factors[b] = rows.factors[b] * outer;
+  if (searches(job.conversion.scale_rule) && !main_plane(job).given)
+    visit([&](std::int64_t b, std::int64_t start, std::int64_t n) {
+      if (rows.tops[b] == 0 || (any_poisoned && rows.poisoned[b] != 0)) return;
+      const Stretch<C> part{s.raw + start, nullptr, s.chances + start, n, nullptr, nullptr};
+      rows.factors[b] =
+          searched_factor<C, mode>(job, family, part, rows.tops[b], outer, rows.factors[b], index + b * step);
+    });
   if (!all_finite && job.skip_nonfinite)  // results may overwrite input
     for (std::int64_t i = 0; i < s.count; ++i)
       rows.places[i] = (s.raw[i] & ~sign_mask<C>) >= infinity_bits<C> ? s.raw[i] : 0;
   Bits quotients[tile_capacity];
-  const bool by_reciprocal = job.conversion.scale_apply == ScaleApply::reciprocal;
   visit([&](std::int64_t b, std::int64_t start, auto n) {
-    const float divisor = smaller(larger(rows.factors[b], 0x1p-149F), 0x1.fffffep127F);
-    const auto factor = static_cast<Value>(divisor);
-    const Bits* raw = s.raw + start;
-    Bits* to = quotients + start;
-    // A quotient beyond float32 (under a tiny scale) saturates like any large number: it may stay a large number.
-    const auto put = [=](std::int64_t i, Value quotient) {
-      const Bits bits = as_bits<C>(quotient), sign = bits & sign_mask<C>;
-      to[i] = sign | smaller_magnitude<C>(bits ^ sign, infinity_bits<C> - 1);
-    };
-    if (by_reciprocal) {
-      const auto times = static_cast<Value>(smaller(1 / divisor, 0x1.fffffep127F));
-      for (std::int64_t i = 0; i < n; ++i) put(i, as_value<C>(raw[i]) * times);
-    } else {
-      for (std::int64_t i = 0; i < n; ++i) put(i, as_value<C>(raw[i]) / factor);
-    }
+    divide_run<C>(job, s.raw + start, n, rows.factors[b], quotients + start);
   });
   if (!all_finite && job.skip_nonfinite)
     for (std::int64_t i = 0; i < s.count; ++i) quotients[i] = rows.places[i] != 0 ? 0 : quotients[i];

@@ -21,7 +21,8 @@ inline bool has_halving_pairs(const QuantizeJob& job) {
 inline bool takes_short_blocks(const QuantizeJob& job) {
   return job.scale_kind == ScaleKind::power_of_two && job.geometry.block <= longest_short_block && !job.count &&
          !job.flush_elements && !job.full_range && job.conversion.align_bits == 0 &&
-         job.conversion.scale_rule != ScaleRule::fit && (job.levels == 1 || has_halving_pairs(job));
+         job.conversion.scale_rule != ScaleRule::fit && !searches(job.conversion.scale_rule) &&
+         (job.levels == 1 || has_halving_pairs(job));
 }
 
 // Exponents of blocks from their largest magnitudes, docs/numerics.md section 3: wanted_exponent, without a branch.

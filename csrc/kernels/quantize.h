@@ -37,6 +37,30 @@ __attribute__((noinline)) void round_aligned(const QuantizeJob& job, const Targe
   round_block<C, mode>(job, family, exponent, finite, s, counts);
 }
 
+// The exponent among the neighbours of `floor_exponent` that leaves the smallest error; the largest of equals.
+template <class C, Round mode>
+__attribute__((noinline)) int searched_exponent(const QuantizeJob& job, const TargetFamily<C>& family,
+                                                int floor_exponent, bool finite, Stretch<C> s) {
+  typename C::Bits values[tile_capacity];
+  s.values = values;
+  s.codes = nullptr;
+  Counts ignored;
+  int best = floor_exponent;
+  double least = 0;
+  bool first = true;
+  for (int step = 1; step >= -1; --step) {
+    const int exponent = smaller(larger(floor_exponent + step, job.scale_low), job.scale_max);
+    round_block<C, mode>(job, family, exponent, finite, s, ignored);
+    const double error = error_of<C>(job, s.raw, values, s.count);
+    if (first || error < least) {
+      least = error;
+      best = exponent;
+    }
+    first = false;
+  }
+  return best;
+}
+
 // Elements under one power of two, or under none.
 template <class C, Round mode>
 inline void quantize_block(const QuantizeJob& job, const TargetFamily<C>& family, const Place& at, std::int64_t index,
@@ -49,6 +73,11 @@ inline void quantize_block(const QuantizeJob& job, const TargetFamily<C>& family
     scale = block_scale<C>(job, index, amax, 1, counts);
     if (job.conversion.scale_rule == ScaleRule::fit && !main_plane(job).given && amax < infinity_bits<C> && amax != 0) {
       scale.exponent = fitting_exponent<C>(job, s.raw, s.count, scale.exponent);
+      store_scale(job, index, scale);
+    }
+    if (searches(job.conversion.scale_rule) && !main_plane(job).given && !scale.poisoned && amax != 0 &&
+        (finite || job.skip_nonfinite)) {
+      scale.exponent = searched_exponent<C, mode>(job, family, scale.exponent, finite, s);
       store_scale(job, index, scale);
     }
     const bool spoilt = !finite && !job.skip_nonfinite;

@@ -233,6 +233,7 @@ template <class C, Round mode>
 inline void round_together(const QuantizeJob& job, const TargetFamily<C>& family, int exponent, bool aligned,
                            const Stretch<C>& s) {
   const BlockTarget<C> target = block_target<C>(family, exponent);
+  if (s.values == nullptr && s.codes == nullptr) return;  // only scales are made
   if (job.full_range) return round_full_range<C, mode>(job, target, exponent, aligned, s);
   round_plainly<C, mode>(job, target, aligned, s);
 }

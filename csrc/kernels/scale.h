@@ -29,6 +29,27 @@ inline typename C::Bits counted_magnitude(bool skip_nonfinite, const typename C:
   return top;
 }
 
+// To bfloat16 toward zero; what is no number stays what it is.
+template <class C>
+inline void cut_to_bf16(const typename C::Bits* from, std::int64_t count, typename C::Bits* to) {
+  using Bits = typename C::Bits;
+  using Value = typename C::Value;
+  constexpr Bits cut = ~((Bits{1} << (C::mantissa - 7)) - 1);
+  const Bits largest = from_float<C>(0x1.FEp127F);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const Bits sign = from[i] & sign_mask<C>, magnitude = from[i] ^ sign;
+    Bits number = smaller_magnitude<C>(magnitude & cut, largest);
+    if constexpr (C::width > 32) {
+      // Subnormal numbers of bfloat16 are multiples of 2^-133, which float32 bits see to by themselves.
+      const Value steps = as_value<C>(smaller_magnitude<C>(magnitude, from_float<C>(0x1p-126F))) * Value(0x1p133);
+      const Value unit = Value(0x1p52), near = (steps + unit) - unit;
+      const Value whole = near > steps ? near - 1 : near;
+      number = magnitude < from_float<C>(0x1p-126F) ? as_bits<C>(whole * Value(0x1p-133)) : number;
+    }
+    to[i] = magnitude < infinity_bits<C> ? sign | number : magnitude > infinity_bits<C> ? nan_bits<C> : from[i];
+  }
+}
+
 // Input as it is quantized. May run in place.
 template <class C>
 inline void prepare_row(const Prepare& how, const typename C::Bits* from, std::int64_t count, typename C::Bits* to) {
@@ -41,10 +62,8 @@ inline void prepare_row(const Prepare& how, const typename C::Bits* from, std::i
     for (std::int64_t i = 0; i < n; ++i) to[done + i] = from_float<C>(as_value<Carrier32>(codes[i] << 16));
   }
   if (how.to_bf16) from = to;
-  if (how.cut_to_bf16) {  // NaN keeps being one
-    constexpr Bits cut = ~((Bits{1} << (C::mantissa - 7)) - 1);
-    for (std::int64_t i = 0; i < count; ++i)
-      to[i] = (from[i] & ~sign_mask<C>) > infinity_bits<C> ? nan_bits<C> : from[i] & cut;
+  if (how.cut_to_bf16) {
+    cut_to_bf16<C>(from, count, to);
     from = to;
   }
   const Bits smallest = static_cast<Bits>(C::bias - 126) << C::mantissa;

@@ -100,16 +100,18 @@ std::string check_scale_choices(const BlockFormat& format, const Conversion& how
   const ScaleKind kind = scale_kind(format);
   if (!(how.divisor >= 0x1p-100F && how.divisor <= 0x1p100F) && how.divisor != 0)
     return "divisor must be a positive number between 2^-100 and 2^100, or 0 for the largest element: " + describe(how);
-  if (how.divisor != 0 &&
-      (kind == ScaleKind::none || (how.scale_rule != ScaleRule::rceil && how.scale_rule != ScaleRule::amax)))
-    return "divisor is what scale_rule='rceil' and 'amax' divide by";
+  const bool divides = kind == ScaleKind::floating || (kind != ScaleKind::none && how.scale_rule == ScaleRule::rceil);
+  if (how.divisor != 0 && !divides) return "divisor is what scale_rule='rceil' and 'amax' divide by";
   if (how.even_bits < -1 || how.even_bits > 22) return "even_bits must be 0 to 22, or -1: " + describe(how);
   if (how.even_bits >= 0 && (kind == ScaleKind::none || how.scale_rule != ScaleRule::even))
     return "even_bits is for scale_rule='even'";
   if (how.scale_rule == ScaleRule::fit && (how.rounding == Rounding::stochastic || format.level_count > 1))
     return "scale_rule='fit' needs a rounding that does not depend on chance, and one level of scales";
-  if (how.scale_rule == ScaleRule::fit && how.align_bits != 0)
-    return "scale_rule='fit' and align_bits are of different machines";
+  const bool looks = how.scale_rule == ScaleRule::fit || searches(how.scale_rule);
+  if (looks && how.align_bits != 0)
+    return said("scale_rule", word_of(how.scale_rule)) + " and align_bits are of different machines";
+  if (searches(how.scale_rule) && format.level_count > main_level(format) + 1)
+    return said("scale_rule", word_of(how.scale_rule)) + " needs blocks without levels inside them";
   if (how.align_bits < 0 || how.align_bits > 40) return "align_bits must be 0 to 40: " + describe(how);
   if (how.align_bits > 0 && (kind != ScaleKind::power_of_two || format.level_count > 1))
     return "align_bits is for one level of scales that are powers of two";
@@ -144,11 +146,14 @@ std::string check_conversion(const BlockFormat& format, const Conversion& conver
   const std::string rule(word_of(conversion.scale_rule));
   if (conversion.random_bits < 1 || conversion.random_bits > max_random_bits)
     return "random_bits must be 1 to " + std::to_string(max_random_bits) + ": " + describe(conversion);
-  if (kind == ScaleKind::floating && conversion.scale_rule != ScaleRule::amax)
+  if (kind == ScaleKind::floating && searches(conversion.scale_rule)) {
+    if (is_float32(main_scale(format).format))
+      return "scale_rule='" + rule + "' chooses among codes of a scale, and this format's scale is a float32 number";
+  } else if (kind == ScaleKind::floating && conversion.scale_rule != ScaleRule::amax)
     return "scale_rule='" + rule + "' chooses a power of two, and this format's scale is a float: use 'amax'";
   if (kind == ScaleKind::power_of_two && conversion.scale_rule == ScaleRule::amax)
     return "scale_rule='amax' computes a float scale, and this format's scale is a power of two: use floor, ceil, "
-           "rceil, even, nearest or fit";
+           "rceil, even, nearest, fit, mse or mae";
   if (std::string error = check_scale_choices(format, conversion); !error.empty()) return error;
   if (std::string error = check_element_choices(format.element, conversion); !error.empty()) return error;
   const bool short_scale = format.level_count > 0 && is_short_float_scale(main_scale(format).format);

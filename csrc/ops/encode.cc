@@ -6,6 +6,7 @@
 #include <numeric>
 #include <vector>
 
+#include "../describe.h"
 #include "../dispatch.h"
 #include "geometry.h"
 #include "guard.h"
@@ -38,6 +39,8 @@ std::uint64_t promotion_threshold(const ElementFormat& element, const Conversion
     case ScaleRule::nearest: return one / 2 - 1;
     case ScaleRule::floor:
     case ScaleRule::fit:
+    case ScaleRule::mse:
+    case ScaleRule::mae:
     case ScaleRule::amax: break;
   }
   return one;
@@ -112,6 +115,7 @@ void derive_outer_scale(QuantizeJob& job) {
   job.format.level_count = job.levels = 1;
   job.main = 0;
   job.conversion.zero_scale = -1;
+  job.conversion.scale_rule = ScaleRule::amax;
   job.scale_nan = true;
   job.short_scale = false;
 }
@@ -294,7 +298,7 @@ std::string run(const EncodeRequest& request, Counts& counts) {
   const bool wide_values = request.values != nullptr && request.values_type == FloatType::fp64;
   job.wide = job.scale_kind != ScaleKind::floating &&
              (request.input_type == FloatType::fp64 || wide_values || job.mantissa_bits >= 23 ||
-              job.conversion.align_bits > 0);  // which needs room above and below
+              job.conversion.align_bits > 0 || searches(job.conversion.scale_rule));  // which need room
   const bool sparse = request.sparsity.group != 0;
   // Decoded values are ranked as they are, also where float32 does not hold them.
   if (sparse && request.order == Order::quantize_first && job.scale_kind == ScaleKind::power_of_two) job.wide = true;
@@ -317,8 +321,10 @@ std::string run(const EncodeRequest& request, Counts& counts) {
   const bool main_first = to_compute && (spans_lines || !fits);
   const bool outer_first = job.main > 0 && !job.planes[0].given;
   const bool scales_first = main_first || outer_first;
-  if (main_first && request.conversion.scale_rule == ScaleRule::fit)
-    return "scale_rule='fit' looks at all elements of a block, which therefore has to lie in one line and be at most " +
+  const ScaleRule rule = request.conversion.scale_rule;
+  if (main_first && (rule == ScaleRule::fit || searches(rule)))
+    return "scale_rule='" + std::string(word_of(rule)) +
+           "' looks at all elements of a block, which therefore has to lie in one line and be at most " +
            std::to_string(room) + " elements long";
   // float64 input is ranked before float scaling rounds it to float32.
   const bool ranks_wider = job.scale_kind == ScaleKind::floating && request.input_type == FloatType::fp64;

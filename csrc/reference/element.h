@@ -134,7 +134,9 @@ inline int choose_exponent(const ElementFormat& f, const Conversion& how, Dyadic
   bool promote = false;
   switch (how.scale_rule) {
     case ScaleRule::floor:
-    case ScaleRule::fit:  // what saturates is looked at afterwards
+    case ScaleRule::fit:  // these look at the elements afterwards
+    case ScaleRule::mse:
+    case ScaleRule::mae:
     case ScaleRule::amax: break;
     case ScaleRule::ceil: promote = compare(amax, {1, log2}) > 0; break;
     case ScaleRule::nearest: promote = compare(amax, {3, log2 - 1}) >= 0; break;

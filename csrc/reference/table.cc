@@ -133,6 +133,14 @@ Dyadic largest_of(const std::vector<Unpacked>& line, std::int64_t start, std::in
   return amax;
 }
 
+// A quotient as the code of a short float: the codes around it by search, then the smallest instead of zero.
+std::uint32_t short_code(const QuantizeJob& job, float quotient) {
+  const bool up = job.conversion.scale_rounding == ScaleRounding::up;
+  const Conversion how{.rounding = up ? Rounding::up : Rounding::nearest_even};
+  const auto least = static_cast<std::uint32_t>(std::max(1, job.conversion.scale_minimum));
+  return std::max(least, encode_element(main_scale(job.format).format, how, from_float(quotient), 0, 0).code);
+}
+
 // Section 4, step 2: the code of amax / Vmax, below `outer`.
 std::uint32_t float_scale_code(const QuantizeJob& job, Dyadic amax, float outer, Counts& counts) {
   const ElementFormat& format = main_scale(job.format).format;
@@ -151,12 +159,8 @@ std::uint32_t float_scale_code(const QuantizeJob& job, Dyadic amax, float outer,
     std::memcpy(&bits, &scale, sizeof bits);
     return bits;
   }
-  // The codes around the quotient by search, then the smallest instead of zero.
-  const bool up = job.conversion.scale_rounding == ScaleRounding::up;
-  const Conversion how{.rounding = up ? Rounding::up : Rounding::nearest_even};
-  const auto least = static_cast<std::uint32_t>(std::max(1, job.conversion.scale_minimum));
   if (amax.significand == 0 && job.zero_code != 0) return job.zero_code;
-  return std::max(least, encode_element(format, how, from_float(quotient), 0, 0).code);
+  return short_code(job, quotient);
 }
 
 // Section 3: the code of the power of two for amax.
@@ -170,50 +174,7 @@ std::uint32_t power_scale_code(const QuantizeJob& job, Dyadic amax) {
   return static_cast<std::uint32_t>(exponent - min_exponent(format));
 }
 
-// The code of the main level for a block that begins at `start`.
-std::uint32_t main_code(const QuantizeJob& job, const std::vector<Unpacked>& x, std::int64_t start, std::int64_t count,
-                        Scale outside, Counts& counts) {
-  const ElementFormat& format = main_scale(job.format).format;
-  bool poisoned = outside.poisoned;
-  for (std::int64_t i = start; i < start + count; ++i)
-    poisoned = poisoned || (!job.skip_nonfinite && !x[static_cast<std::size_t>(i)].finite());
-  if (poisoned) {
-    counts.refused += !has_nan(format);
-    return has_nan(format) ? nan_code(format) : 0;
-  }
-  const Dyadic amax = largest_of(x, start, count);
-  counts.zero_blocks += amax.significand == 0;
-  if (job.conversion.scale_rule == ScaleRule::fit && amax.significand != 0) {
-    const std::uint32_t code = power_scale_code(job, amax);
-    bool saturated = false;
-    for (std::int64_t i = start; i < start + count; ++i) {
-      const Unpacked& element = x[static_cast<std::size_t>(i)];
-      const int exponent = min_exponent(format) + static_cast<int>(code);
-      if (element.finite())
-        saturated = saturated || encode_element(job.format.element, job.conversion, element, exponent, 0).saturated;
-    }
-    return std::min(code + (saturated ? 1 : 0), max_code(format));
-  }
-  return job.scale_kind == ScaleKind::power_of_two ? power_scale_code(job, amax)
-                                                   : float_scale_code(job, amax, outside.factor, counts);
-}
-
-// The code of a micro-level for the part of a block that begins at `start`: among those that it has, the nearest to
-// what the rule wants for the largest element.
-std::uint32_t micro_code(const QuantizeJob& job, const std::vector<Unpacked>& x, std::int64_t start, std::int64_t count,
-                         int l, Scale outside) {
-  const ScaleLevel& level = job.format.levels[static_cast<std::size_t>(l)];
-  const bool floating = job.scale_kind == ScaleKind::floating;
-  Dyadic amax = outside.poisoned ? Dyadic{} : largest_of(x, start, count);
-  if (floating) amax = divided({.magnitude = amax}, outside.factor).magnitude;
-  if (outside.poisoned) return 0;
-  int shift = lowest_shift(level);
-  Conversion how = job.conversion;
-  if (floating) how.scale_rule = ScaleRule::floor;
-  if (amax.significand != 0)
-    shift = choose_exponent(job.format.element, how, amax) - reach_inside(job.format, l) - outside.exponent;
-  return code_of_shift(level, std::clamp(shift, lowest_shift(level), highest_shift(level)));
-}
+std::uint32_t random_of(const QuantizeJob& job, std::int64_t index);
 
 // The value of a code under its block's scale, in the result's type.
 std::uint64_t decode_value(const ElementFormat& f, ScaleKind kind, const Scale& scale, std::uint32_t code,
@@ -239,6 +200,119 @@ std::uint64_t decode_value(const ElementFormat& f, ScaleKind kind, const Scale& 
   return bits | sign;
 }
 
+Unpacked as_largest(Unpacked x) {
+  if (x.finite()) return x;
+  return {.negative = x.negative && !x.nan, .magnitude = {(1U << 24) - 1, 104}};
+}
+
+// One element under a scale, before its value is decoded.
+Encoded encode_scaled(const QuantizeJob& job, const Unpacked& x, const Scale& scale, std::uint32_t random) {
+  const bool floating = job.scale_kind == ScaleKind::floating;
+  Unpacked v = floating ? divided(x, scale.factor, job.conversion.scale_apply) : x;
+  if (v.infinite && x.finite()) v = as_largest(v);  // x / s left float32: a large number
+  if (job.conversion.align_bits > 0)
+    v = aligned(v, scale.exponent + max_exponent(job.format.element) - job.conversion.align_bits,
+                job.conversion.align_rounding);
+  return encode_element(job.format.element, job.conversion, v, scale.exponent, random);
+}
+
+// What the rules mse and mae add up over a block under a candidate scale.
+double error_under(const QuantizeJob& job, const Line& line, const std::vector<Unpacked>& x, std::int64_t start,
+                   std::int64_t count, const Scale& scale) {
+  double sum = 0;
+  for (std::int64_t i = start; i < start + count; ++i) {
+    const Unpacked& element = x[static_cast<std::size_t>(i)];
+    if (!element.finite()) continue;
+    const Encoded e = encode_scaled(job, element, scale, random_of(job, line.at(i)));
+    Counts ignored;
+    const std::uint64_t made =
+        decode_value(job.format.element, job.scale_kind, scale, e.code, FloatType::fp64, ignored);
+    double value = 0;
+    std::memcpy(&value, &made, sizeof value);
+    const double size = std::ldexp(static_cast<double>(element.magnitude.significand), element.magnitude.exponent);
+    const double error = std::fabs(value - (element.negative ? -size : size));
+    sum += job.conversion.scale_rule == ScaleRule::mse ? error * error : error;
+  }
+  return sum;
+}
+
+// The codes that the rules mse and mae choose among, the preferred one first.
+std::vector<std::uint32_t> candidate_codes(const QuantizeJob& job, Dyadic amax, std::uint32_t code, float outer) {
+  const ElementFormat& format = main_scale(job.format).format;
+  if (job.scale_kind == ScaleKind::power_of_two) {
+    const int lowest = job.conversion.scale_minimum, highest = static_cast<int>(max_code(format));
+    std::vector<std::uint32_t> codes;
+    for (const int step : {1, 0, -1})
+      codes.push_back(static_cast<std::uint32_t>(std::clamp(static_cast<int>(code) + step, lowest, highest)));
+    return codes;
+  }
+  // Multiplied by the largest element over the largest power of two among elements.
+  Dyadic ratio = value_of(job.format.element, max_code(job.format.element));
+  ratio.exponent -= max_exponent(job.format.element);
+  Dyadic top = divisor_of(job.format.element, job.conversion);
+  float quotient = to_float({.magnitude = amax}) / to_float({.magnitude = top});
+  if (has_outer_level(job.format)) quotient = quotient / outer;
+  quotient = quotient * to_float({.magnitude = ratio});
+  return {code, short_code(job, quotient)};
+}
+
+// The code of the main level for a block that begins at `start`.
+std::uint32_t main_code(const QuantizeJob& job, const Line& line, const std::vector<Unpacked>& x, std::int64_t start,
+                        std::int64_t count, Scale outside, Counts& counts) {
+  const ElementFormat& format = main_scale(job.format).format;
+  bool poisoned = outside.poisoned;
+  for (std::int64_t i = start; i < start + count; ++i)
+    poisoned = poisoned || (!job.skip_nonfinite && !x[static_cast<std::size_t>(i)].finite());
+  if (poisoned) {
+    counts.refused += !has_nan(format);
+    return has_nan(format) ? nan_code(format) : 0;
+  }
+  const Dyadic amax = largest_of(x, start, count);
+  counts.zero_blocks += amax.significand == 0;
+  if (job.conversion.scale_rule == ScaleRule::fit && amax.significand != 0) {
+    const std::uint32_t code = power_scale_code(job, amax);
+    bool saturated = false;
+    for (std::int64_t i = start; i < start + count; ++i) {
+      const Unpacked& element = x[static_cast<std::size_t>(i)];
+      const int exponent = min_exponent(format) + static_cast<int>(code);
+      if (element.finite())
+        saturated = saturated || encode_element(job.format.element, job.conversion, element, exponent, 0).saturated;
+    }
+    return std::min(code + (saturated ? 1 : 0), max_code(format));
+  }
+  const std::uint32_t code = job.scale_kind == ScaleKind::power_of_two
+                                 ? power_scale_code(job, amax)
+                                 : float_scale_code(job, amax, outside.factor, counts);
+  if (!searches(job.conversion.scale_rule) || amax.significand == 0) return code;
+  std::uint32_t best = code;
+  double least = HUGE_VAL;
+  for (const std::uint32_t candidate : candidate_codes(job, amax, code, outside.factor)) {
+    const Scale scale = inside(job.format, main_level(job.format), outside, candidate);
+    const double error = error_under(job, line, x, start, count, scale);
+    if (!(error < least)) continue;
+    least = error;
+    best = candidate;
+  }
+  return best;
+}
+
+// The code of a micro-level for the part of a block that begins at `start`: among those that it has, the nearest to
+// what the rule wants for the largest element.
+std::uint32_t micro_code(const QuantizeJob& job, const std::vector<Unpacked>& x, std::int64_t start, std::int64_t count,
+                         int l, Scale outside) {
+  const ScaleLevel& level = job.format.levels[static_cast<std::size_t>(l)];
+  const bool floating = job.scale_kind == ScaleKind::floating;
+  Dyadic amax = outside.poisoned ? Dyadic{} : largest_of(x, start, count);
+  if (floating) amax = divided({.magnitude = amax}, outside.factor).magnitude;
+  if (outside.poisoned) return 0;
+  int shift = lowest_shift(level);
+  Conversion how = job.conversion;
+  if (floating) how.scale_rule = ScaleRule::floor;
+  if (amax.significand != 0)
+    shift = choose_exponent(job.format.element, how, amax) - reach_inside(job.format, l) - outside.exponent;
+  return code_of_shift(level, std::clamp(shift, lowest_shift(level), highest_shift(level)));
+}
+
 std::uint32_t random_of(const QuantizeJob& job, std::int64_t index) {
   if (job.conversion.rounding != Rounding::stochastic) return 0;
   const std::uint32_t mask = (std::uint32_t{1} << job.conversion.random_bits) - 1;
@@ -258,15 +332,11 @@ Unpacked prepared(const Prepare& how, Unpacked x) {
     int top = x.magnitude.exponent - 1;
     for (std::uint64_t rest = x.magnitude.significand; rest != 0; rest >>= 1) ++top;
     x = aligned(x, std::max(top, -126) - 7, AlignRounding::toward_zero);
+    if (top > 127) x.magnitude = {255, 120};  // the largest number
   }
   if (how.flush && x.finite() && compare(x.magnitude, {1, -126}) < 0) x.magnitude = {};
   if (how.no_negative_zero && x.finite() && x.magnitude.significand == 0) x.negative = false;
   return x;
-}
-
-Unpacked as_largest(Unpacked x) {
-  if (x.finite()) return x;
-  return {.negative = x.negative && !x.nan, .magnitude = {(1U << 24) - 1, 104}};
 }
 
 struct BlockResult {
@@ -290,7 +360,7 @@ std::vector<Scale> scale_line(const QuantizeJob& job, const Line& line, const st
       if (plane.given) {
         code = static_cast<std::uint32_t>(load_bits(plane.data, plane.bytes, index));
       } else {
-        code = main ? main_code(job, x, start, end - start, outside, counts)
+        code = main ? main_code(job, line, x, start, end - start, outside, counts)
                     : micro_code(job, x, start, end - start, l, outside);
         if (plane.data != nullptr) store_bits(plane.data, plane.bytes, index, code);
       }
@@ -315,14 +385,7 @@ BlockResult encode_line(const QuantizeJob& job, const Line& line, const std::vec
     counts.nonfinite += !x[i].finite();
     counts.refused += !x[i].finite() && job.conversion.nonfinite == NonFinite::error;
     if (scale.poisoned) continue;
-    const bool floating = job.scale_kind == ScaleKind::floating;
-    Unpacked v = floating ? divided(x[i], scale.factor, job.conversion.scale_apply) : x[i];
-    if (v.infinite && x[i].finite()) v = as_largest(v);  // x / s left float32: a large number
-    if (job.conversion.align_bits > 0)
-      v = aligned(v, scale.exponent + max_exponent(job.format.element) - job.conversion.align_bits,
-                  job.conversion.align_rounding);
-    Encoded e = encode_element(job.format.element, job.conversion, v, scale.exponent,
-                               random_of(job, line.at(static_cast<std::int64_t>(i))));
+    Encoded e = encode_scaled(job, x[i], scale, random_of(job, line.at(static_cast<std::int64_t>(i))));
     const Unpacked made = decode_code(job.format.element, e.code);
     e.underflowed =
         made.finite() && made.magnitude.significand == 0 && x[i].finite() && x[i].magnitude.significand != 0;

@@ -3,13 +3,14 @@
 from sparq_sim._core import Conversion, Datapath, ElementFormat, ScaleLevel, Sparsity, available_isas
 from sparq_sim.accelerator import Accelerator
 from sparq_sim.arrays import FLOATS
+from sparq_sim.calibrate import Calibrator
 from sparq_sim.check import check, simulate
 from sparq_sim.events import Events
 from sparq_sim.formats import Format, Spec, conversions, datapaths, elements, formats, spec
 from sparq_sim.layers import linear
 from sparq_sim.matmul import matmul
 from sparq_sim.quantize import emulate, encode
-from sparq_sim.random import Philox
+from sparq_sim.random import Philox, ShiftRegister
 from sparq_sim.rank import rank
 from sparq_sim.ranking import Ranking
 from sparq_sim.report import LayerReport, Report
@@ -22,6 +23,7 @@ __all__ = [
     "FLOATS",
     "Accelerator",
     "BlockTensor",
+    "Calibrator",
     "Conversion",
     "Datapath",
     "ElementFormat",
@@ -32,6 +34,7 @@ __all__ = [
     "Ranking",
     "Report",
     "ScaleLevel",
+    "ShiftRegister",
     "Sparsity",
     "Spec",
     "available_isas",

@@ -24,7 +24,7 @@ from sparq_sim.arrays import (
 )
 from sparq_sim.events import Events
 from sparq_sim.formats import Format, Spec, block_text, checked_order, spec
-from sparq_sim.random import Philox
+from sparq_sim.random import Philox, ShiftRegister
 from sparq_sim.scales import given_scales, level_dtype, line_rows, lines_together, scale_shape, spans_lines
 from sparq_sim.tensor import BlockTensor, inexact_policy, raise_inexact, stored_scales
 
@@ -165,7 +165,10 @@ def _random_argument(random: object, made: Spec, data: Source) -> Array | Philox
             raise ValueError(f"random= needs rounding='stochastic', not {made.conversion.rounding!r}")
         return None
     if random is None:
-        raise ValueError("rounding='stochastic' needs random=: a Philox, or integers shaped like x")
+        raise ValueError("rounding='stochastic' needs random=: a Philox, a ShiftRegister, or integers shaped like x")
+    if isinstance(random, ShiftRegister):
+        words = random.words(data.data.size) & np.uint32((1 << made.conversion.random_bits) - 1)
+        return data.from_user(words.reshape(data.shape))
     if isinstance(random, Philox):
         random.require(data.data.size)
         return random
@@ -260,7 +263,8 @@ def emulate(
         scales: given scales, codes (integers) or values (floats), shaped like x with the axis replaced by the number
             of blocks; a list holds one per level, outermost first, None for those to be computed.
         tensor_scale: the given scale of the tensor, for formats whose outermost level is one.
-        random: bits of ``rounding="stochastic"``: a `Philox`, or integers below 2^random_bits shaped like x.
+        random: bits of ``rounding="stochastic"``: a `Philox`, a `ShiftRegister`, or integers below 2^random_bits shaped
+            like x.
         inexact: ``"error"`` or ``"round"``, when the result dtype does not hold a decoded value (docs/numerics.md
             section 7).
         dtype: dtype of the result; default that of x.

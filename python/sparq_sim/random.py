@@ -57,3 +57,38 @@ class Philox:
             raise ValueError(f"count={count!r}: needed a number of words")
         self.require(count)
         return _core.philox(self.seed, self.stream, self.offset, count)
+
+
+@dataclass(frozen=True)
+class ShiftRegister:
+    """Tenstorrent's 32-bit shift register: element i of a tensor (in C order) takes the state after i + 1 steps, and of
+    it the lowest bits. Unlike `Philox` it has no place but the order of its steps.
+
+    Args:
+        state: before the first step, 0 to 2^32 - 2 (all ones is never left).
+
+    Raises:
+        ValueError, TypeError: numbers out of range, or none.
+
+    Source of the rule: tt-isa-documentation, PRNG of the Wormhole: the inverted parity of bits 31, 21, 1 and 0 is
+    shifted in at the top.
+
+    >>> import sparq_sim as sq
+    >>> [hex(word) for word in sq.ShiftRegister(1).words(3)]
+    ['0x0', '0x80000000', '0x40000000']
+    """
+
+    state: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.state, bool) or not isinstance(self.state, (int, np.integer)):
+            raise TypeError(f"state: needed an integer, got {self.state!r}")
+        object.__setattr__(self, "state", int(self.state))
+        if not 0 <= self.state < (1 << 32) - 1:
+            raise ValueError(f"state={self.state}: needed 0 to 2^32 - 2; all ones is a state that is never left")
+
+    def words(self, count: int) -> Array:
+        """The states after the first steps, uint32 [count]."""
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ValueError(f"count={count!r}: needed a number of words")
+        return _core.shift_register(self.state, count)
