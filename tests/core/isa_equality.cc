@@ -101,10 +101,12 @@ int quantization(int rounds) {
           r.conversion.rounding = rounding.value;
           r.conversion.stochastic = static_cast<Stochastic>(generator() % 3);
           r.conversion.random_bits = 1 + static_cast<int>(generator() % max_random_bits);
+          // A rule that looks at all elements of a block takes no chance.
+          if (!ops::check_conversion(r.format, r.conversion).empty()) r.conversion.scale_rule = ScaleRule::floor;
           r.has_random = true;
           r.philox = {generator(), generator(), generator()};
           if (r.conversion.scale_rule == ScaleRule::floor)
-            r.conversion.scale_rule = static_cast<ScaleRule>(generator() % 5);
+            r.conversion.scale_rule = static_cast<ScaleRule>(generator() % 5);  // floor to nearest
           r.shape = flat || spans_lines(r.format) ? ops::Shape{8, 75, 1, 4} : ops::Shape{2, 67, 5};
           if (generator() % 2 == 0) {
             const int group = 1 + static_cast<int>(generator() % 16);
