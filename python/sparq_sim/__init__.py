@@ -16,6 +16,7 @@ from sparq_sim.ranking import Ranking
 from sparq_sim.report import LayerReport, Report
 from sparq_sim.sparsify import sparsify
 from sparq_sim.tensor import BlockTensor
+from sparq_sim.traits import Traits, traits
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ __all__ = [
     "ShiftRegister",
     "Sparsity",
     "Spec",
+    "Traits",
     "available_isas",
     "check",
     "conversions",
@@ -51,4 +53,5 @@ __all__ = [
     "simulate",
     "sparsify",
     "spec",
+    "traits",
 ]
