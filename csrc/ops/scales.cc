@@ -1,0 +1,194 @@
+#include "scales.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace sparq::ops {
+namespace {
+
+// What amax is divided by (docs/numerics.md sections 3 and 4).
+float divisor_of(const ElementFormat& element, const Conversion& how) {
+  if (how.divisor != 0) return how.divisor;
+  const Magnitude top = magnitude_of(element, max_code(element));
+  return std::ldexp(static_cast<float>(top.significand), top.exponent);
+}
+
+// The 52-bit fraction above which the exponent is promoted (docs/numerics.md section 3).
+std::uint64_t promotion_threshold(const ElementFormat& element, const Conversion& how) {
+  constexpr std::uint64_t one = std::uint64_t{1} << 52;
+  switch (how.scale_rule) {
+    case ScaleRule::ceil: return 0;
+    case ScaleRule::rceil: {
+      int exponent = 0;
+      return static_cast<std::uint64_t>(std::ldexp(std::frexp(divisor_of(element, how), &exponent), 53)) - one;
+    }
+    case ScaleRule::even:
+      return one - (one >> ((how.even_bits < 0 ? top_fraction_bits(element) : how.even_bits) + 1)) - 1;
+    case ScaleRule::nearest: return one / 2 - 1;
+    case ScaleRule::floor:
+    case ScaleRule::fit:
+    case ScaleRule::mse:
+    case ScaleRule::mae:
+    case ScaleRule::amax: break;
+  }
+  return one;
+}
+
+}  // namespace
+
+void derive(QuantizeJob& job) {
+  const ElementFormat& e = job.format.element;
+  const Conversion& how = job.conversion;
+  const Magnitude top = magnitude_of(e, max_code(e));
+  job.mantissa_bits = e.mantissa_bits;
+  job.min_exponent = min_exponent(e);
+  job.top_significand = top.significand;
+  job.top_exponent = top.exponent;
+  job.max_code = max_code(e);
+  job.infinity_code = has_infinity(e) ? infinity_code(e) : 0;
+  job.nan_code = has_nan(e) ? nan_code(e) : 0;
+  job.element_nan = has_nan(e);
+  job.sign_bit = sign_bit(e);
+  job.code_mask = magnitude_mask(e) | sign_bit(e);
+  job.twos_complement = e.signedness == Signedness::twos_complement;
+  job.negative_zero = has_negative_zero(e) && how.signed_zero != SignedZero::drop;
+  job.prepare = {how.preround == Prerounding::bf16, how.preround == Prerounding::bf16_toward_zero,
+                 how.input_subnormals == Subnormals::flush, how.signed_zero == SignedZero::underflow,
+                 how.nonfinite == NonFinite::largest};
+  job.skip_nonfinite = how.nonfinite == NonFinite::keep || how.nonfinite == NonFinite::ignore;
+  job.flush_elements = how.subnormals == Subnormals::flush;
+  job.full_range = how.integer_range == IntegerRange::full;
+  const bool special = how.overflow == Overflow::special && !keeps_finite(how.rounding);
+  job.overflow_is_infinity = special && has_infinity(e);
+  job.overflow_is_nan = special && !has_infinity(e);
+  job.overflow_code = job.overflow_is_infinity ? job.infinity_code : job.overflow_is_nan ? job.nan_code : job.max_code;
+  job.chance_bits = how.random_bits + (how.stochastic == Stochastic::b ? 1 : 0);
+}
+
+void derive_scale(QuantizeJob& job) {
+  const BlockFormat& format = job.format;
+  job.levels = format.level_count;
+  if (job.scale_kind == ScaleKind::none) return;
+  const Conversion& how = job.conversion;
+  const ElementFormat& e = format.element;
+  const ElementFormat& s = main_scale(format).format;
+  job.main = main_level(format);
+  job.reach = reach_inside(format, job.main);
+  for (int i = job.main + 1; i < job.levels; ++i) {
+    const ScaleLevel& level = format.levels[static_cast<std::size_t>(i)];
+    job.shift_range += highest_shift(level) - lowest_shift(level);
+  }
+  job.scale_nan = has_nan(s);
+  job.scale_nan_code = has_nan(s) ? nan_code(s) : 0;
+  job.short_scale = is_short_float_scale(s);
+  job.scale_format = s;
+  job.scale_divisor = std::ldexp(divisor_of(e, how), job.reach);
+  job.scale_shift = max_exponent(e) + job.reach;
+  job.align_top = max_exponent(e);
+  if (how.scale_rule == ScaleRule::rceil) job.scale_shift = std::ilogb(divisor_of(e, how)) + job.reach;
+  job.scale_min = min_exponent(s);
+  job.scale_low = job.scale_min + how.scale_minimum;
+  job.scale_max = min_exponent(s) + static_cast<int>(max_code(s));
+  job.zero_exponent = how.zero_scale < 0 ? job.scale_low : job.scale_min + how.zero_scale;
+  job.zero_code = how.zero_scale < 0 ? 0 : static_cast<std::uint32_t>(how.zero_scale);
+  job.promote_above = promotion_threshold(e, how);
+}
+
+namespace {
+
+// The same for the level above the main one: its largest scale times the largest element is amax.
+void derive_outer_scale(QuantizeJob& job) {
+  const Magnitude top = magnitude_of(job.scale_format, max_code(job.scale_format));
+  job.outer_divisor = std::ldexp(static_cast<float>(top.significand), top.exponent);
+  job.scale_divisor *= job.outer_divisor;
+  job.scale_format = job.format.levels[0].format;
+  job.format.levels[0].across = whole;
+  job.format.level_count = job.levels = 1;
+  job.main = 0;
+  job.conversion.zero_scale = -1;
+  job.conversion.scale_rule = ScaleRule::amax;
+  job.scale_nan = true;
+  job.short_scale = false;
+}
+
+// Scales of one level from the largest magnitudes of its blocks: each is quantized as a block of its own, so that the
+// rule is applied by the same code.
+void scales_from(const KernelTable& kernels, const QuantizeJob& tensor, const Shape& shape, int level,
+                 const std::vector<double>& largest, Counts& counts) {
+  QuantizeJob job = tensor;
+  const ScaleLevel& of = tensor.format.levels[static_cast<std::size_t>(level)];
+  const ScaleLevel single{of.format, 1, 1, of.combine};
+  const bool one = of.across == whole;
+  const Shape grid =
+      one ? Shape{1, 1, 1} : Shape{scale_lines(of, shape), blocks_per_line(of, shape.length), shape.inner};
+  void* to = tensor.planes[static_cast<std::size_t>(level)].data;
+  if (level < tensor.main) {
+    derive_outer_scale(job);
+    job.planes = {make_plane(single, grid, to, false)};
+  } else {
+    job.format.level_count = job.levels = tensor.main + 1;
+    if (tensor.main > 0) job.planes[0] = make_plane(tensor.format.levels[0], grid, tensor.planes[0].data, true);
+    job.planes[static_cast<std::size_t>(level)] = make_plane(single, grid, to, false);
+  }
+  job.geometry = make_geometry(grid, 1, 1);
+  job.input = largest.data();
+  job.input_type = FloatType::fp64;
+  job.wide = job.scale_kind != ScaleKind::floating;
+  job.mask_source = MaskSource::dense;
+  job.prepare = {};                                  // which the first pass did
+  job.conversion.rounding = Rounding::nearest_even;  // of elements, which this pass does not make
+  job.values = nullptr;
+  job.codes = nullptr;
+  job.mask_out = nullptr;
+  job.count = false;
+  Counts of_scales;
+  run_tiles(job.geometry, 1, of_scales,
+            [&](std::int64_t first, std::int64_t last, Counts& c) { kernels.quantize(job, first, last, c); });
+  if (level == tensor.main) counts.zero_blocks += of_scales.zero_blocks;
+  counts.refused += of_scales.refused;
+}
+
+}  // namespace
+
+void compute_scales(const KernelTable& kernels, QuantizeJob& job, const EncodeRequest& request,
+                    const std::uint8_t* mask, int last_level, Counts& counts) {
+  const Shape& shape = request.shape;
+  // The smallest block that is wanted, cut so that tiles hold whole cells.
+  std::int64_t block = shape.length;
+  for (int level = 0; level <= last_level; ++level)
+    if (!job.planes[static_cast<std::size_t>(level)].given)
+      block = std::min(block, job.planes[static_cast<std::size_t>(level)].along);
+  AmaxJob find;
+  find.input = job.input;
+  find.input_type = job.input_type;
+  find.narrow = job.scale_kind == ScaleKind::floating;
+  find.mask_in = mask;
+  find.prepare = job.prepare;
+  find.skip_nonfinite = job.skip_nonfinite;
+  find.cell = block >= shape.length ? std::min(shape.length, tile_capacity / 2) : largest_divisor(block, tile_capacity);
+  find.geometry = make_geometry(shape, block, find.cell);
+  find.cells = round_up(shape.length, find.cell) / find.cell;
+  const Geometry& g = find.geometry;
+  std::vector<double> cells(static_cast<std::size_t>(g.batch * g.lines * find.cells));
+  find.largest = cells.data();
+  Counts ignored;
+  run_tiles(g, request.threads, ignored,
+            [&](std::int64_t first, std::int64_t last, Counts&) { kernels.amax(find, first, last); });
+
+  for (int level = 0; level <= last_level; ++level) {
+    ScalePlane& plane = job.planes[static_cast<std::size_t>(level)];
+    if (plane.given) continue;
+    const std::int64_t count = scale_count(job.format.levels[static_cast<std::size_t>(level)], shape);
+    std::vector<double> largest(static_cast<std::size_t>(count), 0.0);
+    for (std::int64_t batch = 0, at = 0; batch < g.batch; ++batch)
+      for (std::int64_t line = 0; line < g.lines; ++line)
+        for (std::int64_t cell = 0; cell < find.cells; ++cell, ++at) {
+          double& top = largest[static_cast<std::size_t>(scale_index(plane, batch, line, cell * find.cell))];
+          top = std::max(top, cells[static_cast<std::size_t>(at)]);
+        }
+    scales_from(kernels, job, shape, level, largest, counts);
+    plane.given = true;
+  }
+}
+
+}  // namespace sparq::ops
