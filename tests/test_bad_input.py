@@ -125,7 +125,11 @@ def test_a_block_that_is_no_extent_is_refused(block: Any) -> None:
     ("format", "choices", "match"),
     [
         ("bf16", {"block": 8}, "block=8: bf16 has no scales"),
-        ("mxfp4", {"scale_rule": "amax"}, "scale_rule='amax'.*power of two: use floor, ceil, rceil, even, nearest, fit, mse or mae"),
+        (
+            "mxfp4",
+            {"scale_rule": "amax"},
+            "scale_rule='amax'.*power of two: use floor, ceil, rceil, even, nearest, fit, mse or mae",
+        ),
         ("int8", {"scale_rule": "floor"}, "scale_rule='floor'.*float: use 'amax'"),
         ("fp8_e4m3", {"scale_rule": "rceil"}, "scale_rule='rceil'.*float: use 'amax'"),
         ("mxfp8", {"overflow": "special"}, "overflow='special'.*scaled block saturates"),

@@ -24,8 +24,12 @@ from conftest import (
 )
 from oracle import BLOCK_FORMATS, E8M0, ELEMENTS, BlockFormat, Element
 
-#: Those of one level; tests/test_levels.py has the others.
-SIMPLE = {name: fmt for name, fmt in BLOCK_FORMATS.items() if fmt.scale is not None and fmt.has_lines_of_blocks}
+#: Those of one level without choices of their own; tests/test_levels.py and tests/test_choices.py have the others.
+SIMPLE = {
+    name: fmt
+    for name, fmt in BLOCK_FORMATS.items()
+    if fmt.scale is not None and fmt.has_lines_of_blocks and fmt.how == oracle.Choices()
+}
 POWER_OF_TWO_FORMATS = tuple(name for name, fmt in SIMPLE.items() if not fmt.has_float_scale)
 #: Elements with other thresholds than the catalog: no mantissa, one bit, low emax, many mantissa bits.
 USER_FORMATS = {
