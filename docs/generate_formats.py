@@ -135,6 +135,17 @@ def level_text(level: sq.ScaleLevel, names: dict[sq.ElementFormat, str]) -> str:
     return f"`{names[level.format]}` per {of}{' (divides)' if level.combine == 'divide' else ''}"
 
 
+def choices_text(format_: sq.Format) -> str:
+    """What is chosen besides scale rule and overflow, where it is no default."""
+    defaults = sq.Conversion().to_dict()
+    chosen = {
+        name: word
+        for name, word in format_.conversion.to_dict().items()
+        if name not in ("scale_rule", "overflow") and word != defaults[name]
+    }
+    return ", ".join(f"`{name}={word}`" for name, word in chosen.items()) or NOTHING
+
+
 def format_row(format_: sq.Format, names: dict[sq.ElementFormat, str]) -> dict[str, object]:
     scaled = format_.scale_kind != "none"
     return {
@@ -144,6 +155,7 @@ def format_row(format_: sq.Format, names: dict[sq.ElementFormat, str]) -> dict[s
         "scale": ", ".join(level_text(level, names) for level in format_.levels) or NOTHING,
         "scale rule": f"`{format_.conversion.scale_rule}`" if scaled else NOTHING,
         "overflow": f"`{format_.conversion.overflow}`",
+        "other choices": choices_text(format_),
         "bits per element": f"{format_.bits_per_element():g}",
         "source": format_.source,
         "evidence": format_.evidence,

@@ -293,7 +293,7 @@ def test_an_empty_tensor_gives_rows_without_numbers(shape: tuple[int, ...]) -> N
 def test_a_tensor_of_zeros_is_without_error_everywhere() -> None:
     ranking = sq.rank(np.zeros((2, 40), np.float32))
     assert all(row.snr_db == math.inf and row.relative_l2 == 0 and row.zeros == 1 for row in ranking.rows)
-    assert ranking.rows[0].name == "mx4"
+    assert ranking.rows[0].name == "bfp2_b"  # of equals the one with the fewest bits
 
 
 def test_a_scalar_is_a_line_of_one_element() -> None:

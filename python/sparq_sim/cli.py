@@ -44,6 +44,15 @@ def _level_text(level: ScaleLevel) -> str:
     return name or f"2^X, {record.exponent_bits} bits"
 
 
+def _other_choices(format_: Format) -> dict[str, Any]:
+    """What a format chooses besides scale rule and overflow, where it is no default."""
+    defaults = sq.Conversion().to_dict()
+    chosen = format_.conversion.to_dict()
+    return {
+        name: word for name, word in chosen.items() if name not in ("scale_rule", "overflow") and word != defaults[name]
+    }
+
+
 def _format_row(format_: Format) -> dict[str, Any]:
     conversion = format_.conversion
     return {
@@ -54,6 +63,7 @@ def _format_row(format_: Format) -> dict[str, Any]:
         "bits_per_element": format_.bits_per_element(),
         "scale_rule": conversion.scale_rule if format_.levels else None,
         "overflow": conversion.overflow,
+        "choices": _other_choices(format_),
         "source": format_.source,
         "evidence": format_.evidence,
     }
@@ -66,9 +76,9 @@ def formats(as_json: JsonFlag = False) -> None:
     if as_json:
         return _print_json(rows)
     table = Table(title="formats", title_justify="left")
-    for name in ("name", "element", "block", "scale", "bits", "scale rule", "source", "evidence"):
-        table.add_column(name, justify="right" if name == "bits" else "left", no_wrap=name != "source")
-    keys = ("name", "element", "block", "scale", "bits_per_element", "scale_rule", "source", "evidence")
+    for name in ("name", "element", "block", "scale", "bits", "scale rule", "evidence"):
+        table.add_column(name, justify="right" if name == "bits" else "left", no_wrap=True)
+    keys = ("name", "element", "block", "scale", "bits_per_element", "scale_rule", "evidence")
     for row in rows:
         cells = [row[key] for key in keys]
         table.add_row(
@@ -122,7 +132,8 @@ def show(
     if format_ is not None:
         table = Table(title=f"{format_.name}: {format_.source}", title_justify="left", show_header=False)
         for key, value in _format_row(format_).items():
-            table.add_row(key.replace("_", " "), "" if value is None else str(value))
+            words = " ".join(f"{name}={word}" for name, word in value.items()) if isinstance(value, dict) else value
+            table.add_row(key.replace("_", " "), "" if words is None else str(words))
         _out.print(table)
     title = f"element {element.name}: {element.source} ({element.evidence})"
     table = Table(title=title, title_justify="left", show_header=False)
