@@ -137,6 +137,14 @@ def test_transposed_views_have_the_tiles_of_their_own_axes() -> None:
             assert_same_bits(sq.emulate(view, spec, out=out), plain.decode())
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_tiles_take_random_bits_by_the_place_of_an_element_too(axis: int, isa: str) -> None:
+    x = np.random.default_rng(4).standard_normal((6, 10, 8)).astype(np.float32)
+    bits = (sq.Philox(3).words(x.size) >> 16).reshape(x.shape)
+    how: dict[str, Any] = {"block": (2, 4), "rounding": "stochastic", "axis": axis}
+    assert sq.encode(x, "mxfp4", random=sq.Philox(3), **how) == sq.encode(x, "mxfp4", random=bits, **how)
+
+
 def test_levels_are_given_or_computed_one_by_one(isa: str) -> None:
     x = np.random.default_rng(2).standard_normal((4, 64)).astype(np.float32)
     own = sq.encode(x, "nvfp4")

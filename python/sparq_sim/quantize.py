@@ -171,7 +171,11 @@ def _random_argument(random: object, made: Spec, data: Source) -> Array | Philox
         return data.from_user(words.reshape(data.shape))
     if isinstance(random, Philox):
         random.require(data.data.size)
-        return random
+        if data.order == tuple(range(data.data.ndim)):
+            return random
+        # The core counts in memory order.
+        words = random.words(data.data.size) >> np.uint32(32 - made.conversion.random_bits)
+        return data.from_user(words.reshape(data.shape))
     array = to_numpy(random, "random")
     top = (1 << made.conversion.random_bits) - 1
     if array.dtype.kind not in "ui":
