@@ -116,6 +116,23 @@ def test_blocks_larger_than_a_tile_have_micro_exponents_too() -> None:
         assert results[0].scale_planes[0].shape == (3, 2)
 
 
+@pytest.mark.parametrize("block", ["row", "tensor", 2, 6, 10, (2, 4)])
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 16, 17, 31, 47, 48, 49, 70])
+def test_pairs_may_be_cut_short_by_the_end_of_a_line(block: Any, length: int) -> None:
+    rng = np.random.default_rng(length)
+    x = (rng.standard_normal((4, length)) * 2.0 ** rng.integers(-3, 3, (4, length))).astype(np.float32)
+    x[3] = 0
+    fmt = dataclasses.replace(BLOCK_FORMATS["mx6"], block=block)
+    wanted = oracle_quantize(x, fmt)
+    for isa in ISAS:
+        with forced_isa(isa):
+            encoded, values = sq.encode(x, "mx6", block=block), sq.emulate(x, "mx6", block=block)
+        for got, plane in zip(plane_bits(encoded), wanted.planes, strict=True):
+            assert_same_integers(got, plane, isa)
+        assert_same_integers(encoded.codes, wanted.codes, isa)
+        assert_same_integers(bits_of(values), wanted.values, isa)
+
+
 def test_a_tile_spans_the_axis_before_the_reduction_axis_or_after_the_first() -> None:
     x = np.float32([[1, 8], [2, 16], [4, 32]])
     assert sq.encode(x, "mxint8", block=(2, 1)).scales.tolist() == [[128, 131], [129, 132]]

@@ -65,7 +65,7 @@ inline void halve_pairs(const QuantizeJob& job, const Place& at, const Stretch<C
   }
   if (s.count % 2 != 0) half[pairs] = s.raw[s.count - 1] & ~sign_mask<C>;
   const std::int64_t all = (s.count + 1) / 2;
-  const Runs visit{at.first / 2, all, main_plane(job).along / 2};
+  const Runs visit{at.first / 2, all, (main_plane(job).along + 1) / 2};  // an odd block is a whole line
   visit([&](std::int64_t b, std::int64_t start, auto n) {
     const int exponent = of_block[b];
     for (std::int64_t p = start; p < start + n; ++p)
