@@ -168,3 +168,23 @@ def test_nearest_powers_of_two_are_those_of_the_e8m0_cast(isa: str) -> None:
     wanted = torch.from_numpy(amax / 4).to(torch.float8_e8m0fnu).view(torch.uint8).numpy()
     got = sq.encode(amax[:, None], "mxfp4", scale_rule="nearest")
     assert_same_integers(got.scale_planes[0][:, 0], wanted, "scales")
+
+
+def test_cutting_to_bfloat16_knows_its_subnormal_numbers_in_every_carrier(isa: str) -> None:
+    # -0x7F41 * 2^-149 lies below 2^-133, the smallest bfloat16; 0x28000 * 2^-149 is two and a half of those.
+    x = np.uint32([0x80007F41, 0x00028000, 0x3F80FFFF, 0x7F7FFFFF]).view(np.float32)
+    wanted = np.uint32([0x80000000, 0x00020000, 0x3F800000, 0x7F7F0000]).view(np.float32)
+    # The format is float32 itself, so that only the cut shows.
+    plain = sq.Format("plain", sq.elements()["fp32"].record, (), sq.Conversion(preround="bf16_toward_zero"))
+    assert_same_bits(sq.emulate(x, plain), wanted)
+    assert_same_bits(sq.emulate(x.astype(np.float64), plain, dtype="float32"), wanted)
+
+
+def test_the_full_range_is_read_before_results_are_written_over_the_input(isa: str) -> None:
+    x = np.float32([[-2.5, 1.7, -1.99, 0.3]] * 3)
+    for axis in (0, 1):
+        wanted = sq.encode(x, "mxint8", axis=axis, integer_range="full").decode()
+        assert_same_bits(sq.emulate(x.copy(), "mxint8", axis=axis, integer_range="full"), wanted)
+        target = x.copy()
+        sq.emulate(target, "mxint8", axis=axis, integer_range="full", out=target)
+        assert_same_bits(target, wanted)
