@@ -56,13 +56,16 @@ inline void make_short_scales(const QuantizeJob& job, const std::uint32_t* tops,
   }
 }
 
+// The product of two scales as what divides: the nearest positive number of float32.
+inline float as_divisor(float factor) { return smaller(larger(factor, 0x1p-149F), 0x1.fffffep127F); }
+
 // A quotient beyond float32 (under a tiny scale) saturates like any large number: it may stay a large number.
 template <class C, class Count>
 inline void divide_run(const QuantizeJob& job, const typename C::Bits* raw, Count count, float by,
                        typename C::Bits* to) {
   using Bits = typename C::Bits;
   using Value = typename C::Value;
-  const float divisor = smaller(larger(by, 0x1p-149F), 0x1.fffffep127F);
+  const float divisor = as_divisor(by);
   const auto put = [=](std::int64_t i, Value quotient) {
     const Bits bits = as_bits<C>(quotient), sign = bits & sign_mask<C>;
     to[i] = sign | smaller_magnitude<C>(bits ^ sign, infinity_bits<C> - 1);
@@ -174,7 +177,7 @@ inline void quantize_divided(const QuantizeJob& job, const TargetFamily<C>& fami
   if (job.levels > job.main + 1) {
     visit([&](std::int64_t b, std::int64_t start, std::int64_t n) {
       BlockScale scale;
-      scale.factor = smaller(larger(rows.factors[b], 0x1p-149F), 0x1.fffffep127F);
+      scale.factor = as_divisor(rows.factors[b]);
       scale.poisoned = any_poisoned && rows.poisoned[b] != 0;
       micro_shifts<C>(job, at.batch, at.line, at.first + start, s.raw + start, n, scale, rows.shifts + start);
     });

@@ -7,7 +7,7 @@ namespace sparq::SPARQ_ISA_NAME {
 namespace {
 
 // Longer blocks are as fast one by one.
-inline constexpr std::int64_t longest_short_block = 48;
+inline constexpr std::int64_t longest_short_block = 64;
 
 // Pairs under one bit that halves their scale, as shared micro-exponents have them, made here.
 inline bool has_halving_pairs(const QuantizeJob& job) {
@@ -25,15 +25,22 @@ inline bool takes_short_blocks(const QuantizeJob& job) {
          (job.levels == 1 || has_halving_pairs(job));
 }
 
+// What carries into the exponent of a magnitude whose fraction passes the threshold of the rule.
+template <class C>
+inline typename C::Bits promotion_carry(const QuantizeJob& job) {
+  using Bits = typename C::Bits;
+  constexpr Bits one = Bits{1} << C::mantissa;
+  const auto above = static_cast<Bits>(job.promote_above >> (52 - C::mantissa));
+  return above < one ? one - 1 - above : 0;
+}
+
 // Exponents of blocks from their largest magnitudes, docs/numerics.md section 3: wanted_exponent, without a branch.
 // Numbers below the smallest normal one are looked at by themselves.
 template <class C>
 inline void exponents_of(const QuantizeJob& job, const typename C::Bits* tops, std::int64_t blocks, int* to) {
   using Bits = typename C::Bits;
   constexpr Bits one = Bits{1} << C::mantissa;
-  // Adding this carries into the exponent where the fraction passes the threshold.
-  const auto above = static_cast<Bits>(job.promote_above >> (52 - C::mantissa));
-  const Bits carry = above < one ? one - 1 - above : 0;
+  const Bits carry = promotion_carry<C>(job);
   const int shift = C::bias + job.scale_shift, low = job.scale_low, high = job.scale_max, zero = job.zero_exponent;
   int subnormal = 0;
   for (std::int64_t b = 0; b < blocks; ++b) {
@@ -52,8 +59,7 @@ inline void halve_pairs(const QuantizeJob& job, const Place& at, const Stretch<C
                         typename C::Bits* exponents) {
   using Bits = typename C::Bits;
   constexpr Bits one = Bits{1} << C::mantissa;
-  const auto above = static_cast<Bits>(job.promote_above >> (52 - C::mantissa));
-  const Bits carry = above < one ? one - 1 - above : 0;
+  const Bits carry = promotion_carry<C>(job);
   const int shift = C::bias + job.scale_shift;
   std::uint8_t codes[tile_capacity / 2 + 1];
   // A tile begins with a whole pair; the last pair of a line may be one element.

@@ -204,12 +204,14 @@ inline std::uint32_t main_code(const QuantizeJob& job, const Line& line, const s
                                  ? power_scale_code(job, amax)
                                  : float_scale_code(job, amax, outside.factor, counts);
   if (!searches(job.conversion.scale_rule) || amax.significand == 0) return code;
-  std::uint32_t best = code;
-  double least = HUGE_VAL;
-  for (const std::uint32_t candidate : candidate_codes(job, amax, code, outside.factor)) {
+  const std::vector<std::uint32_t> candidates = candidate_codes(job, amax, code, outside.factor);
+  std::uint32_t best = candidates.front();
+  double least = 0;
+  for (const std::uint32_t candidate : candidates) {
     const Scale scale = inside(job.format, main_level(job.format), outside, candidate);
     const double error = error_under(job, line, x, start, count, scale);
-    if (!(error < least)) continue;
+    // Errors may be beyond float64; then the first one stays.
+    if (candidate != candidates.front() && !(error < least)) continue;
     least = error;
     best = candidate;
   }
