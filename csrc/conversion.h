@@ -41,8 +41,9 @@ static constexpr bool moves_in(Rounding rounding, bool negative) {
 
 enum class Overflow : std::uint8_t { saturate, special };
 
-// Power-of-two rules of section 3, and amax / max for float scales (section 4).
-enum class ScaleRule : std::uint8_t { floor, ceil, rceil, even, nearest, fit, mse, mae, amax };
+// Power-of-two rules of section 3, and for float scales (section 4) amax over the largest element, or the element of
+// largest magnitude, with its sign, over the lowest integer.
+enum class ScaleRule : std::uint8_t { floor, ceil, rceil, even, nearest, fit, mse, mae, amax, signed_max };
 
 // Rules that look at every element of a block, not at amax alone.
 static constexpr bool searches(ScaleRule rule) { return rule == ScaleRule::mse || rule == ScaleRule::mae; }
@@ -68,6 +69,20 @@ enum class AlignRounding : std::uint8_t { toward_zero, nearest_away };
 // How a float scale meets an element (section 4).
 enum class ScaleApply : std::uint8_t { divide, reciprocal };
 
+// How amax meets what it is divided by (section 4).
+enum class DivisorApply : std::uint8_t { divide, reciprocal };
+
+// What elements are divided by: the scale as it is stored, or the quotient before it was rounded to a code (section 4).
+enum class DivideBy : std::uint8_t { stored, quotient };
+
+// The type of scales and their reciprocals before they become codes, and of what elements become under them (section
+// 4).
+enum class ScaleCompute : std::uint8_t { fp32, bf16 };
+enum class ApplyCompute : std::uint8_t { fp32, bf16 };
+
+// Where the exponent of amax comes from: its bits, or the float32 logarithm that some libraries take (section 3).
+enum class AmaxExponent : std::uint8_t { bits, log2 };
+
 struct Conversion {
   Rounding rounding = Rounding::nearest_even;
   Overflow overflow = Overflow::saturate;
@@ -82,13 +97,20 @@ struct Conversion {
   Subnormals input_subnormals = Subnormals::keep;  // below 2^-126
   IntegerRange integer_range = IntegerRange::symmetric;
   Prerounding preround = Prerounding::none;
+  AmaxExponent amax_exponent = AmaxExponent::bits;
   ScaleApply scale_apply = ScaleApply::divide;
+  DivisorApply divisor_apply = DivisorApply::divide;
+  DivideBy divide_by = DivideBy::stored;
+  ScaleCompute scale_compute = ScaleCompute::fp32;
+  ApplyCompute apply_compute = ApplyCompute::fp32;
   float divisor = 0;    // what amax is divided by (rceil, amax); 0: the largest element
   int even_bits = -1;   // mantissa bits that `even` rounds amax to; -1: those of the element
   int zero_scale = -1;  // scale code of a block of zeros; -1: the least that is written
   // Elements are first rounded to this many bits below the block's largest exponent; 0: they are not (section 3).
   int align_bits = 0;
   AlignRounding align_rounding = AlignRounding::toward_zero;
+  // Integers under float scales: added to x / s before it is cut (section 4); 0: nothing is.
+  float cut_offset = 0;
 
   friend constexpr bool operator==(const Conversion&, const Conversion&) = default;
 };

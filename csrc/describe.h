@@ -14,7 +14,7 @@
 namespace sparq {
 
 // Changes whenever any bit of any output changes; the CHANGELOG says "bits changed".
-inline constexpr int numerics_version = 1;
+inline constexpr int numerics_version = 2;
 
 template <class Record, class Member>
 struct Field {
@@ -89,10 +89,11 @@ struct Words<Overflow> {
 template <>
 struct Words<ScaleRule> {
   static constexpr std::string_view what = "scale_rule";
-  static constexpr Word<ScaleRule> list[] = {
-      {"floor", ScaleRule::floor}, {"ceil", ScaleRule::ceil},       {"rceil", ScaleRule::rceil},
-      {"even", ScaleRule::even},   {"nearest", ScaleRule::nearest}, {"fit", ScaleRule::fit},
-      {"mse", ScaleRule::mse},     {"mae", ScaleRule::mae},         {"amax", ScaleRule::amax}};
+  static constexpr Word<ScaleRule> list[] = {{"floor", ScaleRule::floor},     {"ceil", ScaleRule::ceil},
+                                             {"rceil", ScaleRule::rceil},     {"even", ScaleRule::even},
+                                             {"nearest", ScaleRule::nearest}, {"fit", ScaleRule::fit},
+                                             {"mse", ScaleRule::mse},         {"mae", ScaleRule::mae},
+                                             {"amax", ScaleRule::amax},       {"signed_max", ScaleRule::signed_max}};
 };
 template <>
 struct Words<NonFinite> {
@@ -137,6 +138,32 @@ struct Words<ScaleApply> {
   static constexpr Word<ScaleApply> list[] = {{"divide", ScaleApply::divide}, {"reciprocal", ScaleApply::reciprocal}};
 };
 template <>
+struct Words<DivisorApply> {
+  static constexpr std::string_view what = "divisor_apply";
+  static constexpr Word<DivisorApply> list[] = {{"divide", DivisorApply::divide},
+                                                {"reciprocal", DivisorApply::reciprocal}};
+};
+template <>
+struct Words<DivideBy> {
+  static constexpr std::string_view what = "divide_by";
+  static constexpr Word<DivideBy> list[] = {{"stored", DivideBy::stored}, {"quotient", DivideBy::quotient}};
+};
+template <>
+struct Words<ScaleCompute> {
+  static constexpr std::string_view what = "scale_compute";
+  static constexpr Word<ScaleCompute> list[] = {{"fp32", ScaleCompute::fp32}, {"bf16", ScaleCompute::bf16}};
+};
+template <>
+struct Words<ApplyCompute> {
+  static constexpr std::string_view what = "apply_compute";
+  static constexpr Word<ApplyCompute> list[] = {{"fp32", ApplyCompute::fp32}, {"bf16", ApplyCompute::bf16}};
+};
+template <>
+struct Words<AmaxExponent> {
+  static constexpr std::string_view what = "amax_exponent";
+  static constexpr Word<AmaxExponent> list[] = {{"bits", AmaxExponent::bits}, {"log2", AmaxExponent::log2}};
+};
+template <>
 struct Words<Ties> {
   static constexpr std::string_view what = "ties";
   static constexpr Word<Ties> list[] = {{"lowest_index", Ties::lowest_index}, {"highest_index", Ties::highest_index}};
@@ -163,7 +190,9 @@ struct Fields<ElementFormat> {
       Field{"bias", &ElementFormat::bias, "exponent = field - bias"},
       Field{"specials", &ElementFormat::specials, "which codes are no numbers"},
       Field{"signedness", &ElementFormat::signedness, "how negative values are coded"},
-      Field{"zero", &ElementFormat::zero, "false: exponent field 0 is one more normal binade"}};
+      Field{"zero", &ElementFormat::zero, "false: exponent field 0 is one more normal binade"},
+      Field{"taper", &ElementFormat::taper,
+            "digits of an exponent that cost no mantissa bit, under prefixes (HiF8); 0: not tapered"}};
 };
 template <>
 struct Fields<ScaleLevel> {
@@ -190,13 +219,19 @@ struct Fields<Conversion> {
       Field{"input_subnormals", &Conversion::input_subnormals, "of float32 input: magnitudes below 2^-126"},
       Field{"integer_range", &Conversion::integer_range, "whether two's complement uses its lowest code"},
       Field{"preround", &Conversion::preround, "what input is rounded to before anything else"},
+      Field{"amax_exponent", &Conversion::amax_exponent, "whether the exponent of amax is read or a float32 log2"},
       Field{"scale_apply", &Conversion::scale_apply, "how a float scale meets an element"},
+      Field{"divisor_apply", &Conversion::divisor_apply, "how amax meets what it is divided by (float scales)"},
+      Field{"divide_by", &Conversion::divide_by, "what elements are divided by: the stored scale, or it unrounded"},
+      Field{"scale_compute", &Conversion::scale_compute, "type of float scales and reciprocals before they are codes"},
+      Field{"apply_compute", &Conversion::apply_compute, "type of what elements become under float scales"},
       Field{"divisor", &Conversion::divisor, "what amax is divided by; 0: the largest element (rceil, amax)"},
       Field{"even_bits", &Conversion::even_bits, "mantissa bits that 'even' rounds amax to; -1: those of the element"},
       Field{"zero_scale", &Conversion::zero_scale, "scale code of a block of zeros; -1: the least that is written"},
       Field{"align_bits", &Conversion::align_bits,
             "bits below the block's largest exponent that elements are first rounded to; 0: they are not"},
-      Field{"align_rounding", &Conversion::align_rounding, "how (align_bits)"}};
+      Field{"align_rounding", &Conversion::align_rounding, "how (align_bits)"},
+      Field{"cut_offset", &Conversion::cut_offset, "added to x / s before an integer is cut from it; 0: nothing is"}};
 };
 template <>
 struct Fields<Sparsity> {

@@ -17,7 +17,8 @@ enum class Specials : std::uint8_t { finite, ieee, fn, fnuz, fnuz_inf };
 enum class Signedness : std::uint8_t { sign_magnitude, twos_complement, unsigned_code };
 
 // A code of 1 + exponent_bits + mantissa_bits bits (without the sign bit when unsigned; two's complement spends
-// it as the top bit of the integer). exponent_bits == 0 is an integer: every code is "subnormal".
+// it as the top bit of the integer). exponent_bits == 0 is an integer: every code is "subnormal". taper > 0: exponents
+// from 2^taper on, of either sign, cost a mantissa bit for each further bit of theirs, and a prefix says how many.
 struct ElementFormat {
   int exponent_bits = 0;
   int mantissa_bits = 0;
@@ -25,6 +26,7 @@ struct ElementFormat {
   Specials specials = Specials::finite;
   Signedness signedness = Signedness::sign_magnitude;
   bool zero = true;  // false: exponent field 0 is one more normal binade (E8M0)
+  int taper = 0;
 
   friend constexpr bool operator==(const ElementFormat&, const ElementFormat&) = default;
 };
@@ -88,6 +90,23 @@ static constexpr std::uint32_t nan_code(const ElementFormat& f) {
   return infinity_code(f) | quiet;
 }
 
+// Stored mantissa bits of the binade of 2^exponent.
+static constexpr int mantissa_bits_at(const ElementFormat& f, int exponent) {
+  if (f.taper == 0) return f.mantissa_bits;
+  int size = (exponent < 0 ? -exponent : exponent) >> f.taper, bits = f.mantissa_bits;
+  for (; size != 0 && bits > 0; size >>= 1) --bits;
+  return bits;
+}
+
+// Magnitude codes are in the order of their values everywhere but in memory: the code of 2^exponent, a normal number.
+static constexpr std::uint32_t first_code_of_binade(const ElementFormat& f, int exponent) {
+  const int least = min_exponent(f);
+  if (f.taper == 0) return static_cast<std::uint32_t>(exponent - least + (f.zero ? 1 : 0)) << f.mantissa_bits;
+  std::uint32_t code = std::uint32_t{1} << mantissa_bits_at(f, least);
+  for (int e = least; e < exponent; ++e) code += std::uint32_t{1} << mantissa_bits_at(f, e);
+  return code;
+}
+
 // A finite magnitude as significand * 2^exponent.
 struct Magnitude {
   std::uint32_t significand = 0;
@@ -95,6 +114,17 @@ struct Magnitude {
 };
 
 static constexpr Magnitude magnitude_of(const ElementFormat& f, std::uint32_t magnitude_code) {
+  if (f.taper > 0) {
+    int exponent = min_exponent(f);
+    if (magnitude_code < first_code_of_binade(f, exponent)) return {magnitude_code, exponent};
+    std::uint32_t first = first_code_of_binade(f, exponent), next = first;
+    while ((next = first + (std::uint32_t{1} << mantissa_bits_at(f, exponent))) <= magnitude_code) {
+      first = next;
+      ++exponent;
+    }
+    const int bits = mantissa_bits_at(f, exponent);
+    return {(std::uint32_t{1} << bits) + magnitude_code - first, exponent - bits};
+  }
   const std::uint32_t hidden = std::uint32_t{1} << f.mantissa_bits;
   const std::uint32_t mantissa = magnitude_code & (hidden - 1);
   const int field = static_cast<int>(magnitude_code >> f.mantissa_bits);
@@ -102,10 +132,60 @@ static constexpr Magnitude magnitude_of(const ElementFormat& f, std::uint32_t ma
   return {hidden | mantissa, field - f.bias - f.mantissa_bits};
 }
 
+// In memory the magnitudes of a tapered format lie by the digits of their exponent's size, a prefix for each number of
+// digits (HiF8; docs/numerics.md section 1): first the lowest 2^M codes, then sign, further digits and mantissa.
+static constexpr int bits_under_prefix(const ElementFormat& f, int digits) {
+  return digits + mantissa_bits_at(f, digits == 0 ? 0 : 1 << (digits - 1));
+}
+
+static constexpr std::uint32_t code_in_memory(const ElementFormat& f, std::uint32_t code) {
+  const std::uint32_t magnitude = code & magnitude_mask(f);
+  if (f.taper == 0 || magnitude >> f.mantissa_bits == 0) return code;
+  const Magnitude m = magnitude_of(f, magnitude);
+  int mantissa_bits = 0, digits = 0;
+  while (m.significand >> (mantissa_bits + 1) != 0) ++mantissa_bits;
+  const int exponent = m.exponent + mantissa_bits, size = exponent < 0 ? -exponent : exponent;
+  while (size >> digits != 0) ++digits;
+  std::uint32_t first = std::uint32_t{1} << f.mantissa_bits;
+  for (int d = 0; d < digits; ++d) first += std::uint32_t{1} << bits_under_prefix(f, d);
+  // The leading digit makes room for the sign.
+  const auto leading = digits == 0 ? 0U : 1U << (digits - 1);
+  const std::uint32_t exponent_field = static_cast<std::uint32_t>(size) - leading + (exponent < 0 ? leading : 0);
+  const std::uint32_t mantissa = m.significand - (std::uint32_t{1} << mantissa_bits);
+  return (code & sign_bit(f)) | (first + (exponent_field << mantissa_bits) + mantissa);
+}
+
+// The way back.
+static constexpr std::uint32_t code_from_memory(const ElementFormat& f, std::uint32_t code) {
+  const std::uint32_t magnitude = code & magnitude_mask(f);
+  std::uint32_t first = std::uint32_t{1} << f.mantissa_bits;
+  if (f.taper == 0 || magnitude < first) return code;
+  int digits = 0;
+  while (magnitude >= first + (std::uint32_t{1} << bits_under_prefix(f, digits)))
+    first += std::uint32_t{1} << bits_under_prefix(f, digits++);
+  const int mantissa_bits = bits_under_prefix(f, digits) - digits;
+  const std::uint32_t exponent_field = (magnitude - first) >> mantissa_bits;
+  const auto leading = digits == 0 ? 0U : 1U << (digits - 1);
+  const auto size = static_cast<int>(exponent_field < leading ? exponent_field + leading : exponent_field);
+  const int exponent = exponent_field < leading ? size : -size;
+  const std::uint32_t mantissa = (magnitude - first) & ((std::uint32_t{1} << mantissa_bits) - 1);
+  return (code & sign_bit(f)) | (first_code_of_binade(f, exponent) + mantissa);
+}
+
+// Whether every code of a tapered format has a place in memory, and every place a code.
+static constexpr bool fills_memory(const ElementFormat& f) {
+  std::uint32_t codes = std::uint32_t{1} << f.mantissa_bits;
+  for (int digits = 0; digits <= f.exponent_bits; ++digits) codes += std::uint32_t{1} << bits_under_prefix(f, digits);
+  const int largest = (1 << f.exponent_bits) - 1;
+  return codes == magnitude_mask(f) + 1 && min_exponent(f) == 1 - largest - (1 << f.mantissa_bits) &&
+         mantissa_bits_at(f, largest + 1) == 0;
+}
+
 enum class CodeClass : std::uint8_t { finite, infinity, nan };
 
-static constexpr CodeClass classify(const ElementFormat& f, std::uint32_t code) {
-  const std::uint32_t magnitude = code & magnitude_mask(f);
+// Of a code as it lies in memory.
+static constexpr CodeClass classify(const ElementFormat& f, std::uint32_t memory_code) {
+  const std::uint32_t code = code_from_memory(f, memory_code), magnitude = code & magnitude_mask(f);
   if (nan_is_negative_zero(f) && code == nan_code(f)) return CodeClass::nan;
   if (f.signedness == Signedness::twos_complement || magnitude <= max_code(f)) return CodeClass::finite;
   return has_infinity(f) && magnitude == infinity_code(f) ? CodeClass::infinity : CodeClass::nan;
@@ -131,12 +211,12 @@ static constexpr bool is_power_of_two_scale(const ElementFormat& f) {
   return f.mantissa_bits == 0 && f.signedness == Signedness::unsigned_code && !f.zero;
 }
 
-// A scale that is a short float: unsigned, with zero and subnormals (UE4M3, UE5M3).
-static constexpr bool is_short_float_scale(const ElementFormat& f) {
-  return f.signedness == Signedness::unsigned_code && f.zero && f.exponent_bits >= 2 && f.mantissa_bits >= 1;
-}
-
 static constexpr bool is_float32(const ElementFormat& f) { return f == ElementFormat{8, 23, 127, Specials::ieee}; }
+
+// A scale that is a short float: with zero and subnormals (UE4M3, UE5M3, float16) or without (E6M2).
+static constexpr bool is_short_float_scale(const ElementFormat& f) {
+  return f.signedness != Signedness::twos_complement && f.exponent_bits >= 2 && f.mantissa_bits >= 1 && !is_float32(f);
+}
 
 // How a scale level acts on what lies inside it.
 enum class Combine : std::uint8_t { multiply, divide };

@@ -30,9 +30,17 @@ using ScalePlanes = std::array<ScalePlane, max_levels>;
 
 // What happens to input before anything is scaled (docs/numerics.md section 2).
 struct Prepare {
-  bool to_bf16 = false, cut_to_bf16 = false, flush = false, no_negative_zero = false, to_largest = false;
+  bool to_fp32 = false, to_bf16 = false, cut_to_bf16 = false, flush = false, no_negative_zero = false,
+       to_largest = false;
 
-  constexpr bool any() const { return to_bf16 || cut_to_bf16 || flush || no_negative_zero || to_largest; }
+  constexpr bool any() const { return to_fp32 || to_bf16 || cut_to_bf16 || flush || no_negative_zero || to_largest; }
+};
+
+// A tapered element as the kernels see it (docs/numerics.md section 1).
+struct Taper {
+  int first_size = 0;                         // of an exponent that costs a mantissa bit; 0: the element is not tapered
+  std::array<std::uint32_t, 64> offsets{};    // by binade: from quanta to codes
+  std::array<std::uint8_t, 128> in_memory{};  // by magnitude code
 };
 
 // The raw records are here for the reference; the derived fields, which ops fills from them, are all that the kernels
@@ -75,8 +83,8 @@ struct QuantizeJob {
   // Derived from the main level and the rule: exponent = floor(log2 amax) - scale_shift, plus one if the 52-bit
   // fraction of amax exceeds promote_above; clamped to scale_low and scale_max, and stored as exponent - scale_min.
   int scale_shift = 0, scale_min = 0, scale_low = 0, scale_max = 0;
-  int zero_exponent = 0;        // of a block of zeros
-  std::uint32_t zero_code = 0;  // the same for short floats; 0: the least that is written
+  int zero_exponent = 0;                        // of a block of zeros
+  std::uint32_t least_code = 0, zero_code = 0;  // of short floats: the least that is written, and of a block of zeros
   std::uint64_t promote_above = 0;
   bool scale_nan = false;
   std::uint32_t scale_nan_code = 0;
@@ -84,7 +92,12 @@ struct QuantizeJob {
   float scale_divisor = 1;   // float scales: amax / divisor
   float outer_divisor = 1;   // of the level above others: the largest scale of the main level
   bool short_scale = false;  // float scales in codes of scale_format
+  bool by_quotient = false;  // elements are divided by what was rounded to the scale
   ElementFormat scale_format;
+  float scale_reciprocal = 0;  // of scale_divisor; 0: amax is divided
+  // For amax_exponent=log2: like promote_above, by the exponent of amax from -149 on; null: promote_above is for all.
+  const std::uint64_t* promote_by_exponent = nullptr;
+  Taper taper;
   int align_top = 0;               // the largest exponent of an element, which align_bits counts from
   int reach = 0, shift_range = 0;  // by how much micro-levels can lift an exponent, and change it
   int chance_bits = 0;             // stochastic rounding compares fractions as integers of this many bits

@@ -92,17 +92,19 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
 def element_row(element: Element) -> dict[str, object]:
     record = element.record
     sign = 0 if record.signedness == "unsigned" else 1
-    least_normal = record.value(1 << record.mantissa_bits if record.zero else 0)
+    least_normal = 2.0**record.emin
     infinity, nan = special_codes(record)
     return {
         "name": f"`{element.name}`",
         "s.e.m": f"{sign}.{record.exponent_bits}.{record.mantissa_bits}",
-        "coding": CODINGS[record.signedness],
+        "coding": CODINGS[record.signedness] + (", tapered" if record.taper else ""),
         "bias": record.bias,
         "specials": f"`{record.specials}`",
         "largest": f"{number(record.value(record.max_code))} ({code_text(record, record.max_code)})",
         "least normal": as_power(least_normal) if record.exponent_bits else NOTHING,
-        "least subnormal": as_power(record.value(1)) if record.zero and record.mantissa_bits else NOTHING,
+        "least subnormal": as_power(record.value(1))
+        if record.zero and record.mantissa_bits and not record.taper
+        else NOTHING,
         "Inf": infinity,
         "NaN": nan,
         "source": element.source,

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
 from typing import Any
 
 import ml_dtypes
@@ -87,6 +88,7 @@ def element_record(element: oracle.Element) -> sq.ElementFormat:
         specials=element.specials,
         signedness=signedness,
         zero=element.zero,
+        taper=element.taper,
     )
 
 
@@ -122,7 +124,7 @@ def own_choices(fmt: oracle.BlockFormat) -> dict[str, Any]:
     """What a format of the oracle chooses besides its scale rule and overflow, in the library's words."""
     plain = oracle.Choices()
     chosen = {
-        field.name: getattr(fmt.how, field.name)
+        field.name: float(value) if isinstance(value := getattr(fmt.how, field.name), Fraction) else value
         for field in fields(oracle.Choices)
         if getattr(fmt.how, field.name) != getattr(plain, field.name)
     }

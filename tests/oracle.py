@@ -7,8 +7,10 @@ floating point. Whatever the page calls an error raises `RefusedError`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal, localcontext
 from fractions import Fraction
 from functools import lru_cache
 from typing import TypeVar
@@ -23,6 +25,7 @@ OVERFLOWS = ("saturate", "special")
 SCALE_RULES = ("floor", "ceil", "rceil", "even", "nearest")
 # Not among SCALE_RULES: they look at all elements of a block.
 FIT, MSE, MAE = "fit", "mse", "mae"
+SIGNED_MAX = "signed_max"  # of float scales, like amax, which is what they do under "floor"
 TIES = ("lowest_index", "highest_index")
 ORDERS = ("sparsify_first", "quantize_first")
 
@@ -46,7 +49,13 @@ class Choices:
     input_subnormals: str = "keep"
     integer_range: str = "symmetric"
     preround: str = "none"
+    amax_exponent: str = "bits"
     scale_apply: str = "divide"
+    divisor_apply: str = "divide"
+    divide_by: str = "stored"
+    scale_compute: str = "fp32"
+    apply_compute: str = "fp32"
+    cut_offset: Fraction = Fraction(0)  # 0: nothing is added
     divisor: Fraction | None = None  # None: the largest element
     even_bits: int | None = None  # None: those of the element
     zero_scale: int | None = None  # None: the least that is written
@@ -160,6 +169,7 @@ class Element:
     specials: str = "finite"  # "ieee", "fn", "fnuz", "fnuz_inf" or "finite"
     signedness: str = "signed"  # "signed" (sign-magnitude), "twos_complement" or "unsigned"
     zero: bool = True
+    taper: int = 0  # 2: HiF8, whose layout is `TAPERED`
 
     @property
     def magnitude_bits(self) -> int:
@@ -196,6 +206,8 @@ class Element:
     @property
     def infinity_code(self) -> int | None:
         """The code of +Inf, None where there is none."""
+        if self.taper:
+            return max(range(1 << self.magnitude_bits), key=lambda code: magnitude_of(self, code))
         if self.specials == "fnuz_inf":
             return (1 << self.magnitude_bits) - 1
         return ((1 << self.exponent_bits) - 1) << self.mantissa_bits if self.specials == "ieee" else None
@@ -203,6 +215,9 @@ class Element:
     @property
     def largest_code(self) -> int:
         """The code of the largest finite value, read off the table of specials in section 1."""
+        if self.taper:
+            numbers = set(range(1 << self.magnitude_bits)) - {self.infinity_code}
+            return max(numbers, key=lambda code: magnitude_of(self, code))
         if self.specials == "ieee":
             return (((1 << self.exponent_bits) - 1) << self.mantissa_bits) - 1
         if self.specials in ("fn", "fnuz_inf"):
@@ -225,8 +240,36 @@ class Element:
         return self.signedness == "signed" and self.specials not in ("fnuz", "fnuz_inf")
 
 
+#: HiF8: prefix, digits of the exponent's size, bits of the mantissa (section 1).
+TAPERED = (("11", 4, 1), ("10", 3, 2), ("01", 2, 3), ("001", 1, 3), ("0001", 0, 3))
+
+
+def _tapered_magnitude(code: int) -> Fraction:
+    """The value of seven bits below the sign of a HiF8 code."""
+    text = f"{code:07b}"
+    for prefix, digits, mantissa_bits in TAPERED:
+        if not text.startswith(prefix):
+            continue
+        rest = text.removeprefix(prefix)
+        # The leading digit of the size is one, and its place holds the sign.
+        size = int("1" + rest[1:digits], 2) if digits else 0
+        exponent = -size if digits and rest[0] == "1" else size
+        return (1 + Fraction(int(rest[digits:], 2), 1 << mantissa_bits)) * power_of_two(exponent)
+    return power_of_two(code - 23) if code else Fraction(0)
+
+
+def mantissa_bits_of(element: Element, exponent: int) -> int:
+    """Mantissa bits of a binade: all, or those that a tapered format leaves it."""
+    if not element.taper:
+        return element.mantissa_bits
+    left = {digits: bits for _, digits, bits in TAPERED}
+    return left.get(abs(exponent).bit_length(), 0)
+
+
 def magnitude_of(element: Element, code: int) -> Fraction:
     """The value of the bits below the sign as a number, whatever `specials` says of them (section 1)."""
+    if element.taper:
+        return _tapered_magnitude(code)
     m_bits = element.mantissa_bits
     field, mantissa = code >> m_bits, code & ((1 << m_bits) - 1)
     if field > 0 or not element.zero:
@@ -245,7 +288,7 @@ def decode(element: Element, code: int) -> Number:
     negative, below = bool(code & element.sign_bit), code & ((1 << element.magnitude_bits) - 1)
     if element.specials in ("fnuz", "fnuz_inf") and code == element.sign_bit:
         return NAN
-    if element.specials == "fnuz_inf" and below == (1 << element.magnitude_bits) - 1:
+    if element.specials == "fnuz_inf" and below == element.infinity_code:
         return Number("infinite", negative=negative)
     if element.specials == "fn" and below == (1 << element.magnitude_bits) - 1:
         return NAN
@@ -267,6 +310,7 @@ ELEMENTS: dict[str, Element] = {
     "p3109_8p4se": Element(4, 3, 8, "fnuz_inf"),
     "p3109_8p5se": Element(3, 4, 4, "fnuz_inf"),
     "p3109_4p2sf": Element(2, 1, 2, "fnuz"),
+    "hif8": Element(4, 3, 23, "fnuz_inf", taper=2),
     "e3m2": Element(3, 2, 3),
     "e2m3": Element(2, 3, 1),
     "e2m1": Element(2, 1, 1),
@@ -292,6 +336,7 @@ ELEMENTS: dict[str, Element] = {
     # Codes of scales: no sign, so no element.
     "ue4m3": Element(4, 3, 7, "fn", "unsigned"),
     "ue5m3": Element(5, 3, 15, "fn", "unsigned"),
+    "e6m2": Element(6, 2, 48, "fn", "unsigned", zero=False),
     "e8m0": Element(8, 0, 127, "fn", "unsigned", zero=False),
     "micro1": Element(1, 0, 0, "finite", "unsigned", zero=False),
 }
@@ -366,7 +411,8 @@ def rounded_magnitude(
     """The funnel of section 2 before any overflow: the exponent range is unbounded upwards."""
     if magnitude == 0:
         return Fraction(0)
-    quantum = power_of_two(max(floor_log2(magnitude), element.emin) - element.mantissa_bits)
+    exponent = max(floor_log2(magnitude), element.emin)
+    quantum = power_of_two(exponent - mantissa_bits_of(element, exponent))
     return round_integer(magnitude / quantum, rounding, negative) * quantum
 
 
@@ -377,6 +423,8 @@ def overflows(element: Element, value: Number, rounding: str | Chance) -> bool:
 
 def _code_of_magnitude(element: Element, magnitude: Fraction) -> int:
     """The code below the sign of a value that the format holds exactly (section 1, read backwards)."""
+    if element.taper:
+        return next(code for code in range(1 << element.magnitude_bits) if magnitude_of(element, code) == magnitude)
     m_bits = element.mantissa_bits
     exponent = element.emin if magnitude == 0 else max(floor_log2(magnitude), element.emin)
     significand = magnitude / power_of_two(exponent - m_bits)
@@ -440,6 +488,8 @@ def magnitude_list(element: Element) -> tuple[Fraction, ...]:
 
     The extra entry is what the next code would mean if it were a number: the value at which overflow begins.
     """
+    if element.taper:
+        return tuple(sorted(magnitude_of(element, code) for code in range(1 << element.magnitude_bits)))
     codes = range(element.largest_code + 1)
     # One more exponent bit reads the code after the largest as a number instead of as a special or a carry.
     wider = replace(element, exponent_bits=element.exponent_bits + 1, specials="finite")
@@ -461,7 +511,8 @@ def round_by_neighbours(element: Element, value: Number, rounding: str, overflow
             low, high = (middle, high) if values[middle] <= value.magnitude else (low, middle)
         below, above = value.magnitude - values[low], values[high] - value.magnitude
         # Every power of two has the odd significand 1, so without mantissa bits only zero is even.
-        low_is_even = values[low] == 0 if element.mantissa_bits == 0 else low % 2 == 0
+        exponent = element.emin if values[low] == 0 else max(floor_log2(values[low]), element.emin)
+        low_is_even = values[low] / power_of_two(exponent - mantissa_bits_of(element, exponent)) % 2 == 0
         code = {
             NEAREST_EVEN: low if below < above or (below == above and low_is_even) else high,
             NEAREST_AWAY: low if below < above else high,
@@ -474,8 +525,8 @@ def round_by_neighbours(element: Element, value: Number, rounding: str, overflow
     if code == len(values) - 1:
         if overflow == "special" and not stays_finite(rounding, value.negative):
             return _special_code(element, value.negative)
-        code = element.largest_code
-    return _with_sign(element, code, value.negative)
+        code = len(values) - 2
+    return _with_sign(element, _code_of_magnitude(element, values[code]), value.negative)
 
 
 def round_to_float(value: Number | Fraction, type_name: str = "fp32", rounding: str = NEAREST_EVEN) -> int:
@@ -492,6 +543,12 @@ def _in_type(element: Element, value: Number) -> Number:
 def rn32(value: Number) -> Number:
     """RN32(v) as a number."""
     return _in_type(FP32, value)
+
+
+def computed(value: Number, narrow: str) -> Number:
+    """One step of section 4: float32, and once more to bfloat16 where `narrow` says so."""
+    once = rn32(value)
+    return _in_type(ELEMENTS["bf16"], once) if narrow == "bf16" else once
 
 
 # Sections 3 and 4: block formats and their scales
@@ -530,6 +587,11 @@ class BlockFormat:
         return self.scale is not None and not is_power_of_two_scale(self.scale)
 
     @property
+    def has_signed_scale(self) -> bool:
+        """Scales that may be negative: they are, under `signed_max`."""
+        return self.scale_rule == SIGNED_MAX
+
+    @property
     def has_lines_of_blocks(self) -> bool:
         """One level of scales, each of elements of one line or of all of them."""
         return self.outer is None and not self.micro and not isinstance(self.block, tuple)
@@ -546,6 +608,8 @@ class Above:
     outer: int | None = None
     scale: int | None = None
     shift: int = 0
+    quotient: Number | None = None
+    """What elements are divided by instead of the scale (section 4, divide_by)."""
 
 
 def is_power_of_two_scale(scale: Element) -> bool:
@@ -609,14 +673,67 @@ BLOCK_FORMATS: dict[str, BlockFormat] = {
     ),
     "bfp4_b_wormhole": BlockFormat(ELEMENTS["hbfp4_element"], E8M0, 16, rounding=TOWARD_ZERO, how=_WORMHOLE),
     "bfp2_b_wormhole": BlockFormat(ELEMENTS["bfp2_element"], E8M0, 16, rounding=TOWARD_ZERO, how=_WORMHOLE),
+    # Integers under float16, divided by what it was before; and what becomes -8 may be of either sign.
+    "q8_0": BlockFormat(
+        ELEMENTS["int8"],
+        ELEMENTS["fp16"],
+        32,
+        rounding=NEAREST_AWAY,
+        how=Choices(scale_apply="reciprocal", divide_by="quotient"),
+    ),
+    "q4_0": BlockFormat(
+        ELEMENTS["int4"],
+        ELEMENTS["fp16"],
+        32,
+        scale_rule=SIGNED_MAX,
+        rounding=TOWARD_ZERO,
+        how=Choices(integer_range="full", scale_apply="reciprocal", divide_by="quotient", cut_offset=Fraction(17, 2)),
+    ),
+    # E6M2, and two bits that double: all in bfloat16.
+    "hif4": BlockFormat(
+        ELEMENTS["hbfp4_element"],
+        ELEMENTS["e6m2"],
+        64,
+        micro=(Micro((0, 1), 8), Micro((0, 1), 4)),
+        rounding=NEAREST_AWAY,
+        how=Choices(
+            signed_zero="underflow", scale_apply="reciprocal", divisor_apply="reciprocal", scale_compute="bf16"
+        ),
+    ),
+    "hif8": BlockFormat(ELEMENTS["hif8"], overflow="special", rounding=NEAREST_AWAY),
     "bf16": BlockFormat(ELEMENTS["bf16"], overflow="special"),
     "fp16": BlockFormat(ELEMENTS["fp16"], overflow="special"),
     "tf32": BlockFormat(ELEMENTS["tf32"], overflow="special"),
 }
 
 
+def log2_in_float32(magnitude: Fraction) -> Fraction:
+    """RN32(log2 magnitude) of a number of float32 (section 3)."""
+    if magnitude == power_of_two(floor_log2(magnitude)):
+        return Fraction(floor_log2(magnitude))
+    with localcontext() as context:
+        context.prec = 60
+        ratio = Decimal(magnitude.numerator).ln() - Decimal(magnitude.denominator).ln()
+        value = Fraction(ratio / Decimal(2).ln())
+    rounded = {rn32(finite(value + error)).fraction for error in (Fraction(-1, 10**40), Fraction(1, 10**40))}
+    (only,) = rounded  # 40 digits decide
+    return only
+
+
+def _exponent_by_log2(element: Element, amax: Fraction, scale_rule: str, how: Choices) -> int:
+    """X where the exponent comes from a logarithm (section 3)."""
+    _check_word("scale_rule", scale_rule, ("floor", "ceil", "rceil", FIT))
+    if scale_rule == "rceil":
+        quotient = rn32(finite(amax / (how.divisor or element.largest)))
+        return math.ceil(log2_in_float32(quotient.magnitude))
+    logarithm = log2_in_float32(amax)
+    return (math.ceil(logarithm) if scale_rule == "ceil" else math.floor(logarithm)) - element.emax
+
+
 def scale_exponent(element: Element, amax: Fraction, scale_rule: str, how: Choices = Choices()) -> int:
     """X of a block whose largest magnitude is amax > 0, before it is clamped (section 3)."""
+    if how.amax_exponent == "log2":
+        return _exponent_by_log2(element, amax, scale_rule, how)
     _check_word("scale_rule", scale_rule, SCALE_RULES)
     if scale_rule == "rceil" and how.divisor is not None:
         quotient = amax / how.divisor
@@ -624,7 +741,7 @@ def scale_exponent(element: Element, amax: Fraction, scale_rule: str, how: Choic
     exponent = floor_log2(amax)
     t = amax / power_of_two(exponent)
     # The largest binade of an integer has one fraction bit fewer: its top magnitude bit is the leading one.
-    fraction_bits = element.mantissa_bits - (1 if element.exponent_bits == 0 else 0)
+    fraction_bits = mantissa_bits_of(element, element.emax) - (1 if element.exponent_bits == 0 else 0)
     if how.even_bits is not None:
         fraction_bits = how.even_bits
     promoted = {
@@ -640,6 +757,38 @@ def scale_exponent(element: Element, amax: Fraction, scale_rule: str, how: Choic
 def power_of_two_scale_code(scale: Element, exponent: int, minimum: int = 0) -> int:
     """The code of 2^exponent, clamped to what the scale format holds, from `minimum` on (section 3)."""
     return min(max(exponent + scale.bias, minimum), scale.largest_code)
+
+
+def _quotient(
+    fmt: BlockFormat, scale_rule: str, amax: Fraction, outer: int | None, how: Choices, above: Fraction = Fraction(1)
+) -> Number:
+    """amax over the largest element (times `above`), before it becomes a code (section 4, step 2)."""
+    largest = how.divisor or fmt.element.largest
+    if scale_rule == SIGNED_MAX:
+        largest = fmt.element.largest + magnitude_of(fmt.element, 1)
+    largest *= power_of_two(fmt.reach()) * above
+    if how.divisor_apply == "reciprocal":
+        times = computed(finite(1 / largest), how.scale_compute)
+        quotient = computed(finite(amax * times.magnitude), how.scale_compute)
+    else:
+        quotient = computed(finite(amax / largest), how.scale_compute)
+    if outer is not None and amax > 0 and quotient.is_finite:
+        quotient = computed(finite(quotient.magnitude / decode(FP32, outer).magnitude), how.scale_compute)
+    if not quotient.is_finite:
+        raise RefusedError("the quotient exceeds float32")
+    return quotient
+
+
+def _short_scale_code(
+    scale: Element, quotient: Number, scale_rounding: str, scale_minimum: int, how: Choices = Choices()
+) -> int:
+    """The code of a quotient, which is no zero if anything is divided by it (section 4, step 2)."""
+    least = max(1 if scale.zero and how.divide_by == "stored" else 0, scale_minimum)
+    smallest = magnitude_of(scale, 0)
+    if quotient.magnitude <= smallest:
+        return least
+    overflow = "saturate" if scale.infinity_code is None else "special"
+    return max(least, round_to_code(scale, quotient, scale_rounding, overflow))
 
 
 def _computed_scale(
@@ -659,29 +808,23 @@ def _computed_scale(
             return scale_minimum if how.zero_scale is None else how.zero_scale
         exponent = scale_exponent(fmt.element, amax, scale_rule, how) - fmt.reach()
         return power_of_two_scale_code(scale, exponent, scale_minimum)
-    largest = (how.divisor or fmt.element.largest) * power_of_two(fmt.reach())
-    if scale != FP32:
-        if amax == 0 and how.zero_scale is not None:
-            return how.zero_scale
-        quotient = rn32(finite(amax / largest))
-        if outer is not None and amax > 0 and quotient.is_finite:
-            quotient = rn32(finite(quotient.magnitude / decode(FP32, outer).magnitude))
-        if not quotient.is_finite:
-            raise RefusedError("the quotient exceeds float32")
-        # Code 0 is zero, which nothing can be divided by: the smallest scale stands in.
-        return max(1, scale_minimum, round_to_code(scale, quotient, scale_rounding, "saturate"))
-    return _float32_scale(largest, amax)
+    if scale == FP32:
+        return _float32_scale(fmt, scale_rule, amax, how)
+    if amax == 0 and how.zero_scale is not None:
+        return how.zero_scale
+    quotient = _quotient(fmt, scale_rule, amax, outer, how)
+    return _short_scale_code(scale, quotient, scale_rounding, scale_minimum, how)
 
 
-def _float32_scale(largest: Fraction, amax: Fraction) -> int:
+def _float32_scale(
+    fmt: BlockFormat, scale_rule: str, amax: Fraction, how: Choices, above: Fraction = Fraction(1)
+) -> int:
     """RN32(amax / largest), 1 for zeros, never zero (section 4, step 2)."""
     if amax == 0:
         return round_to_code(FP32, ONE, NEAREST_EVEN, "special")
-    code = round_to_code(FP32, finite(amax / largest), NEAREST_EVEN, "special")
-    if not decode(FP32, code).is_finite:
-        raise RefusedError("the scale exceeds what its format holds")
+    quotient = _quotient(fmt, scale_rule, amax, None, how, above)
     # A quotient that rounds to zero is replaced by the smallest positive number, whose code is 1.
-    return max(code, 1)
+    return max(round_to_code(FP32, quotient, NEAREST_EVEN, "special"), 1)
 
 
 def micro_code(
@@ -696,7 +839,7 @@ def micro_code(
     codes = fmt.micro[level].codes
     lowest = codes.index(min(codes))
     if fmt.has_float_scale:
-        divided = _scaled_element(fmt, replace(above, shift=0), finite(amax))
+        divided = _scaled_element(fmt, replace(above, shift=0), finite(amax), how)
         if divided.is_zero:
             return lowest
         amax = FP32.largest if divided.kind == "infinite" else divided.magnitude
@@ -874,24 +1017,36 @@ def _blocks(lengths: Sequence[int], block: int | str | tuple[int, int] | None, r
     return grouped
 
 
-def _scaled_element(fmt: BlockFormat, above: Above, x: Number, scale_apply: str = "divide") -> Number:
+def _scaled_element(fmt: BlockFormat, above: Above, x: Number, how: Choices = Choices()) -> Number:
     """What section 2 rounds: x itself, x * 2^-X exactly (section 3), or RN(x / s) (section 4), which
     micro-exponents then move exactly."""
-    if fmt.scale is None or above.scale is None or not x.is_finite:
+    if fmt.scale is None or above.scale is None:
         return x
+    if not x.is_finite:
+        turned = fmt.has_float_scale and factor_of(fmt, above).negative
+        return replace(x, negative=x.negative != turned)
     moved = power_of_two(-above.shift)
     if not fmt.has_float_scale:
         return Number("finite", x.magnitude / decode(fmt.scale, above.scale).magnitude * moved, x.negative)
-    factor = factor_of(fmt, above)
+    factor = factor_of(fmt, above) if above.quotient is None else above.quotient
+    negative = x.negative != factor.negative
+    if above.quotient is not None and factor.is_zero:
+        return Number("finite", Fraction(0), x.negative)
     # Where the product of two scales is no positive number, the nearest one divides.
     smallest = power_of_two(-149)
     divisor = FP32.largest if factor.kind == "infinite" else max(factor.magnitude, smallest)
-    quotient = rn32(Number("finite", x.magnitude / divisor, x.negative))
-    if scale_apply == "reciprocal":
-        times = rn32(finite(1 / divisor))
-        # A reciprocal beyond float32 is the largest number.
-        factor_ = FP32.largest if times.kind == "infinite" else times.magnitude
-        quotient = rn32(Number("finite", x.magnitude * factor_, x.negative))
+    # A reciprocal beyond float32 is the largest number.
+    once = rn32(finite(1 / divisor))
+    times = computed(finite(FP32.largest) if once.kind == "infinite" else once, how.scale_compute)
+    if how.cut_offset:
+        product = rn32(Number("finite", x.magnitude * times.magnitude, negative))
+        total = rn32(add(product, finite(how.cut_offset)))
+        whole = math.trunc(total.fraction) if total.is_finite else (-1 if total.negative else 1) << 64
+        return finite(whole - math.floor(how.cut_offset))
+    if how.scale_apply == "reciprocal":
+        quotient = computed(Number("finite", x.magnitude * times.magnitude, negative), how.apply_compute)
+    else:
+        quotient = computed(Number("finite", x.magnitude / divisor, negative), how.apply_compute)
     return replace(quotient, magnitude=quotient.magnitude * moved)
 
 
@@ -960,7 +1115,7 @@ def _second_code(
     # A quotient that rounds to zero is the smallest number, as in step 2.
     magnitude = quotient.magnitude or power_of_two(-149)
     quotient = rn32(finite(magnitude * fmt.element.largest / power_of_two(fmt.element.emax)))
-    return max(1, scale_minimum, round_to_code(fmt.scale, quotient, scale_rounding, "saturate"))
+    return _short_scale_code(fmt.scale, quotient, scale_rounding, scale_minimum)
 
 
 def _error(
@@ -977,7 +1132,7 @@ def _error(
     for x, mode in zip(elements, modes, strict=True):
         if not x.is_finite:
             continue
-        v = _scaled_element(fmt, above, x, how.scale_apply)
+        v = _scaled_element(fmt, above, x, how)
         made = decode_scaled(fmt, above, _rounded_element(fmt, x, v, mode, "saturate", how))
         error = _in_type(fp64, finite(abs(made.fraction - x.fraction)))
         if rule == MSE:
@@ -1067,7 +1222,7 @@ def quantize_tensor(
         choose(x)
         # From here on a pruned element is a +0 like any other: it moves no scale and raises no event.
         x = [_pruned(line, row, POSITIVE_ZERO) for line, row in zip(x, kept, strict=True)]
-    if fmt.has_float_scale:
+    if fmt.has_float_scale or how.amax_exponent == "log2":
         # Section 4, step 1: a value beyond the range of `compute` becomes an Inf and is one from here on.
         x = [[rn32(v) for v in line] for line in x]
     x = [[prepared(v, how) for v in line] for line in x]
@@ -1090,13 +1245,13 @@ def quantize_tensor(
         assert fmt.scale is not None
         outer_groups = _blocks(lengths, fmt.outer, len(x))
         if outer is None:
-            largest = (how.divisor or fmt.element.largest) * power_of_two(fmt.reach()) * fmt.scale.largest
             for group in outer_groups:
                 members = [x[line][i] for line, i in group[0]] if group else []
                 amax = max((v.magnitude for v in members if v.is_finite), default=Fraction(0))
                 finite_group = how.skips or all(v.is_finite for v in members)
                 assert FP32.nan_code is not None
-                out_outer.append([_float32_scale(largest, amax) if finite_group else FP32.nan_code] if group else [])
+                code = _float32_scale(fmt, scale_rule, amax, how, fmt.scale.largest)
+                out_outer.append([code if finite_group else FP32.nan_code] if group else [])
         for group, row in zip(outer_groups, out_outer, strict=True):
             for places, code in zip(group, row, strict=True):
                 above_of |= {place: Above(outer=_checked_scale(FP32, code)) for place in places}
@@ -1112,6 +1267,7 @@ def quantize_tensor(
             bad = not how.skips and any(not v.is_finite for v in elements)
             outside = above_of.get(places[0], Above()) if places else Above()
             lost = outside.outer is not None and decode(FP32, outside.outer).kind == "nan"
+            quotient: Number | None = None
             if scales is not None:
                 scale_code = _checked_scale(fmt.scale, scales[group_index][block_index])
             elif bad or lost:
@@ -1146,10 +1302,18 @@ def quantize_tensor(
                         for code in candidates
                     ]
                     scale_code = candidates[errors.index(min(errors))]
+                if scale_rule == SIGNED_MAX:
+                    # The first of the largest goes to the lowest integer; zeros have none.
+                    first = next((v for v in elements if v.is_finite and v.magnitude == amax and amax > 0), None)
+                    if first is None or not first.negative:
+                        scale_code |= fmt.scale.sign_bit
+                if how.divide_by == "quotient":
+                    size = _quotient(fmt, scale_rule, amax, None, how)
+                    quotient = replace(size, negative=bool(scale_code & fmt.scale.sign_bit))
             if bad and not lost and decode(fmt.scale, scale_code).kind != "nan":
                 raise RefusedError("NaN or Inf below a given scale that is a number")
             out_scales[-1].append(scale_code)
-            above_of |= {place: replace(outside, scale=scale_code) for place in places}
+            above_of |= {place: replace(outside, scale=scale_code, quotient=quotient) for place in places}
 
     def is_poisoned(above: Above) -> bool:
         """Whether a scale above is NaN."""
@@ -1181,7 +1345,7 @@ def quantize_tensor(
             value, above = x[line][i], above_of[line, i]
             if is_poisoned(above):
                 continue  # the codes of a poisoned block are 0 (section 5)
-            v = aligned(fmt, _scaled_element(fmt, above, value, how.scale_apply), how)
+            v = aligned(fmt, _scaled_element(fmt, above, value, how), how)
             mode: str | Chance = rounding
             if random is not None:
                 mode = Chance(stochastic, random_bits, random[line][i])

@@ -30,9 +30,15 @@ from test_levels import SHAPES, TILES, drawn_choices, drawn_input
 FORMATS = BLOCK_FORMATS | LEVELLED
 
 
-def drawn_how(rng: np.random.Generator, fmt: BlockFormat, rule: str | None) -> dict[str, Any]:
-    """Some of the choices that a format takes."""
+def drawn_how(rng: np.random.Generator, fmt: BlockFormat, choices: dict[str, Any]) -> dict[str, Any]:
+    """Some of the choices that a format takes besides those already drawn."""
     element, scaled = fmt.element, fmt.scale is not None
+    rule = choices.get("scale_rule", fmt.scale_rule if fmt.scale_rule in (oracle.MSE, oracle.MAE) else None)
+    searches = rule in (oracle.MSE, oracle.MAE)
+    floats = fmt.has_float_scale and not searches
+    one_short = floats and fmt.scale != oracle.FP32 and fmt.outer is None and not fmt.micro
+    in_line = isinstance(fmt.block, int)
+    integers = element.signedness == "twos_complement" and oracle.magnitude_of(element, 1) == 1
     alignable = (
         scaled and not fmt.has_float_scale and not fmt.micro and rule not in (oracle.FIT, oracle.MSE, oracle.MAE)
     )
@@ -40,17 +46,27 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, rule: str | None) -> d
     rules: list[tuple[str, list[Any], bool]] = [
         ("nonfinite", ["poison", "ignore", "largest", "error", *keeps], True),
         ("signed_zero", ["drop", "underflow"], True),
-        ("subnormals", ["flush"], element.exponent_bits > 0),
+        ("subnormals", ["flush"], element.exponent_bits > 0 and not element.taper),
         ("input_subnormals", ["flush"], True),
         ("integer_range", ["full"], element.signedness == "twos_complement"),
         ("preround", ["bf16", "bf16_toward_zero"], True),
         ("scale_apply", ["reciprocal"], fmt.has_float_scale),
-        ("divisor", [7.25, 0.75, 3.0], scaled and (fmt.has_float_scale or rule == "rceil")),
+        ("divisor", [7.25, 0.75, 3.0], (fmt.has_float_scale and not fmt.has_signed_scale) or rule == "rceil"),
+        ("divisor_apply", ["reciprocal"], floats),
+        ("scale_compute", ["bf16"], floats),
+        ("apply_compute", ["bf16"], fmt.has_float_scale and not fmt.how.cut_offset),
+        ("divide_by", ["quotient"], one_short and in_line),
+        ("amax_exponent", ["log2"], scaled and rule in ("floor", "ceil", "rceil", oracle.FIT)),
+        ("cut_offset", [0.5, 3.5, 8.5], floats and fmt.outer is None and integers and not fmt.how.cut_offset),
         ("even_bits", [0, 1, 2], rule == "even"),
         ("zero_scale", [1, 5], scaled and fmt.scale != oracle.FP32),
         ("align_bits", [2, 6, 23], alignable),
     ]
-    return {name: words[rng.integers(len(words))] for name, words, able in rules if able and rng.random() < 0.3}
+    drawn = {name: words[rng.integers(len(words))] for name, words, able in rules if able and rng.random() < 0.3}
+    if "cut_offset" in drawn:
+        drawn.pop("apply_compute", None)
+        drawn["scale_apply"], choices["rounding"] = "reciprocal", oracle.TOWARD_ZERO
+    return drawn
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -63,7 +79,7 @@ def test_codes_scales_values_and_events_are_those_of_the_oracle(name: str, seed:
     if isinstance(fmt.block, tuple):
         block = TILES[rng.integers(len(TILES))]
     elif isinstance(fmt.block, int) and not fmt.micro:
-        block = [7, 7, "row", "tensor"][rng.integers(4)] if fmt.outer is None else 7
+        block = [7, 7, "row", "tensor"][rng.integers(4)] if fmt.outer is None and fmt.how.divide_by == "stored" else 7
     x = drawn_input(rng, shape, carrier)
     if rng.random() < 0.5:
         x.flat[rng.integers(x.size)] = [np.nan, np.inf, -np.inf, -0.0, 1e-40][rng.integers(5)]
@@ -71,14 +87,15 @@ def test_codes_scales_values_and_events_are_those_of_the_oracle(name: str, seed:
     if fmt.scale is not None:
         choices = drawn_choices(rng, fmt)
         coded = fmt.scale != oracle.FP32 and isinstance(fmt.block, int) and isinstance(block or fmt.block, int)
-        if coded and not fmt.micro and fmt.how.align_bits == 0 and rng.random() < 0.4:
+        searchable = not fmt.micro and fmt.how.align_bits == 0 and fmt.how.divide_by == "stored"
+        if coded and searchable and rng.random() < 0.4:
             rules = [oracle.MSE, oracle.MAE] if fmt.has_float_scale else [oracle.FIT, oracle.MSE, oracle.MAE]
             choices["scale_rule"] = str(rng.choice(rules))
-    how = drawn_how(rng, fmt, choices.get("scale_rule"))
+    how = drawn_how(rng, fmt if isinstance(block or fmt.block, int) else dataclasses.replace(fmt, block=block), choices)
     sparse: dict[str, Any] = {"sparsity": "2:4"} if rng.random() < 0.3 else {}
     record = user_format(fmt, block, **choices, **how)
     where = (shape, axis, block, carrier, choices, how, sparse)
-    exact = {key: Fraction(value) if key == "divisor" else value for key, value in how.items()}
+    exact = {key: Fraction(value) if isinstance(value, float) else value for key, value in how.items()}
     wanted = None
     with suppress(oracle.RefusedError):
         wanted = oracle_quantize(
@@ -126,6 +143,22 @@ def test_codes_scales_values_and_events_are_those_of_the_oracle(name: str, seed:
         ("nvfp4", {"zero_scale": 0}, "needed a scale code, 1 to 126"),
         ("int8", {"zero_scale": 1}, "this format has no scale codes"),
         ("int8", {"scale_rule": "nearest"}, "this format's scale is a float: use 'amax'"),
+        ("mxfp4", {"scale_rule": "signed_max"}, "scale_rule='signed_max' computes a float scale"),
+        ("int8", {"scale_rule": "signed_max"}, "needs one level of signed short float scales"),
+        ("q8_0", {"scale_rule": "signed_max"}, "integers of integer_range='full'"),
+        ("q4_0", {"divisor": 7.0}, "divisor is what scale_rule='rceil' and 'amax' divide by"),
+        ("mxfp4", {"amax_exponent": "log2", "scale_rule": "even"}, "by scale_rule='floor', 'ceil', 'rceil' or 'fit'"),
+        ("int8", {"amax_exponent": "log2"}, "amax_exponent='log2' is for scales that are powers of two"),
+        ("mxfp4", {"divisor_apply": "reciprocal"}, "divisor_apply='reciprocal' is for float scales"),
+        ("mxfp4", {"scale_compute": "bf16"}, "powers of two are not computed"),
+        ("bf16", {"apply_compute": "bf16"}, "powers of two only move exponents"),
+        ("nvfp4_4over6", {"scale_compute": "bf16"}, "computes its scales in float32, by division"),
+        ("nvfp4", {"divide_by": "quotient"}, "needs one level of scales that are short floats"),
+        ("int8", {"divide_by": "quotient"}, "needs one level of scales that are short floats"),
+        ("int8", {"cut_offset": 0.5}, "rounding='toward_zero' and scale_apply='reciprocal'"),
+        ("q4_0", {"cut_offset": 129.5}, "cut_offset must be 0, or 0.5 to 128.5"),
+        ("q4_0", {"cut_offset": float("nan")}, "cut_offset must be 0, or 0.5 to 128.5"),
+        ("hif8", {"subnormals": "flush"}, "a tapered element has no subnormal numbers"),
         ("mxfp4", {"nonfinite": "poisson"}, "choose one of poison, keep, ignore, largest, error"),
     ],
 )

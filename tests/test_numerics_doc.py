@@ -19,7 +19,14 @@ AT_LEAST = {"decode": 3, "quantize": 20, "sparsify": 2, "matmul": 5}
 
 
 #: Choices that are numbers.
-NUMBERS = {"scale_minimum": int, "zero_scale": int, "even_bits": int, "divisor": float, "tensor_scale": float}
+NUMBERS = {
+    "scale_minimum": int,
+    "zero_scale": int,
+    "even_bits": int,
+    "divisor": float,
+    "tensor_scale": float,
+    "cut_offset": float,
+}
 
 
 def floats(patterns: Patterns) -> Array:
@@ -59,7 +66,8 @@ def check_quantize(example: Example) -> None:
     planes, main = plane_bits(encoded), encoded.format.block_format.main_level
     values = sq.emulate(x, example.format, inexact=inexact, **arguments)
     produced = {"codes": encoded.codes, "values": bits_of(values)}
-    produced |= {"outer" if i < main else "scale" if i == main else "micro": plane for i, plane in enumerate(planes)}
+    names = [*(["outer"] if main == 1 else []), "scale", "micro", "inner"]
+    produced |= dict(zip(names, planes, strict=False))
     wanted = {name: patterns for name, patterns in example.lists.items() if name not in ("x", "random")}
     for name, patterns in wanted.items():
         assert hexes(produced[name]) == hexes(patterns.values), name

@@ -74,7 +74,7 @@ def check_quantize(example: Example) -> None:
     if "scale_minimum" in arguments:
         arguments["scale_minimum"] = int(arguments["scale_minimum"])
     choices = {field.name: arguments.pop(field.name) for field in fields(oracle.Choices) if field.name in arguments}
-    for name, kind in {"zero_scale": int, "even_bits": int, "divisor": Fraction}.items():
+    for name, kind in {"zero_scale": int, "even_bits": int, "divisor": Fraction, "cut_offset": Fraction}.items():
         if name in choices:
             choices[name] = kind(choices[name])
     arguments["how"] = replace(BLOCK_FORMATS[example.format].how, **choices)
@@ -88,8 +88,7 @@ def check_quantize(example: Example) -> None:
     lines = [x.values[start : start + length] for start in range(0, len(x.values), length)]
     got = oracle.quantize_tensor(lines, CARRIER_OF_DIGITS[x.digits], fmt, **arguments)
     planes = {"scale": got.scales, "codes": got.codes, "values": got.values, "outer": got.outer}
-    if got.micro:
-        planes["micro"] = got.micro[0]
+    planes |= dict(zip(("micro", "inner"), got.micro, strict=False))
     produced = {name: [bits for line in plane for bits in line] for name, plane in planes.items()}
     assert set(lists) <= set(produced), f"line {example.line}: a name that quantize does not produce"
     for name, wanted in lists.items():

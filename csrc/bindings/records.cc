@@ -168,7 +168,7 @@ double value_of(const ElementFormat& f, std::uint32_t code) {
   const double sign = (code & sign_bit(f)) != 0 ? -1 : 1;
   if (classify(f, code) == CodeClass::nan) return std::nan("");
   if (classify(f, code) == CodeClass::infinity) return sign * HUGE_VAL;
-  std::uint32_t below = code & magnitude_mask(f);
+  std::uint32_t below = code_from_memory(f, code) & magnitude_mask(f);
   if (f.signedness == Signedness::twos_complement && sign < 0) below = sign_bit(f) - below;
   const Magnitude m = magnitude_of(f, below);
   return sign * std::ldexp(m.significand, m.exponent);
@@ -182,11 +182,15 @@ void bind_element(py::module_& module) {
       .def_property_readonly(
           "code_bytes", [](const ElementFormat& f) { return code_bytes(f); }, "bytes of one stored code")
       .def_property_readonly(
-          "max_code", [](const ElementFormat& f) { return max_code(f); }, "largest finite magnitude code")
+          "max_code", [](const ElementFormat& f) { return code_in_memory(f, max_code(f)); },
+          "code of the largest finite value")
       .def_property_readonly(
           "emin", [](const ElementFormat& f) { return min_exponent(f); }, "exponent of the smallest normal")
       .def_property_readonly(
           "emax", [](const ElementFormat& f) { return max_exponent(f); }, "floor(log2(largest value))")
+      .def_property_readonly(
+          "least_mantissa_bits", [](const ElementFormat& f) { return mantissa_bits_at(f, min_exponent(f)); },
+          "mantissa bits of the coarsest binade: all of them unless the format is tapered")
       .def_property_readonly("has_nan", [](const ElementFormat& f) { return has_nan(f); })
       .def_property_readonly("has_infinity", [](const ElementFormat& f) { return has_infinity(f); })
       .def_property_readonly(
@@ -194,7 +198,7 @@ void bind_element(py::module_& module) {
           [](const ElementFormat& f) -> py::object { return has_nan(f) ? py::cast(nan_code(f)) : py::none(); })
       .def_property_readonly("infinity_code",
                              [](const ElementFormat& f) -> py::object {
-                               return has_infinity(f) ? py::cast(infinity_code(f)) : py::none();
+                               return has_infinity(f) ? py::cast(code_in_memory(f, infinity_code(f))) : py::none();
                              })
       .def_property_readonly("is_power_of_two_scale", [](const ElementFormat& f) { return is_power_of_two_scale(f); })
       .def("is_nan", [](const ElementFormat& f, std::uint32_t code) { return classify(f, code) == CodeClass::nan; })
@@ -304,7 +308,12 @@ void bind_catalog(py::module_& module) {
   add_words(Subnormals{});
   add_words(IntegerRange{});
   add_words(Prerounding{});
+  add_words(AmaxExponent{});
   add_words(ScaleApply{});
+  add_words(DivisorApply{});
+  add_words(DivideBy{});
+  add_words(ScaleCompute{});
+  add_words(ApplyCompute{});
   add_words(AlignRounding{});
   add_words(ScaleRule{});
   add_words(Ties{});

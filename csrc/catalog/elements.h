@@ -39,6 +39,8 @@ inline constexpr std::array elements{
     NamedElement{"p3109_8p4se", {4, 3, 8, fnuz_inf}, "IEEE P3109 interim report v4.0, Binary8p4se", specification},
     NamedElement{"p3109_8p5se", {3, 4, 4, fnuz_inf}, "IEEE P3109 interim report v4.0, Binary8p5se", specification},
     NamedElement{"p3109_4p2sf", {2, 1, 2, fnuz}, "IEEE P3109 interim report v4.0, Binary4p2sf", specification},
+    NamedElement{
+        "hif8", {4, 3, 23, fnuz_inf, sign_magnitude, true, 2}, "Huawei HiF8; en_dtypes hifloat8", implementation},
     NamedElement{"e3m2", {3, 2, 3, finite}, "OCP MX v1.0, FP6", specification},
     NamedElement{"e2m3", {2, 3, 1, finite}, "OCP MX v1.0, FP6", specification},
     NamedElement{"e2m1", {2, 1, 1, finite}, "OCP MX v1.0, FP4", specification},
@@ -70,6 +72,10 @@ inline constexpr std::array elements{
                  implementation},
     NamedElement{"ue4m3", {4, 3, 7, fn, unsigned_code}, "NVFP4 scale: E4M3 without its sign", implementation},
     NamedElement{"ue5m3", {5, 3, 15, fn, unsigned_code}, "AMD Quark scale", implementation},
+    NamedElement{"e6m2",
+                 {6, 2, 48, fn, unsigned_code, false},
+                 "HiF4 scale: no zero (that field 0 is a normal binade is inferred)",
+                 inferred},
     NamedElement{"e8m0", {8, 0, 127, fn, unsigned_code, false}, "OCP MX v1.0, scale", specification},
     NamedElement{"micro1", {1, 0, 0, finite, unsigned_code, false}, "1-bit micro-exponent: 2^0 or 2^1", implementation},
 };
@@ -96,6 +102,10 @@ static_assert(magnitude_of(element("int8"), 127).exponent == 0 && magnitude_of(e
 static_assert(max_exponent(element("mxint4_element")) == 0 && code_bits(element("mxint4_element")) == 4);
 static_assert(max_exponent(element("ue5m3")) == 16 && max_code(element("ue5m3")) == 0xFE);
 static_assert(nan_code(element("ue4m3")) == 0x7F && code_bits(element("tf32")) == 19);
+static_assert(fills_memory(element("hif8")) && max_exponent(element("hif8")) == 15);
+static_assert(code_in_memory(element("hif8"), max_code(element("hif8"))) == 0x6E);
+static_assert(code_in_memory(element("hif8"), infinity_code(element("hif8"))) == 0x6F);
+static_assert(max_exponent(element("e6m2")) == 15 && max_code(element("e6m2")) == 0xFE);
 static_assert(nan_code(element("e8m0")) == 0xFF && max_code(element("e8m0")) == 0xFE);
 static_assert(magnitude_of(element("e8m0"), 0).exponent == -127);
 static_assert(nan_code(element("bf16")) == 0x7FC0 && infinity_code(element("fp16")) == 0x7C00);

@@ -96,6 +96,32 @@ constexpr NamedFormat bfp_packer(std::string_view name, std::string_view element
           implementation};
 }
 
+// Huawei's HiF4: E6M2 above 64, a bit that doubles 8 of them and one that doubles 4, and scales in bfloat16.
+constexpr NamedFormat hif4() {
+  BlockFormat format = blocked("hbfp4_element", "e6m2", 64);
+  format.levels[1] = ScaleLevel{element("micro1"), 8, 1};
+  format.levels[2] = ScaleLevel{element("micro1"), 4, 1};
+  format.level_count = 3;
+  return {"hif4",
+          format,
+          {.rounding = Rounding::nearest_away,
+           .scale_rule = ScaleRule::amax,
+           .signed_zero = SignedZero::underflow,
+           .scale_apply = ScaleApply::reciprocal,
+           .divisor_apply = DivisorApply::reciprocal,
+           .scale_compute = ScaleCompute::bf16},
+          "Huawei HiF4 (arXiv 2602.11287): amax / 7 to E6M2 by bfloat16 reciprocals",
+          implementation};
+}
+
+// GGML: a float16 scale above 32, by which nothing is divided until it is decoded.
+constexpr NamedFormat ggml(std::string_view name, std::string_view element_name, Conversion how,
+                           std::string_view source) {
+  how.scale_apply = ScaleApply::reciprocal;
+  how.divide_by = DivideBy::quotient;
+  return {name, blocked(element_name, "fp16", 32), how, source, implementation};
+}
+
 constexpr NamedFormat fp8_powers(std::string_view name, int along, int across) {
   return {name,
           blocked("e4m3", "e8m0", along, across),
@@ -104,8 +130,9 @@ constexpr NamedFormat fp8_powers(std::string_view name, int along, int across) {
           implementation};
 }
 
-constexpr NamedFormat cast(std::string_view name, std::string_view source, std::string_view evidence) {
-  return {name, plain(name), {.overflow = Overflow::special}, source, evidence};
+constexpr NamedFormat cast(std::string_view name, std::string_view source, std::string_view evidence,
+                           Rounding rounding = Rounding::nearest_even) {
+  return {name, plain(name), {.rounding = rounding, .overflow = Overflow::special}, source, evidence};
 }
 
 inline constexpr std::array formats{
@@ -162,6 +189,16 @@ inline constexpr std::array formats{
                 {.scale_rule = ScaleRule::amax},
                 "NVFP4 without its tensor scale: amax / 6 to UE4M3, nearest even",
                 implementation},
+    hif4(),
+    ggml("q8_0", "int8", {.rounding = Rounding::nearest_away, .scale_rule = ScaleRule::amax},
+         "GGML Q8_0: amax / 127 in float16, integers by the unrounded scale"),
+    ggml("q4_0", "int4",
+         {.rounding = Rounding::toward_zero,
+          .scale_rule = ScaleRule::signed_max,
+          .integer_range = IntegerRange::full,
+          .cut_offset = 8.5F},
+         "GGML Q4_0: the largest magnitude, with its sign, to -8; integers cut after 8.5 was added"),
+    cast("hif8", "Huawei HiF8: nearest, ties away, to Inf", implementation, Rounding::nearest_away),
     cast("bf16", "bfloat16", implementation),
     cast("fp16", "IEEE 754 binary16", specification),
     cast("tf32", "NVIDIA PTX cvt.rn.tf32.f32", implementation),

@@ -16,8 +16,9 @@ struct SplitElement {
 // A zero product takes no part in the alignment: its exponent is far below any other.
 constexpr std::int32_t absent_exponent = -(1 << 20);
 
-inline SplitElement split_element(const ElementFormat& f, std::uint32_t code) {
-  if (classify(f, code) != CodeClass::finite) return {0, absent_exponent};
+inline SplitElement split_element(const ElementFormat& f, std::uint32_t memory_code) {
+  if (classify(f, memory_code) != CodeClass::finite) return {0, absent_exponent};
+  const std::uint32_t code = code_from_memory(f, memory_code);
   const Magnitude m = magnitude_of(f, code & magnitude_mask(f));
   if (m.significand == 0) return {0, absent_exponent};
   const auto significand = static_cast<std::int32_t>(m.significand);

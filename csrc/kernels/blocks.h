@@ -16,7 +16,8 @@ struct Rows {
   std::uint32_t chances[tile_capacity];
   std::uint8_t keep[tile_capacity];
   int shifts[tile_capacity];
-  float factors[tile_capacity];  // what the blocks of a line are divided and multiplied by
+  float factors[tile_capacity];    // what the blocks of a line are divided and multiplied by
+  float quotients[tile_capacity];  // the same before it became a code
   std::uint8_t poisoned[tile_capacity];
   typename C::Bits exponents[tile_capacity];  // of elements, as exponent fields
   int block_exponents[tile_capacity];

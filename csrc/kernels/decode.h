@@ -12,8 +12,9 @@ inline double power_of_two(int exponent) {
 }
 
 // The value of one code: every element value is a float64.
-inline double element_value(const ElementFormat& f, std::uint32_t code) {
-  const CodeClass kind = classify(f, code);
+inline double element_value(const ElementFormat& f, std::uint32_t memory_code) {
+  const CodeClass kind = classify(f, memory_code);
+  const std::uint32_t code = code_from_memory(f, memory_code);
   const bool negative = (code & sign_bit(f)) != 0;
   if (kind == CodeClass::nan) return as_value<Carrier64>(nan_bits<Carrier64>);
   if (kind == CodeClass::infinity)

@@ -15,32 +15,20 @@ inline bool scales_by_addition(const QuantizeJob& job) {
 // The scales of finite blocks, all at once (docs/numerics.md section 4): make_scale, without a branch.
 template <Round mode>
 inline void make_short_scales(const QuantizeJob& job, const std::uint32_t* tops, std::int64_t blocks, float outer,
-                              std::int64_t index, float* factors, Counts& counts) {
+                              std::int64_t index, float* factors, float* quotients, Counts& counts) {
   using C = Carrier32;
-  const ElementFormat& f = job.scale_format;
-  const int mantissa_bits = f.mantissa_bits;
-  const Magnitude top = magnitude_of(f, max_code(f));
-  const std::uint32_t min_power = wrapped_bits<C>(1, min_exponent(f));
-  const std::uint32_t limit = wrapped_bits<C>(top.significand, top.exponent);
-  const auto least = static_cast<std::uint32_t>(larger(job.conversion.scale_minimum, 1));
-  const float least_value = short_scale_value(f, least);
-  const std::uint32_t zero_code = job.zero_code != 0 ? job.zero_code : least;
-  const float zero_value = short_scale_value(f, zero_code);
-  const float divisor = job.scale_divisor;
-  const bool nested = job.main > 0;
+  const ShortScale<C, mode> scale_of(job);
+  const std::uint32_t zero_code = job.zero_code;
+  const std::uint32_t zero_value = as_bits<C>(short_scale_value(job.scale_format, zero_code));
   std::uint32_t codes[tile_capacity];
   std::int64_t zeros = 0, beyond = 0;
-  constexpr ChanceRule unused{};
+  for (std::int64_t b = 0; b < blocks; ++b) quotients[b] = scale_quotient(job, as_value<C>(tops[b]), outer);
   for (std::int64_t b = 0; b < blocks; ++b) {
-    const float once = as_value<C>(tops[b]) / divisor, twice = once / outer;
-    const std::uint32_t quotient = as_bits<C>(nested ? twice : once);
-    const Rounded<C> rounded =
-        round_magnitude<C, mode>(smaller_magnitude<C>(quotient, limit), min_power, mantissa_bits, ~0U, unused, 0);
-    const std::uint32_t code = rounded_code<C>(rounded, min_power, mantissa_bits);
-    const std::uint32_t value = code < least ? as_bits<C>(least_value) : rounded_value<C>(rounded);
+    const std::uint32_t quotient = as_bits<C>(quotients[b]);
+    const auto scale = scale_of(quotient);
     const bool zero = tops[b] == 0;
-    codes[b] = zero ? zero_code : code < least ? least : code;
-    factors[b] = as_value<C>(zero ? as_bits<C>(zero_value) : value);
+    codes[b] = zero ? zero_code : scale.code;
+    factors[b] = as_value<C>(zero ? zero_value : scale.value);
     zeros += zero;
     beyond += quotient >= infinity_bits<C>;
   }
@@ -56,27 +44,74 @@ inline void make_short_scales(const QuantizeJob& job, const std::uint32_t* tops,
   }
 }
 
-// The product of two scales as what divides: the nearest positive number of float32.
-inline float as_divisor(float factor) { return smaller(larger(factor, 0x1p-149F), 0x1.fffffep127F); }
+// The product of two scales as what divides: the nearest positive number of float32, or its negative.
+inline float as_divisor(float factor) {
+  const float magnitude = factor < 0 ? -factor : factor;
+  const float within = smaller(larger(magnitude, 0x1p-149F), 0x1.fffffep127F);
+  return factor < 0 ? -within : within;
+}
 
-// A quotient beyond float32 (under a tiny scale) saturates like any large number: it may stay a large number.
+// What multiplies instead: of the same sign, and within float32.
+inline float reciprocal_of(const QuantizeJob& job, float divisor) {
+  const float largest = 0x1.fffffep127F, times = 1 / divisor;
+  const float within = smaller(larger(times, -largest), largest);
+  return job.conversion.scale_compute == ScaleCompute::bf16 ? as_bf16(within) : within;
+}
+
+// x * times + offset, each step in float32, cut, less the integer below the offset.
+template <class C, class Count>
+inline void cut_run(const typename C::Bits* raw, Count count, float times, float offset, typename C::Bits* to) {
+  const auto below = static_cast<std::int32_t>(offset);
+  constexpr float most = 0x1p20F;  // far beyond any integer that is stored
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float sum = static_cast<float>(as_value<C>(raw[i])) * times + offset;
+    const auto integer = static_cast<std::int32_t>(smaller(larger(sum, -most), most));
+    to[i] = as_bits<C>(static_cast<typename C::Value>(integer - below));
+  }
+}
+
+// A quotient beyond float32 (under a tiny scale) saturates like any large number: it may stay a large number. Where a
+// quotient of zero was what divides, everything is zero.
 template <class C, class Count>
 inline void divide_run(const QuantizeJob& job, const typename C::Bits* raw, Count count, float by,
                        typename C::Bits* to) {
   using Bits = typename C::Bits;
   using Value = typename C::Value;
-  const float divisor = as_divisor(by);
+  const float divisor = job.by_quotient && by == 0 ? as_value<Carrier32>(infinity_bits<Carrier32>) : as_divisor(by);
+  const bool narrow = job.conversion.apply_compute == ApplyCompute::bf16;
   const auto put = [=](std::int64_t i, Value quotient) {
     const Bits bits = as_bits<C>(quotient), sign = bits & sign_mask<C>;
     to[i] = sign | smaller_magnitude<C>(bits ^ sign, infinity_bits<C> - 1);
   };
-  if (job.conversion.scale_apply == ScaleApply::reciprocal) {
-    const auto times = static_cast<Value>(smaller(1 / divisor, 0x1.fffffep127F));
-    for (std::int64_t i = 0; i < count; ++i) put(i, as_value<C>(raw[i]) * times);
+  const bool multiplies = job.conversion.scale_apply == ScaleApply::reciprocal;
+  const float times = multiplies ? reciprocal_of(job, divisor) : 1;
+  if (job.conversion.cut_offset > 0) return cut_run<C>(raw, count, times, job.conversion.cut_offset, to);
+  const auto factor = static_cast<Value>(multiplies ? times : divisor);
+  if (narrow) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      const Value x = as_value<C>(raw[i]), quotient = multiplies ? x * factor : x / factor;
+      put(i, static_cast<Value>(as_bf16(static_cast<float>(quotient))));
+    }
+  } else if (multiplies) {
+    for (std::int64_t i = 0; i < count; ++i) put(i, as_value<C>(raw[i]) * factor);
   } else {
-    const auto factor = static_cast<Value>(divisor);
     for (std::int64_t i = 0; i < count; ++i) put(i, as_value<C>(raw[i]) / factor);
   }
+}
+
+// The rule signed_max: the first element of the largest magnitude goes to the lowest integer, so a positive one has a
+// negative scale; so have zeros, which nothing precedes.
+template <class C>
+inline void sign_scale(const QuantizeJob& job, const typename C::Bits* row, std::int64_t count, typename C::Bits top,
+                       std::int64_t index, float& factor, float& quotient) {
+  std::int64_t first = 0;
+  while (top != 0 && first < count && (row[first] & ~sign_mask<C>) != top) ++first;
+  if (top != 0 && first < count && (row[first] & sign_mask<C>) != 0) return;
+  factor = -factor;
+  quotient = -quotient;
+  const ScalePlane& plane = main_plane(job);
+  if (plane.data != nullptr)
+    store_code(plane, index, load_code(plane.data, plane.bytes, index) | sign_bit(job.scale_format));
 }
 
 // The rules mse and mae: beside the scale that takes amax to the largest element, the one that takes it to the largest
@@ -89,7 +124,7 @@ __attribute__((noinline)) float searched_factor(const QuantizeJob& job, const Ta
   const int top = job.top_exponent + highest_bit(job.top_significand);
   const auto ratio = static_cast<float>(as_value<C>(wrapped_bits<C>(job.top_significand, job.top_exponent - top)));
   const float quotient = float_scale(job, static_cast<float>(as_value<C>(amax)), outer) * ratio;
-  const std::uint32_t code = short_scale_code(job.scale_format, smaller(quotient, 0x1.fffffep127F), job.conversion);
+  const std::uint32_t code = short_scale_code(job, smaller(quotient, 0x1.fffffep127F));
   float second = short_scale_value(job.scale_format, code);
   if (job.main > 0) second = second * outer;
   Bits quotients[tile_capacity], values[tile_capacity];
@@ -138,9 +173,9 @@ inline void quantize_divided(const QuantizeJob& job, const TargetFamily<C>& fami
   if (C::width == 32 && plain && scales_by_addition(job)) {
     const auto* tops = reinterpret_cast<const std::uint32_t*>(rows.tops);
     if (job.conversion.scale_rounding == ScaleRounding::up)
-      make_short_scales<Round::directed>(job, tops, blocks, outer, index, rows.factors, counts);
+      make_short_scales<Round::directed>(job, tops, blocks, outer, index, rows.factors, rows.quotients, counts);
     else
-      make_short_scales<Round::nearest_even>(job, tops, blocks, outer, index, rows.factors, counts);
+      make_short_scales<Round::nearest_even>(job, tops, blocks, outer, index, rows.factors, rows.quotients, counts);
   } else {
     for (std::int64_t b = 0; b < blocks; ++b) {
       const bool finite = rows.tops[b] < infinity_bits<C>;
@@ -149,11 +184,19 @@ inline void quantize_divided(const QuantizeJob& job, const TargetFamily<C>& fami
       rows.poisoned[b] = scale.poisoned || !finite;
       any_poisoned |= rows.poisoned[b] != 0;
       rows.factors[b] = scale.factor;
+      rows.quotients[b] = scale.quotient;
     }
   }
+  const bool made = !main_plane(job).given;
+  if (job.conversion.scale_rule == ScaleRule::signed_max && made)
+    visit([&](std::int64_t b, std::int64_t start, std::int64_t n) {
+      if (any_poisoned && rows.poisoned[b] != 0) return;
+      sign_scale<C>(job, s.raw + start, n, rows.tops[b], index + b * step, rows.factors[b], rows.quotients[b]);
+    });
+  const float* divisors = job.by_quotient && made ? rows.quotients : rows.factors;
   // The product may leave the positive numbers where the decoder's does; nothing is divided by that.
   for (std::int64_t b = 0; job.main > 0 && b < blocks; ++b) rows.factors[b] = rows.factors[b] * outer;
-  if (searches(job.conversion.scale_rule) && !main_plane(job).given)
+  if (searches(job.conversion.scale_rule) && made)
     visit([&](std::int64_t b, std::int64_t start, std::int64_t n) {
       if (rows.tops[b] == 0 || (any_poisoned && rows.poisoned[b] != 0)) return;
       const Stretch<C> part{s.raw + start, nullptr, s.chances + start, n, nullptr, nullptr};
@@ -165,7 +208,7 @@ inline void quantize_divided(const QuantizeJob& job, const TargetFamily<C>& fami
       rows.places[i] = (s.raw[i] & ~sign_mask<C>) >= infinity_bits<C> ? s.raw[i] : 0;
   Bits quotients[tile_capacity];
   visit([&](std::int64_t b, std::int64_t start, auto n) {
-    divide_run<C>(job, s.raw + start, n, rows.factors[b], quotients + start);
+    divide_run<C>(job, s.raw + start, n, divisors[b], quotients + start);
   });
   if (!all_finite && job.skip_nonfinite)
     for (std::int64_t i = 0; i < s.count; ++i) quotients[i] = rows.places[i] != 0 ? 0 : quotients[i];
@@ -177,9 +220,8 @@ inline void quantize_divided(const QuantizeJob& job, const TargetFamily<C>& fami
   if (job.levels > job.main + 1) {
     visit([&](std::int64_t b, std::int64_t start, std::int64_t n) {
       BlockScale scale;
-      scale.factor = as_divisor(rows.factors[b]);
       scale.poisoned = any_poisoned && rows.poisoned[b] != 0;
-      micro_shifts<C>(job, at.batch, at.line, at.first + start, s.raw + start, n, scale, rows.shifts + start);
+      micro_shifts<C>(job, at.batch, at.line, at.first + start, quotients + start, n, scale, rows.shifts + start);
     });
     s.shifts = rows.shifts;
   }
@@ -190,12 +232,14 @@ inline void quantize_divided(const QuantizeJob& job, const TargetFamily<C>& fami
       if (!any_poisoned || rows.poisoned[b] == 0) count_events<C>(job, job.reach, part, counts);
     });
   round_block<C, mode>(job, family, job.reach, true, s, counts);
-  // NaN and Inf that stay in their places were rounded as zeros.
+  // NaN and Inf that stay in their places were rounded as zeros; a negative scale turns their signs.
+  const auto block_of = [&](std::int64_t i) { return (at.first % job.geometry.block + i) / job.geometry.block; };
   if (!all_finite && job.skip_nonfinite)
     for (std::int64_t i = 0; i < s.count; ++i) {
       if (rows.places[i] == 0) continue;
       bool exact = true;
-      const RoundedElement<C> one = round_one<C>(job, rows.places[i], job.reach + s.shift(i), 0, exact);
+      const Bits turned = rows.factors[block_of(i)] < 0 ? sign_mask<C> : 0;
+      const RoundedElement<C> one = round_one<C>(job, rows.places[i] ^ turned, job.reach + s.shift(i), 0, exact);
       if (s.values != nullptr) s.values[i] = one.value;
       if (s.codes != nullptr) s.codes[i] = one.code;
       counts.refused += one.refused;
@@ -205,6 +249,9 @@ inline void quantize_divided(const QuantizeJob& job, const TargetFamily<C>& fami
       const auto factor = static_cast<Value>(rows.factors[b]);
       Bits* values = s.values + start;
       for (std::int64_t i = 0; i < n; ++i) values[i] = as_bits<C>(as_value<C>(values[i]) * factor);
+      if (factor - factor == 0) return;
+      for (std::int64_t i = 0; i < n; ++i)  // zero times Inf
+        values[i] = (values[i] & ~sign_mask<C>) > infinity_bits<C> ? nan_bits<C> : values[i];
     });
   if (any_poisoned)
     visit([&](std::int64_t b, std::int64_t start, std::int64_t n) {

@@ -63,6 +63,7 @@ inline std::int64_t narrow_row(const typename C::Bits* __restrict from, std::int
   const Bits min_power = static_cast<Bits>(1 - bias + C::bias) << C::mantissa;
   const Bits limit = static_cast<Bits>(1 + bias + C::bias) << C::mantissa;  // where Inf begins
   constexpr ChanceRule unused{};
+  const FixedPrecision<C> precision(mantissa_bits);
   Bits lost = 0;
   const auto put = [=, &lost](std::int64_t i, Bits magnitude, Bits rounded, Bits code) {
     const bool changed = (rounded != magnitude) | (code == infinity);
@@ -80,7 +81,7 @@ inline std::int64_t narrow_row(const typename C::Bits* __restrict from, std::int
     for (std::int64_t i = 0; i < count; ++i) {
       const Bits magnitude = from[i] & ~sign_mask<C>;
       const Bits within = smaller_magnitude<C>(magnitude, limit);
-      const Rounded<C> r = round_magnitude<C, Round::nearest_even>(within, min_power, mantissa_bits, 0, unused, 0);
+      const Rounded<C> r = round_magnitude<C, Round::nearest_even>(within, min_power, precision, 0, unused, 0);
       put(i, magnitude, rounded_value<C>(r), rounded_code<C>(r, min_power, mantissa_bits));
     }
   }

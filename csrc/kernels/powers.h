@@ -20,9 +20,9 @@ inline bool has_halving_pairs(const QuantizeJob& job) {
 // Whether lines of this job can go through quantize_powers at all.
 inline bool takes_short_blocks(const QuantizeJob& job) {
   return job.scale_kind == ScaleKind::power_of_two && job.geometry.block <= longest_short_block && !job.count &&
-         !job.flush_elements && !job.full_range && job.conversion.align_bits == 0 &&
-         job.conversion.scale_rule != ScaleRule::fit && !searches(job.conversion.scale_rule) &&
-         (job.levels == 1 || has_halving_pairs(job));
+         job.taper.first_size == 0 && job.promote_by_exponent == nullptr && !job.flush_elements && !job.full_range &&
+         job.conversion.align_bits == 0 && job.conversion.scale_rule != ScaleRule::fit &&
+         !searches(job.conversion.scale_rule) && (job.levels == 1 || has_halving_pairs(job));
 }
 
 // What carries into the exponent of a magnitude whose fraction passes the threshold of the rule.
@@ -141,8 +141,9 @@ inline bool quantize_powers(const QuantizeJob& job, const TargetFamily<C>& famil
   });
   if (pairs) halve_pairs<C>(job, at, s, exponents, rows.exponents);
   s.exponents = rows.exponents;
-  if (s.values != nullptr) round_values<C, mode, true>(job, block_target<C>(family, 0), false, s);
-  if (s.codes != nullptr) round_codes<C, mode, true>(job, block_target<C>(family, 0), false, s);
+  const FixedPrecision<C> precision(job.mantissa_bits);
+  if (s.values != nullptr) round_values<C, mode, true>(job, block_target<C>(family, 0), precision, false, s);
+  if (s.codes != nullptr) round_codes<C, mode, true>(job, block_target<C>(family, 0), precision, false, s);
   return true;
 }
 

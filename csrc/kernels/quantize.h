@@ -168,6 +168,9 @@ inline void quantize_row(const QuantizeJob& job, const TargetFamily<C>& family, 
       for (std::int64_t i = 0; i < t.length; ++i) codes[i] = rows.keep[i] != 0 ? codes[i] : 0;
   }
 
+  if (codes != nullptr && job.taper.first_size > 0)
+    for (std::int64_t i = 0; i < t.length; ++i)
+      codes[i] = (codes[i] & job.sign_bit) | job.taper.in_memory[codes[i] & (job.sign_bit - 1)];
   if (codes != nullptr)
     store_codes(codes, t.length, advance(job.codes, offset * job.code_bytes), job.code_bytes, g.step);
   if (job.mask_out != nullptr)

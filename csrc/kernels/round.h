@@ -62,6 +62,41 @@ inline typename C::Bits smaller_magnitude(typename C::Bits a, typename C::Bits b
   return static_cast<typename C::Bits>(smaller(static_cast<Int>(a), static_cast<Int>(b)));
 }
 
+// Mantissa bits of a number whose binade is `power`, where an exponent field has its lowest bit.
+template <class C>
+struct FixedPrecision {
+  static constexpr bool tapered = false;
+  typename C::Bits bits;
+
+  explicit FixedPrecision(int mantissa_bits) : bits(static_cast<typename C::Bits>(mantissa_bits) << C::mantissa) {}
+  typename C::Bits operator()(typename C::Bits) const { return bits; }
+};
+
+// The same where exponents of a certain size cost mantissa bits, three at most.
+template <class C>
+struct TaperedPrecision {
+  using Bits = typename C::Bits;
+  using Int = typename C::Int;
+  static constexpr bool tapered = true;
+  Bits bits, min_power;
+  Int least_exponent, first, second, third;
+
+  TaperedPrecision(const QuantizeJob& job, Bits least_power)
+      : bits(static_cast<Bits>(job.mantissa_bits) << C::mantissa),
+        min_power(least_power),
+        least_exponent(job.min_exponent),
+        first(job.taper.first_size),
+        second(job.mantissa_bits > 1 ? 2 * first : 1 << 20),
+        third(job.mantissa_bits > 2 ? 4 * first : 1 << 20) {}
+
+  Bits operator()(Bits power) const {
+    const Int exponent = static_cast<Int>((power - min_power) >> C::mantissa) + least_exponent;
+    const Int size = exponent < 0 ? -exponent : exponent;
+    const Bits lost = (size >= first ? Bits{1} : 0) + (size >= second ? Bits{1} : 0) + (size >= third ? Bits{1} : 0);
+    return bits - (lost << C::mantissa);
+  }
+};
+
 // A magnitude that was rounded: `sum` is `anchor` plus the result, and its last bit is one quantum.
 template <class C>
 struct Rounded {
@@ -72,15 +107,16 @@ struct Rounded {
 // `anchor` is 2^mantissa quanta, so the addition itself rounds to the quantum, nearest even. Everything else is
 // exact: results are multiples of the quantum, and within one and a half quanta of what they are subtracted from (or,
 // as `above`, only compared with less than that). An element has fewer mantissa bits than the carrier.
-template <class C, Round mode>
-inline Rounded<C> round_magnitude(typename C::Bits bits, typename C::Bits min_power, int mantissa_bits,
+template <class C, Round mode, class Precision>
+inline Rounded<C> round_magnitude(typename C::Bits bits, typename C::Bits min_power, const Precision& precision,
                                   [[maybe_unused]] typename C::Bits outward, [[maybe_unused]] ChanceRule rule,
                                   [[maybe_unused]] std::uint32_t threshold) {
   using Bits = typename C::Bits;
   using Value = typename C::Value;
   const Value magnitude = as_value<C>(bits);
   const Bits power = larger_magnitude<C>(bits & infinity_bits<C>, min_power);
-  const Value anchor = as_value<C>(power + (static_cast<Bits>(C::mantissa - mantissa_bits) << C::mantissa));
+  const Bits mantissa_bits = precision(power);
+  const Value anchor = as_value<C>(power + (static_cast<Bits>(C::mantissa) << C::mantissa) - mantissa_bits);
   Value sum = magnitude + anchor;
   const Value nearest = sum - anchor;
   if constexpr (mode == Round::directed || mode == Round::to_odd) {
@@ -94,8 +130,8 @@ inline Rounded<C> round_magnitude(typename C::Bits bits, typename C::Bits min_po
     const Value whole = as_value<C>(as_bits<C>(sum) - (nearest > magnitude ? Bits{1} : Bits{0}));
     // One over the quantum, times 2^bits: a normal number, which target_family sees to. The product is exact, or so
     // small that it counts as none.
-    const auto field = static_cast<Bits>(2 * C::bias + rule.bits + mantissa_bits);
-    const Value fraction = (magnitude - (whole - anchor)) * as_value<C>((field << C::mantissa) - power);
+    const auto field = static_cast<Bits>(2 * C::bias + rule.bits);
+    const Value fraction = (magnitude - (whole - anchor)) * as_value<C>((field << C::mantissa) + mantissa_bits - power);
     // The same trick once more: beside 2^mantissa the sum is the nearest integer, ties to even.
     const Value unit = as_value<C>(static_cast<Bits>(C::bias + C::mantissa) << C::mantissa);
     const Value integer = fraction + unit;
@@ -125,6 +161,13 @@ inline typename C::Bits rounded_value(const Rounded<C>& r) {
 template <class C>
 inline typename C::Bits rounded_code(const Rounded<C>& r, typename C::Bits min_power, int mantissa_bits) {
   return ((r.power - min_power) >> (C::mantissa - mantissa_bits)) + (as_bits<C>(r.sum) - as_bits<C>(r.anchor));
+}
+
+// The same of a tapered element.
+template <class C>
+inline typename C::Bits tapered_code(const Taper& taper, const Rounded<C>& r, typename C::Bits min_power) {
+  const auto binade = static_cast<std::uint32_t>((r.power - min_power) >> C::mantissa);
+  return taper.offsets[binade] + (as_bits<C>(r.sum) - as_bits<C>(r.anchor));
 }
 
 // A fraction of `shift` bits as an integer of rule.bits bits.
@@ -188,6 +231,8 @@ inline TargetFamily<C> target_family(const QuantizeJob& job) {
   const std::uint32_t limit = job.top_significand + (job.overflow_is_infinity ? 1 : 0);
   const int limit_top = larger(job.top_exponent + highest_bit(limit), job.min_exponent);
   const int first = 1 - C::bias, last = C::bias;  // exponents of normal numbers
+  const bool tapered = job.taper.first_size > 0;
+  const int least_bits = tapered ? 0 : job.mantissa_bits;
   const bool coarser = job.mantissa_bits < C::mantissa;
   TargetFamily<C> family{};
   family.unscaled.min_power = wrapped_bits<C>(1, job.min_exponent);
@@ -195,13 +240,13 @@ inline TargetFamily<C> target_family(const QuantizeJob& job) {
   family.unscaled.limit = wrapped_bits<C>(limit, job.top_exponent);
   family.to_infinity = job.overflow_is_infinity;
   family.lowest = first - smaller(top, job.min_exponent);
-  family.highest = last - (C::mantissa - job.mantissa_bits) - limit_top;
+  family.highest = last - (C::mantissa - least_bits) - limit_top;
   family.aligned = first - job.min_exponent;
   // Stochastic rounding divides by quanta, whose reciprocals have to be normal numbers.
   if (job.conversion.rounding == Rounding::stochastic)
     family.lowest = larger(family.lowest, first - job.min_exponent + job.chance_bits + job.mantissa_bits);
   const int aligned_top = top + family.aligned;
-  family.has_aligned = coarser && job.mantissa_bits > 0 && first <= aligned_top && aligned_top <= last;
+  family.has_aligned = coarser && !tapered && job.mantissa_bits > 0 && first <= aligned_top && aligned_top <= last;
   // A NaN has no sign; such overflow is looked at element by element.
   if (!coarser || job.overflow_is_nan) family.highest = family.lowest - 1;
   if (job.overflow_is_nan) family.has_aligned = false;
@@ -268,8 +313,11 @@ inline RoundedElement<C> round_one(const QuantizeJob& job, typename C::Bits bits
   } else if (magnitude != 0) {
     const Split x = split<C>(magnitude);
     const int top = highest_bit(x.significand) + x.exponent;
-    const int min_quantum = job.min_exponent + scale_exponent - job.mantissa_bits;
-    const int quantum = larger(top - job.mantissa_bits, min_quantum);
+    const bool tapered = job.taper.first_size > 0;
+    const int binade = larger(top - scale_exponent - job.min_exponent, 0);  // counted from the lowest one
+    const int mantissa_bits =
+        tapered ? mantissa_bits_at(job.format.element, binade + job.min_exponent) : job.mantissa_bits;
+    const int quantum = job.min_exponent + binade + scale_exponent - mantissa_bits;
     const int shift = quantum - x.exponent;
     std::uint64_t units = 0;
     if (shift <= 0) {
@@ -285,7 +333,10 @@ inline RoundedElement<C> round_one(const QuantizeJob& job, typename C::Bits bits
         units += chance_steps(fraction, shift, chance_rule(job)) >= threshold ? 1U : 0U;
       }
     }
-    const std::uint64_t wide_code = (static_cast<std::uint64_t>(quantum - min_quantum) << job.mantissa_bits) + units;
+    // Beyond the table every number is too large.
+    const std::uint64_t below = tapered ? job.taper.offsets[static_cast<unsigned>(smaller(binade, 63))]
+                                        : static_cast<std::uint64_t>(binade) << job.mantissa_bits;
+    const std::uint64_t wide_code = below + units;
     beyond = wide_code > max_code;
     const std::uint32_t overflow = moves_in(mode, negative) ? max_code : job.overflow_code + lowest;
     code = beyond ? overflow : static_cast<std::uint32_t>(wide_code);

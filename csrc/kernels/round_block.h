@@ -73,8 +73,9 @@ struct Stretch {
 
 // The loops below may run in place (values == row, element by element), which is what ivdep promises.
 // Where `each`, every element has an exponent of its own, and the target is the unscaled one.
-template <class C, Round mode, bool each>
-inline void round_values(const QuantizeJob& job, const BlockTarget<C>& target, bool aligned, const Stretch<C>& s) {
+template <class C, Round mode, bool each, class Precision>
+inline void round_values(const QuantizeJob& job, const BlockTarget<C>& target, const Precision& precision, bool aligned,
+                         const Stretch<C>& s) {
   using Bits = typename C::Bits;
   const Bits* row = s.row;
   const std::uint32_t* chances = s.chances;
@@ -102,14 +103,15 @@ inline void round_values(const QuantizeJob& job, const BlockTarget<C>& target, b
       const Bits sign = row[i] & sign_mask<C>, outward = outward_of(sign), exponent = each ? exponents[i] : 0;
       const Bits within = smaller_magnitude<C>(row[i] ^ sign, limit + exponent);
       const Rounded<C> rounded =
-          round_magnitude<C, mode>(within, min_power + exponent, mantissa_bits, outward, rule, chance(i));
+          round_magnitude<C, mode>(within, min_power + exponent, precision, outward, rule, chance(i));
       values[i] = signed_value(rounded_value<C>(rounded), sign, outward, exponent);
     }
   });
 }
 
-template <class C, Round mode, bool each>
-inline void round_codes(const QuantizeJob& job, const BlockTarget<C>& target, bool aligned, const Stretch<C>& s) {
+template <class C, Round mode, bool each, class Precision>
+inline void round_codes(const QuantizeJob& job, const BlockTarget<C>& target, const Precision& precision, bool aligned,
+                        const Stretch<C>& s) {
   using Bits = typename C::Bits;
   const Bits* row = s.row;
   const std::uint32_t* chances = s.chances;
@@ -135,14 +137,18 @@ inline void round_codes(const QuantizeJob& job, const BlockTarget<C>& target, bo
   // Overflow that is directed inward stays at the largest finite code.
   const Bits min_power = target.min_power, limit = target.limit, max_value = target.max_value;
   [[maybe_unused]] const Bits* exponents = s.exponents;
-  in_runs(count, [=](std::int64_t first, std::int64_t last) {
+  in_runs(count, [=, &job](std::int64_t first, std::int64_t last) {
 #pragma GCC ivdep
     for (std::int64_t i = first; i < last; ++i) {
       const Bits sign = row[i] & sign_mask<C>, outward = outward_of(sign), exponent = each ? exponents[i] : 0;
       const Bits power = min_power + exponent;
       const Bits within = smaller_magnitude<C>(row[i] ^ sign, choose(outward, limit, max_value) + exponent);
-      const Rounded<C> rounded = round_magnitude<C, mode>(within, power, mantissa_bits, outward, rule, chance(i));
-      const Bits code = rounded_code<C>(rounded, power, mantissa_bits);
+      const Rounded<C> rounded = round_magnitude<C, mode>(within, power, precision, outward, rule, chance(i));
+      Bits code = 0;
+      if constexpr (Precision::tapered)
+        code = tapered_code<C>(job.taper, rounded, power);
+      else
+        code = rounded_code<C>(rounded, power, mantissa_bits);
       codes[i] = signed_code(static_cast<std::uint32_t>(code), sign != 0);
     }
   });
@@ -205,8 +211,14 @@ inline typename C::Value power_of_shift(int shift) {
 // Elements that share an exponent, once that is known to be one that the loops can do.
 template <class C, Round mode>
 inline void round_plainly(const QuantizeJob& job, const BlockTarget<C>& target, bool aligned, const Stretch<C>& s) {
-  if (s.values != nullptr) round_values<C, mode, false>(job, target, aligned, s);
-  if (s.codes != nullptr) round_codes<C, mode, false>(job, target, aligned, s);
+  const auto round = [&](const auto& precision) {
+    if (s.values != nullptr) round_values<C, mode, false>(job, target, precision, aligned, s);
+    if (s.codes != nullptr) round_codes<C, mode, false>(job, target, precision, aligned, s);
+  };
+  if (job.taper.first_size > 0)
+    round(TaperedPrecision<C>(job, target.min_power));
+  else
+    round(FixedPrecision<C>(job.mantissa_bits));
   if (job.flush_elements) flush_elements<C>(job, target, s);
 }
 

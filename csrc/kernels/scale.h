@@ -54,6 +54,11 @@ inline void cut_to_bf16(const typename C::Bits* from, std::int64_t count, typena
 template <class C>
 inline void prepare_row(const Prepare& how, const typename C::Bits* from, std::int64_t count, typename C::Bits* to) {
   using Bits = typename C::Bits;
+  if constexpr (C::width > 32) {
+    for (std::int64_t i = 0; how.to_fp32 && i < count; ++i)
+      to[i] = from_float<C>(static_cast<float>(as_value<C>(from[i])));
+    if (how.to_fp32) from = to;
+  }
   constexpr std::int64_t chunk = 256;
   std::uint32_t codes[chunk];
   for (std::int64_t done = 0; how.to_bf16 && done < count; done += chunk) {
@@ -85,38 +90,80 @@ inline int wanted_exponent(const QuantizeJob& job, typename C::Bits amax) {
   const Split x = split<C>(amax);
   const int top = highest_bit(x.significand);
   const std::uint64_t fraction = (x.significand << (52 - top)) & ((std::uint64_t{1} << 52) - 1);
-  return top + x.exponent - job.scale_shift + (fraction > job.promote_above ? 1 : 0);
+  const int exponent = top + x.exponent;
+  const std::uint64_t above =
+      job.promote_by_exponent != nullptr ? job.promote_by_exponent[exponent + 149] : job.promote_above;
+  return exponent - job.scale_shift + (fraction > above ? 1 : 0);
 }
 
 // What a block is scaled by: an exponent that is subtracted, or a float that divides.
 struct BlockScale {
   int exponent = 0;
   float factor = 1;
+  float quotient = 1;      // before it became a code
   std::uint32_t code = 0;  // of short float scales
   bool poisoned = false;
 };
 
-// A short float scale is a float32 number.
-inline float short_scale_value(const ElementFormat& f, std::uint32_t code) {
-  const Magnitude m = magnitude_of(f, code);
-  const auto power = static_cast<std::uint32_t>(m.exponent + Carrier32::bias) << Carrier32::mantissa;
-  return static_cast<float>(m.significand) * as_value<Carrier32>(power);
+// A number of float32 rounded once more, to bfloat16, nearest even.
+inline float as_bf16(float number) {
+  const std::uint32_t bits = as_bits<Carrier32>(number);
+  return as_value<Carrier32>((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000);
 }
 
-// The code of a positive finite number: rounded, at least the smallest and at most the largest scale.
-inline std::uint32_t short_scale_code(const ElementFormat& f, float number, const Conversion& how) {
-  const double wide = number;  // a normal number, or zero
-  const int exponent = static_cast<int>(as_bits<Carrier64>(wide) >> Carrier64::mantissa) - Carrier64::bias;
-  const int quantum = larger(exponent, min_exponent(f)) - f.mantissa_bits;
-  const auto reciprocal = static_cast<std::uint64_t>(Carrier64::bias - quantum) << Carrier64::mantissa;
-  const double steps = wide * as_value<Carrier64>(reciprocal);
-  constexpr double unit = 0x1p52;  // beside it, sums are rounded to the nearest integer, ties to even
-  double whole = (steps + unit) - unit;
-  if (how.scale_rounding == ScaleRounding::up && whole < steps) whole += 1;
-  const auto binades = static_cast<std::uint32_t>(quantum - (min_exponent(f) - f.mantissa_bits));
-  const std::uint32_t code = (binades << f.mantissa_bits) + static_cast<std::uint32_t>(whole);
-  const auto least = static_cast<std::uint32_t>(larger(how.scale_minimum, 1));
-  return smaller(larger(code, least), max_code(f));
+// A short float scale is a float32 number.
+inline float short_scale_value(const ElementFormat& f, std::uint32_t code) {
+  const std::uint32_t magnitude = code & magnitude_mask(f), sign = magnitude != code ? sign_mask<Carrier32> : 0;
+  if (classify(f, code) == CodeClass::infinity) return as_value<Carrier32>(infinity_bits<Carrier32> | sign);
+  const Magnitude m = magnitude_of(f, magnitude);
+  const auto power = static_cast<std::uint32_t>(m.exponent + Carrier32::bias) << Carrier32::mantissa;
+  const float value = static_cast<float>(m.significand) * as_value<Carrier32>(power);
+  return as_value<Carrier32>(as_bits<Carrier32>(value) | sign);
+}
+
+// From quotients to short float scales: the rounding funnel, between the least and the largest scale, or to Inf.
+template <class C, Round mode>
+struct ShortScale {
+  using Bits = typename C::Bits;
+  using Int = typename C::Int;
+  FixedPrecision<C> precision;
+  int mantissa_bits;
+  Bits min_power, limit;
+  Int first, least, largest;  // the code of min_power, and those between which finite scales lie
+  std::uint32_t least_value;
+
+  explicit ShortScale(const QuantizeJob& job)
+      : precision(job.scale_format.mantissa_bits), mantissa_bits(job.scale_format.mantissa_bits) {
+    const ElementFormat& f = job.scale_format;
+    const Magnitude top = magnitude_of(f, max_code(f));
+    min_power = wrapped_bits<C>(1, min_exponent(f));
+    limit = wrapped_bits<C>(top.significand + (has_infinity(f) ? 1 : 0), top.exponent);
+    first = static_cast<Int>(Bits{f.zero ? 0U : 1U} << mantissa_bits);  // the funnel counts from zero
+    least = static_cast<Int>(job.least_code);
+    largest = static_cast<Int>(max_code(f));
+    least_value = as_bits<Carrier32>(short_scale_value(f, job.least_code));
+  }
+
+  struct Scale {
+    std::uint32_t code, value;  // of float32
+  };
+
+  Scale operator()(Bits quotient) const {
+    constexpr ChanceRule unused{};
+    const Rounded<C> r =
+        round_magnitude<C, mode>(smaller_magnitude<C>(quotient, limit), min_power, precision, ~Bits{0}, unused, 0);
+    const Int code = static_cast<Int>(rounded_code<C>(r, min_power, mantissa_bits)) - first;
+    const auto rounded = as_bits<Carrier32>(static_cast<float>(as_value<C>(rounded_value<C>(r))));
+    const std::uint32_t value = code > largest ? infinity_bits<Carrier32> : rounded;
+    return {static_cast<std::uint32_t>(larger(code, least)), code < least ? least_value : value};
+  }
+};
+
+// One of them, in any range.
+inline std::uint32_t short_scale_code(const QuantizeJob& job, float quotient) {
+  const Carrier64::Bits bits = as_bits<Carrier64>(static_cast<double>(quotient));
+  if (job.conversion.scale_rounding == ScaleRounding::up) return ShortScale<Carrier64, Round::directed>(job)(bits).code;
+  return ShortScale<Carrier64, Round::nearest_even>(job)(bits).code;
 }
 
 // A scale of the main level as it is stored.
@@ -128,7 +175,7 @@ inline BlockScale load_scale(const ElementFormat& format, ScaleKind kind, const 
     return scale;
   }
   scale.code = load_code(plane.data, plane.bytes, index);
-  scale.poisoned = has_nan(format) && scale.code == nan_code(format);
+  scale.poisoned = classify(format, scale.code) == CodeClass::nan;
   if (kind == ScaleKind::floating)
     scale.factor = short_scale_value(format, scale.code);
   else
@@ -158,11 +205,19 @@ inline void store_scale(const QuantizeJob& job, std::int64_t index, const BlockS
 }
 
 // docs/numerics.md section 4, step 2.
+inline float scale_quotient(const QuantizeJob& job, float amax, float outer) {
+  const bool narrow = job.conversion.scale_compute == ScaleCompute::bf16;
+  const float once = job.scale_reciprocal != 0 ? amax * job.scale_reciprocal : amax / job.scale_divisor;
+  const float first = narrow ? as_bf16(once) : once;
+  if (job.main == 0) return first;
+  const float second = first / outer;
+  return narrow ? as_bf16(second) : second;
+}
+
 inline float float_scale(const QuantizeJob& job, float amax, float outer) {
   if (amax == 0) return 1;
-  float scale = amax / job.scale_divisor;
-  if (job.main > 0) scale = scale / outer;
-  return scale == 0 ? 0x1p-149f : scale;
+  const float scale = scale_quotient(job, amax, outer);
+  return scale == 0 && !job.by_quotient ? 0x1p-149f : scale;
 }
 
 // One exponent more where an element would saturate: the largest of each sign decide.
@@ -201,9 +256,8 @@ inline BlockScale make_scale(const QuantizeJob& job, std::int64_t index, typenam
   counts.zero_blocks += amax == 0;
   if ((scale.poisoned && !job.scale_nan) || scale.factor > 0x1.fffffep127F) ++counts.refused;
   if (job.short_scale && !scale.poisoned) {
-    const float quotient = amax == 0 ? 0 : smaller(scale.factor, 0x1.fffffep127F);
-    scale.code = short_scale_code(job.scale_format, quotient, job.conversion);
-    if (amax == 0 && job.zero_code != 0) scale.code = job.zero_code;
+    scale.quotient = amax == 0 ? 0 : smaller(scale.factor, 0x1.fffffep127F);
+    scale.code = amax == 0 ? job.zero_code : short_scale_code(job, scale.quotient);
     scale.factor = short_scale_value(job.scale_format, scale.code);
   }
   store_scale(job, index, scale);
@@ -211,13 +265,11 @@ inline BlockScale make_scale(const QuantizeJob& job, std::int64_t index, typenam
 }
 
 // The exponents that micro-levels give to the elements of a block, less the largest that they can give: what `shifts`
-// receives is not positive.
+// receives is not positive. `row` is what is rounded.
 template <class C>
 inline void micro_shifts(const QuantizeJob& job, std::int64_t batch, std::int64_t line, std::int64_t first,
                          const typename C::Bits* row, std::int64_t count, const BlockScale& scale, int* shifts) {
   using Bits = typename C::Bits;
-  const bool floating = job.scale_kind == ScaleKind::floating;
-  const auto factor = static_cast<typename C::Value>(scale.factor);
   for (std::int64_t i = 0; i < count; ++i) shifts[i] = 0;
   for (int l = job.main + 1; l < job.levels; ++l) {
     const ScaleLevel& level = job.format.levels[static_cast<unsigned>(l)];
@@ -231,9 +283,7 @@ inline void micro_shifts(const QuantizeJob& job, std::int64_t batch, std::int64_
         shift = shift_of(level, load_code(plane.data, plane.bytes, index));
       } else {
         bool finite = true;
-        Bits top = scale.poisoned ? 0 : counted_magnitude<C>(job.skip_nonfinite, row + start, length, finite);
-        if (floating && top != 0)
-          top = smaller_magnitude<C>(as_bits<C>(as_value<C>(top) / factor), infinity_bits<C> - 1);
+        const Bits top = scale.poisoned ? 0 : counted_magnitude<C>(job.skip_nonfinite, row + start, length, finite);
         // wanted_exponent and `shifts` both leave room for what this level and those inside it can lift.
         const int outside = scale.exponent + shifts[start] - highest;
         if (top != 0) shift = smaller(larger(wanted_exponent<C>(job, top) - outside, lowest), highest);

@@ -21,6 +21,11 @@ std::string check_element(const ElementFormat& f) {
   if (nan_is_negative_zero(f) && f.signedness != Signedness::sign_magnitude)
     return specials + " puts NaN on the code of negative zero, so it needs sign and magnitude: " + it;
   if (f.signedness == Signedness::unsigned_code) return "an element must be signed: " + it;
+  if (f.taper < 0 || f.taper > 8) return "taper must be 0 to 8: " + it;
+  if (f.taper > 0 && (f.specials != Specials::fnuz_inf || f.mantissa_bits > 3 || code_bits(f) > 8 || !fills_memory(f)))
+    return "a tapered element is laid out like HiF8 (exponent_bits=4, mantissa_bits=3, bias=23, specials='fnuz_inf', "
+           "taper=2): " +
+           it;
   return {};
 }
 
@@ -31,12 +36,14 @@ std::string check_scale_format(const ElementFormat& scale) {
   const bool power = is_power_of_two_scale(scale) && scale.exponent_bits >= 1 && scale.exponent_bits <= 10 &&
                      (scale.specials == Specials::finite || scale.specials == Specials::fn);
   // Its values, and their products with elements, are those of float32.
-  const bool short_float = is_short_float_scale(scale) && scale.mantissa_bits <= 10 &&
-                           (scale.specials == Specials::finite || scale.specials == Specials::fn) &&
-                           min_exponent(scale) - scale.mantissa_bits >= -126 && max_exponent(scale) <= 126;
+  const bool plain = scale.specials == Specials::finite || scale.specials == Specials::fn;
+  const bool short_float = is_short_float_scale(scale) && scale.mantissa_bits <= 10 && scale.taper == 0 &&
+                           (plain || (scale.specials == Specials::ieee && scale.zero)) &&
+                           (scale.zero || !is_signed(scale)) && min_exponent(scale) - scale.mantissa_bits >= -126 &&
+                           max_exponent(scale) <= 126;
   if (!is_float32(scale) && !power && !short_float)
-    return "a scale is float32, an unsigned power of two of 1 to 10 exponent bits without zero, or an unsigned float "
-           "of 2 or more exponent bits, 1 to 10 mantissa bits and specials fn or finite within float32: " +
+    return "a scale is float32, an unsigned power of two of 1 to 10 exponent bits without zero, or a float of 2 or "
+           "more exponent bits, 1 to 10 mantissa bits and specials fn, finite or ieee within float32: " +
            describe(scale);
   // Decoding goes through float64, elements and all.
   const int top = power ? min_exponent(scale) + static_cast<int>(max_code(scale)) : 0;
@@ -100,7 +107,8 @@ std::string check_scale_choices(const BlockFormat& format, const Conversion& how
   const ScaleKind kind = scale_kind(format);
   if (!(how.divisor >= 0x1p-100F && how.divisor <= 0x1p100F) && how.divisor != 0)
     return "divisor must be a positive number between 2^-100 and 2^100, or 0 for the largest element: " + describe(how);
-  const bool divides = kind == ScaleKind::floating || (kind != ScaleKind::none && how.scale_rule == ScaleRule::rceil);
+  const bool divides = (kind == ScaleKind::floating && how.scale_rule != ScaleRule::signed_max) ||
+                       (kind != ScaleKind::none && how.scale_rule == ScaleRule::rceil);
   if (how.divisor != 0 && !divides) return "divisor is what scale_rule='rceil' and 'amax' divide by";
   if (how.even_bits < -1 || how.even_bits > 22) return "even_bits must be 0 to 22, or -1: " + describe(how);
   if (how.even_bits >= 0 && (kind == ScaleKind::none || how.scale_rule != ScaleRule::even))
@@ -118,13 +126,48 @@ std::string check_scale_choices(const BlockFormat& format, const Conversion& how
   if (how.align_bits == 0 && how.align_rounding != AlignRounding::toward_zero) return "align_rounding needs align_bits";
   const bool coded = kind != ScaleKind::none && !is_float32(main_scale(format).format);
   const int top = coded ? static_cast<int>(max_code(main_scale(format).format)) : -1;
-  const int least = kind == ScaleKind::floating ? 1 : 0;
+  const int least = kind == ScaleKind::floating && coded && main_scale(format).format.zero ? 1 : 0;
   if (how.zero_scale != -1 && (how.zero_scale < least || how.zero_scale > top))
     return "zero_scale=" + std::to_string(how.zero_scale) +
            (coded ? ": needed a scale code, " + std::to_string(least) + " to " + std::to_string(top) + ", or -1"
                   : ": this format has no scale codes, so only -1 means something");
   if (how.scale_apply != ScaleApply::divide && kind != ScaleKind::floating)
     return said("scale_apply", word_of(how.scale_apply)) + " is for float scales: powers of two are exact either way";
+  const bool by_logarithm = how.scale_rule == ScaleRule::floor || how.scale_rule == ScaleRule::ceil ||
+                            how.scale_rule == ScaleRule::rceil || how.scale_rule == ScaleRule::fit;
+  if (how.amax_exponent == AmaxExponent::log2 && (kind != ScaleKind::power_of_two || !by_logarithm))
+    return "amax_exponent='log2' is for scales that are powers of two, by scale_rule='floor', 'ceil', 'rceil' or 'fit'";
+  return {};
+}
+
+// Choices that only float scales know.
+std::string check_float_choices(const BlockFormat& format, const Conversion& how) {
+  const bool floating = scale_kind(format) == ScaleKind::floating;
+  const bool narrow = how.scale_compute == ScaleCompute::bf16,
+             multiplied = how.divisor_apply == DivisorApply::reciprocal;
+  if (!floating && multiplied) return "divisor_apply='reciprocal' is for float scales";
+  if (!floating && narrow) return "scale_compute='bf16' is for float scales: powers of two are not computed";
+  if (!floating && how.apply_compute == ApplyCompute::bf16)
+    return "apply_compute='bf16' is for float scales: powers of two only move exponents";
+  if (searches(how.scale_rule) && (narrow || multiplied))
+    return said("scale_rule", word_of(how.scale_rule)) + " computes its scales in float32, by division";
+  const bool one_short = floating && format.level_count == 1 && is_short_float_scale(main_scale(format).format);
+  if (how.divide_by == DivideBy::quotient && (!one_short || searches(how.scale_rule)))
+    return "divide_by='quotient' needs one level of scales that are short floats, by scale_rule='amax' or 'signed_max'";
+  const ElementFormat& e = format.element;
+  const bool integers = e.signedness == Signedness::twos_complement;
+  if (how.scale_rule == ScaleRule::signed_max &&
+      (!one_short || !is_signed(main_scale(format).format) || how.integer_range != IntegerRange::full))
+    return "scale_rule='signed_max' needs one level of signed short float scales (float16), and integers of "
+           "integer_range='full'";
+  if (how.cut_offset == 0) return {};
+  if (!(how.cut_offset >= 0.5F && how.cut_offset <= 128.5F))
+    return "cut_offset must be 0, or 0.5 to 128.5: " + describe(how);
+  if (!floating || format.level_count != 1 || !integers || magnitude_of(e, 1).exponent != 0 ||
+      how.rounding != Rounding::toward_zero || how.scale_apply != ScaleApply::reciprocal ||
+      how.apply_compute != ApplyCompute::fp32 || searches(how.scale_rule))
+    return "cut_offset needs integers with the unit 1 under one level of float scales, rounding='toward_zero' and "
+           "scale_apply='reciprocal'";
   return {};
 }
 
@@ -132,6 +175,8 @@ std::string check_scale_choices(const BlockFormat& format, const Conversion& how
 std::string check_element_choices(const ElementFormat& element, const Conversion& how) {
   if (how.nonfinite == NonFinite::keep && !has_nan(element))
     return "nonfinite='keep' needs an element with NaN: " + describe(element);
+  if (how.subnormals == Subnormals::flush && element.taper > 0)
+    return "subnormals='flush': a tapered element has no subnormal numbers: " + describe(element);
   if (how.subnormals == Subnormals::flush && element.exponent_bits == 0)
     return "subnormals='flush' would leave an integer nothing: " + describe(element);
   if (how.integer_range == IntegerRange::full && element.signedness != Signedness::twos_complement)
@@ -149,12 +194,16 @@ std::string check_conversion(const BlockFormat& format, const Conversion& conver
   if (kind == ScaleKind::floating && searches(conversion.scale_rule)) {
     if (is_float32(main_scale(format).format))
       return "scale_rule='" + rule + "' chooses among codes of a scale, and this format's scale is a float32 number";
-  } else if (kind == ScaleKind::floating && conversion.scale_rule != ScaleRule::amax)
+  } else if (kind == ScaleKind::floating && conversion.scale_rule != ScaleRule::amax &&
+             conversion.scale_rule != ScaleRule::signed_max)
     return "scale_rule='" + rule + "' chooses a power of two, and this format's scale is a float: use 'amax'";
-  if (kind == ScaleKind::power_of_two && conversion.scale_rule == ScaleRule::amax)
-    return "scale_rule='amax' computes a float scale, and this format's scale is a power of two: use floor, ceil, "
+  if (kind == ScaleKind::power_of_two &&
+      (conversion.scale_rule == ScaleRule::amax || conversion.scale_rule == ScaleRule::signed_max))
+    return "scale_rule='" + rule +
+           "' computes a float scale, and this format's scale is a power of two: use floor, ceil, "
            "rceil, even, nearest, fit, mse or mae";
   if (std::string error = check_scale_choices(format, conversion); !error.empty()) return error;
+  if (std::string error = check_float_choices(format, conversion); !error.empty()) return error;
   if (std::string error = check_element_choices(format.element, conversion); !error.empty()) return error;
   const bool short_scale = format.level_count > 0 && is_short_float_scale(main_scale(format).format);
   if (conversion.scale_rounding != ScaleRounding::nearest_even && !short_scale)

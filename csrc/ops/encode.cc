@@ -75,6 +75,11 @@ std::string run(const EncodeRequest& request, Counts& counts) {
   job.scale_kind = scale_kind(request.format);
   derive(job);
   derive_scale(job);
+  std::vector<std::uint64_t> promotions;
+  if (request.conversion.amax_exponent == AmaxExponent::log2) {
+    promotions = log2_promotions(job);
+    job.promote_by_exponent = promotions.data();
+  }
   job.input = request.input;
   job.input_type = request.input_type;
   job.values = request.values;
@@ -113,7 +118,10 @@ std::string run(const EncodeRequest& request, Counts& counts) {
   const bool outer_first = job.main > 0 && !job.planes[0].given;
   const bool scales_first = main_first || outer_first;
   const ScaleRule rule = request.conversion.scale_rule;
-  if (main_first && (rule == ScaleRule::fit || searches(rule)))
+  if (main_first && job.by_quotient)
+    return "divide_by='quotient' needs blocks that lie in one line and are at most " + std::to_string(room) +
+           " elements long";
+  if (main_first && (rule == ScaleRule::fit || rule == ScaleRule::signed_max || searches(rule)))
     return "scale_rule='" + std::string(word_of(rule)) +
            "' looks at all elements of a block, which therefore has to lie in one line and be at most " +
            std::to_string(room) + " elements long";

@@ -1,6 +1,7 @@
 #include "scales.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 namespace sparq::ops {
@@ -9,7 +10,8 @@ namespace {
 // What amax is divided by (docs/numerics.md sections 3 and 4).
 float divisor_of(const ElementFormat& element, const Conversion& how) {
   if (how.divisor != 0) return how.divisor;
-  const Magnitude top = magnitude_of(element, max_code(element));
+  Magnitude top = magnitude_of(element, max_code(element));
+  if (how.scale_rule == ScaleRule::signed_max) ++top.significand;  // the lowest integer
   return std::ldexp(static_cast<float>(top.significand), top.exponent);
 }
 
@@ -29,12 +31,52 @@ std::uint64_t promotion_threshold(const ElementFormat& element, const Conversion
     case ScaleRule::fit:
     case ScaleRule::mse:
     case ScaleRule::mae:
-    case ScaleRule::amax: break;
+    case ScaleRule::amax:
+    case ScaleRule::signed_max: break;
   }
   return one;
 }
 
+float to_bf16(float number) {
+  const auto bits = std::bit_cast<std::uint32_t>(number);
+  return std::bit_cast<float>((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000);
+}
+
+// What amax is multiplied by, where the divisor is applied so.
+void derive_reciprocal(QuantizeJob& job) {
+  job.scale_reciprocal = 0;
+  if (job.conversion.divisor_apply == DivisorApply::divide) return;
+  const float once = 1 / job.scale_divisor;
+  job.scale_reciprocal = job.conversion.scale_compute == ScaleCompute::bf16 ? to_bf16(once) : once;
+}
+
 }  // namespace
+
+// Section 3 under amax_exponent=log2, as a table of thresholds: for each exponent of amax the least fraction whose
+// float32 logarithm makes the rule take one more. Logarithms of float32 numbers keep farther from what rounding
+// decides than float64 errs.
+std::vector<std::uint64_t> log2_promotions(const QuantizeJob& job) {
+  const ScaleRule rule = job.conversion.scale_rule;
+  const float divisor = rule == ScaleRule::rceil ? divisor_of(job.format.element, job.conversion) : 1;
+  const int of_divisor = std::ilogb(divisor);
+  std::vector<std::uint64_t> thresholds;
+  for (int exponent = -149; exponent < 128; ++exponent) {
+    const auto promotes = [&](std::uint32_t fraction) {
+      const auto amax = static_cast<float>(std::ldexp(1 + fraction * 0x1p-23, exponent));
+      const auto logarithm = static_cast<float>(std::log2(static_cast<double>(amax / divisor)));
+      const float whole =
+          rule == ScaleRule::ceil || rule == ScaleRule::rceil ? std::ceil(logarithm) : std::floor(logarithm);
+      return whole > static_cast<float>(exponent - of_divisor);
+    };
+    std::uint32_t never = std::uint32_t{1} << 23, least = never, below = 0;  // nothing promotes a fraction of zero
+    while (least - below > 1) {
+      const std::uint32_t middle = below + (least - below) / 2;
+      (promotes(middle) ? least : below) = middle;
+    }
+    thresholds.push_back((std::uint64_t{least} << 29) - 1);
+  }
+  return thresholds;
+}
 
 void derive(QuantizeJob& job) {
   const ElementFormat& e = job.format.element;
@@ -52,9 +94,9 @@ void derive(QuantizeJob& job) {
   job.code_mask = magnitude_mask(e) | sign_bit(e);
   job.twos_complement = e.signedness == Signedness::twos_complement;
   job.negative_zero = has_negative_zero(e) && how.signed_zero != SignedZero::drop;
-  job.prepare = {how.preround == Prerounding::bf16, how.preround == Prerounding::bf16_toward_zero,
-                 how.input_subnormals == Subnormals::flush, how.signed_zero == SignedZero::underflow,
-                 how.nonfinite == NonFinite::largest};
+  job.prepare = {how.amax_exponent == AmaxExponent::log2,       how.preround == Prerounding::bf16,
+                 how.preround == Prerounding::bf16_toward_zero, how.input_subnormals == Subnormals::flush,
+                 how.signed_zero == SignedZero::underflow,      how.nonfinite == NonFinite::largest};
   job.skip_nonfinite = how.nonfinite == NonFinite::keep || how.nonfinite == NonFinite::ignore;
   job.flush_elements = how.subnormals == Subnormals::flush;
   job.full_range = how.integer_range == IntegerRange::full;
@@ -63,6 +105,17 @@ void derive(QuantizeJob& job) {
   job.overflow_is_nan = special && !has_infinity(e);
   job.overflow_code = job.overflow_is_infinity ? job.infinity_code : job.overflow_is_nan ? job.nan_code : job.max_code;
   job.chance_bits = how.random_bits + (how.stochastic == Stochastic::b ? 1 : 0);
+  job.taper = {};
+  if (e.taper == 0) return;
+  job.taper.first_size = 1 << e.taper;
+  for (std::size_t i = 0; i < job.taper.offsets.size(); ++i) {
+    const int exponent = std::min(job.min_exponent + static_cast<int>(i), max_exponent(e) + 1);
+    job.taper.offsets[i] = first_code_of_binade(e, exponent) - (std::uint32_t{1} << mantissa_bits_at(e, exponent));
+    // Beyond the largest binade every code is too large.
+    if (job.min_exponent + static_cast<int>(i) > exponent) job.taper.offsets[i] += magnitude_mask(e);
+  }
+  for (std::uint32_t code = 0; code <= magnitude_mask(e); ++code)
+    job.taper.in_memory[code] = static_cast<std::uint8_t>(code_in_memory(e, code));
 }
 
 void derive_scale(QuantizeJob& job) {
@@ -90,7 +143,11 @@ void derive_scale(QuantizeJob& job) {
   job.scale_low = job.scale_min + how.scale_minimum;
   job.scale_max = min_exponent(s) + static_cast<int>(max_code(s));
   job.zero_exponent = how.zero_scale < 0 ? job.scale_low : job.scale_min + how.zero_scale;
-  job.zero_code = how.zero_scale < 0 ? 0 : static_cast<std::uint32_t>(how.zero_scale);
+  // Nothing is divided by zero; under by_quotient nothing is divided by what is stored.
+  job.by_quotient = how.divide_by == DivideBy::quotient;
+  job.least_code = static_cast<std::uint32_t>(std::max(how.scale_minimum, s.zero && !job.by_quotient ? 1 : 0));
+  job.zero_code = how.zero_scale < 0 ? job.least_code : static_cast<std::uint32_t>(how.zero_scale);
+  derive_reciprocal(job);
   job.promote_above = promotion_threshold(e, how);
 }
 
@@ -101,6 +158,7 @@ void derive_outer_scale(QuantizeJob& job) {
   const Magnitude top = magnitude_of(job.scale_format, max_code(job.scale_format));
   job.outer_divisor = std::ldexp(static_cast<float>(top.significand), top.exponent);
   job.scale_divisor *= job.outer_divisor;
+  derive_reciprocal(job);
   job.scale_format = job.format.levels[0].format;
   job.format.levels[0].across = whole;
   job.format.level_count = job.levels = 1;

@@ -37,6 +37,9 @@ void run_tiles(const Geometry& g, int threads_requested, Counts& counts, const C
 void derive(QuantizeJob& job);
 void derive_scale(QuantizeJob& job);
 
+// What a job's promote_by_exponent points to under amax_exponent=log2.
+std::vector<std::uint64_t> log2_promotions(const QuantizeJob& job);
+
 // The scales of the levels up to `last_level` that are not given, by passes over the whole tensor.
 void compute_scales(const KernelTable& kernels, QuantizeJob& job, const EncodeRequest& request,
                     const std::uint8_t* mask, int last_level, Counts& counts);

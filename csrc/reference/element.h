@@ -2,6 +2,7 @@
 #pragma once
 
 #include <bit>
+#include <cmath>
 
 #include "../conversion.h"
 #include "../format.h"
@@ -20,7 +21,7 @@ inline Unpacked decode_code(const ElementFormat& f, std::uint32_t code) {
   x.nan = classify(f, code) == CodeClass::nan;
   x.infinite = classify(f, code) == CodeClass::infinity;
   x.negative = (code & sign_bit(f)) != 0;
-  std::uint32_t magnitude = code & magnitude_mask(f);
+  std::uint32_t magnitude = code_from_memory(f, code) & magnitude_mask(f);
   if (f.signedness == Signedness::twos_complement && x.negative) magnitude = sign_bit(f) - magnitude;
   if (x.finite()) x.magnitude = value_of(f, magnitude);
   return x;
@@ -57,7 +58,7 @@ inline Encoded encode_element(const ElementFormat& f, const Conversion& how, con
   std::uint32_t code = 0;
   if (x.nan) {
     result.refused = !has_nan(f) && how.nonfinite != NonFinite::ignore;
-    result.code = has_nan(f) ? nan_code(f) : 0;
+    result.code = has_nan(f) ? nan_code(f) : 0;  // which lies where it is in any format
     return result;
   }
   if (x.infinite) {
@@ -80,7 +81,7 @@ inline Encoded encode_element(const ElementFormat& f, const Conversion& how, con
       const int shift = upper.exponent - lower.exponent;
       const Dyadic sum{lower.significand + (upper.significand << shift), lower.exponent - 1};
       const int side = compare(v, sum);
-      const bool odd = f.mantissa_bits == 0 ? below != 0 : (below & 1) != 0;
+      const bool odd = (lower.significand & 1) != 0;
       bool up = false;
       switch (how.rounding) {
         case Rounding::nearest_even: up = side > 0 || (side == 0 && odd); break;
@@ -101,11 +102,11 @@ inline Encoded encode_element(const ElementFormat& f, const Conversion& how, con
     const Dyadic smallest_normal{1, min_exponent(f)};
     if (how.subnormals == Subnormals::flush && compare(value_of(f, code), smallest_normal) < 0) code = 0;
   }
-  const bool is_nan = classify(f, code) == CodeClass::nan;
+  const bool is_nan = has_nan(f) && code == nan_code(f);
   if (x.negative && !is_nan && (code != 0 || negative_zero))
     code = f.signedness == Signedness::twos_complement ? (2 * sign_bit(f) - code) & (2 * sign_bit(f) - 1)
                                                        : code | sign_bit(f);
-  result.code = code;
+  result.code = code_in_memory(f, code);
   return result;
 }
 
@@ -122,12 +123,25 @@ inline Unpacked aligned(Unpacked x, int quantum, AlignRounding how) {
 
 // What amax is divided by.
 inline Dyadic divisor_of(const ElementFormat& f, const Conversion& how) {
-  if (how.divisor == 0) return value_of(f, max_code(f));
+  if (how.divisor == 0) return value_of(f, max_code(f) + (how.scale_rule == ScaleRule::signed_max ? 1 : 0));
   return unpack(std::bit_cast<std::uint32_t>(how.divisor), ieee_type(FloatType::fp32)).magnitude;
+}
+
+// The same from the float32 logarithm. That of a float32 number is far from what rounding decides, for float64.
+inline int exponent_by_log2(const ElementFormat& f, const Conversion& how, Dyadic amax) {
+  const auto value = static_cast<float>(std::ldexp(static_cast<double>(amax.significand), amax.exponent));
+  const auto log2 = [](float x) { return static_cast<float>(std::log2(static_cast<double>(x))); };
+  if (how.scale_rule == ScaleRule::rceil) {
+    const Dyadic top = divisor_of(f, how);
+    return static_cast<int>(std::ceil(log2(value / std::ldexp(static_cast<float>(top.significand), top.exponent))));
+  }
+  const float whole = how.scale_rule == ScaleRule::ceil ? std::ceil(log2(value)) : std::floor(log2(value));
+  return static_cast<int>(whole) - max_exponent(f);
 }
 
 // Section 3 by search over exponents: floor(log2 amax), then what the rule compares.
 inline int choose_exponent(const ElementFormat& f, const Conversion& how, Dyadic amax) {
+  if (how.amax_exponent == AmaxExponent::log2) return exponent_by_log2(f, how, amax);
   int log2 = -1200;
   while (compare({1, log2 + 1}, amax) <= 0) ++log2;
   int floor_exponent = log2 - max_exponent(f);
@@ -137,7 +151,8 @@ inline int choose_exponent(const ElementFormat& f, const Conversion& how, Dyadic
     case ScaleRule::fit:  // these look at the elements afterwards
     case ScaleRule::mse:
     case ScaleRule::mae:
-    case ScaleRule::amax: break;
+    case ScaleRule::amax:
+    case ScaleRule::signed_max: break;
     case ScaleRule::ceil: promote = compare(amax, {1, log2}) > 0; break;
     case ScaleRule::nearest: promote = compare(amax, {3, log2 - 1}) >= 0; break;
     case ScaleRule::rceil: {

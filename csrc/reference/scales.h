@@ -1,6 +1,7 @@
 // Sections 3 and 4 of docs/numerics.md: from the elements of a block to its scales, level by level, and what scales do.
 #pragma once
 
+#include <bit>
 #include <limits>
 #include <vector>
 
@@ -18,8 +19,9 @@ inline std::uint32_t random_of(const QuantizeJob& job, std::int64_t index) {
 
 // What all levels together do to an element.
 struct Scale {
-  int exponent = 0;  // of powers of two, micro-exponents included
-  float factor = 1;  // of float scales, the outer one included
+  int exponent = 0;   // of powers of two, micro-exponents included
+  float factor = 1;   // of float scales, the outer one included
+  float divisor = 1;  // what elements are divided by: the same, or what the scale was before it became a code
   bool poisoned = false;
 };
 
@@ -31,18 +33,37 @@ inline Scale inside(const BlockFormat& format, int l, Scale outside, std::uint32
   Scale scale = outside;
   scale.poisoned = outside.poisoned || x.nan;
   if (!is_power_of_two_scale(level.format))
-    scale.factor = to_float(x) * outside.factor;
+    scale.divisor = scale.factor = to_float(x) * outside.factor;
   else
     scale.exponent += level.combine == Combine::divide ? -x.magnitude.exponent : x.magnitude.exponent;
   return scale;
 }
 
-// RN32(x / factor), or RN32(x * RN32(1 / factor)); where a factor is no positive number of float32, by the nearest one.
-inline Unpacked divided(const Unpacked& x, float factor, ScaleApply how = ScaleApply::divide) {
+inline float as_bfloat16(float number) {
+  const ElementFormat bf16{8, 7, 127, Specials::ieee};
+  return to_float(
+      decode_code(bf16, encode_element(bf16, {.overflow = Overflow::special}, from_float(number), 0, 0).code));
+}
+
+// A scale, or its reciprocal, in the type that section 4 asks for.
+inline float computed(const Conversion& how, float number) {
+  return how.scale_compute == ScaleCompute::bf16 ? as_bfloat16(number) : number;
+}
+
+// Section 4, step 3: what is rounded under a float scale. Where that is no number of float32 other than zero, the
+// nearest one divides; where a quotient of zero divides, everything is zero.
+inline Unpacked divided(const Conversion& how, const Unpacked& x, float by) {
+  if (how.divide_by == DivideBy::quotient && by == 0 && x.finite()) return {.negative = x.negative, .magnitude = {}};
   const float largest = std::numeric_limits<float>::max();
-  const float divisor = std::clamp(factor, std::nextafter(0.0F, 1.0F), largest);
-  if (how == ScaleApply::reciprocal) return from_float(to_float(x) * std::min(1 / divisor, largest));
-  return from_float(to_float(x) / divisor);
+  const float divisor = std::copysign(std::clamp(std::fabs(by), std::nextafter(0.0F, 1.0F), largest), by);
+  const bool multiplies = how.scale_apply == ScaleApply::reciprocal;
+  const float times = computed(how, std::clamp(1 / divisor, -largest, largest));
+  if (how.cut_offset > 0 && x.finite()) {
+    const float sum = to_float(x) * times + how.cut_offset;
+    return from_float(std::trunc(std::clamp(sum, -0x1p20F, 0x1p20F)) - std::floor(how.cut_offset));
+  }
+  const float quotient = multiplies ? to_float(x) * times : to_float(x) / divisor;
+  return from_float(how.apply_compute == ApplyCompute::bf16 ? as_bfloat16(quotient) : quotient);
 }
 
 inline Dyadic largest_of(const std::vector<Unpacked>& line, std::int64_t start, std::int64_t count) {
@@ -54,33 +75,39 @@ inline Dyadic largest_of(const std::vector<Unpacked>& line, std::int64_t start, 
   return amax;
 }
 
-// A quotient as the code of a short float: the codes around it by search, then the smallest instead of zero.
+// A quotient as the code of a short float: the codes around it by search, or the least that is written.
 inline std::uint32_t short_code(const QuantizeJob& job, float quotient) {
+  const ElementFormat& format = main_scale(job.format).format;
   const bool up = job.conversion.scale_rounding == ScaleRounding::up;
-  const Conversion how{.rounding = up ? Rounding::up : Rounding::nearest_even};
-  const auto least = static_cast<std::uint32_t>(std::max(1, job.conversion.scale_minimum));
-  return std::max(least, encode_element(main_scale(job.format).format, how, from_float(quotient), 0, 0).code);
+  const Conversion how{.rounding = up ? Rounding::up : Rounding::nearest_even,
+                       .overflow = has_infinity(format) ? Overflow::special : Overflow::saturate};
+  const bool needs_number = format.zero && job.conversion.divide_by == DivideBy::stored;
+  const auto least = static_cast<std::uint32_t>(std::max(needs_number ? 1 : 0, job.conversion.scale_minimum));
+  const Unpacked x = from_float(quotient);
+  if (compare(x.magnitude, value_of(format, 0)) <= 0) return least;
+  return std::max(least, encode_element(format, how, x, 0, 0).code);
 }
 
-// Section 4, step 2: the code of amax / Vmax, below `outer`.
-inline std::uint32_t float_scale_code(const QuantizeJob& job, Dyadic amax, float outer, Counts& counts) {
-  const ElementFormat& format = main_scale(job.format).format;
-  float quotient = 0;
-  if (amax.significand != 0) {
-    Dyadic top = divisor_of(job.format.element, job.conversion);
-    top.exponent += job.reach;
-    quotient = to_float({.magnitude = amax}) / (job.outer_divisor * to_float({.magnitude = top}));
-    if (has_outer_level(job.format)) quotient = quotient / outer;
-    if (quotient == 0) quotient = std::nextafter(0.0F, 1.0F);
-    if (std::isinf(quotient)) ++counts.refused;
-  }
-  if (is_float32(format)) {
-    const float scale = amax.significand == 0 ? 1.0F : quotient;
-    std::uint32_t bits = 0;
-    std::memcpy(&bits, &scale, sizeof bits);
-    return bits;
-  }
-  if (amax.significand == 0 && job.zero_code != 0) return job.zero_code;
+// Section 4, step 2, before it is rounded to a code: amax / Vmax, below `outer`.
+inline float scale_quotient(const QuantizeJob& job, Dyadic amax, float outer) {
+  const Conversion& how = job.conversion;
+  Dyadic top = divisor_of(job.format.element, how);
+  top.exponent += job.reach;
+  const float divisor = job.outer_divisor * to_float({.magnitude = top}), size = to_float({.magnitude = amax});
+  const bool multiplies = how.divisor_apply == DivisorApply::reciprocal;
+  float quotient = computed(how, multiplies ? size * computed(how, 1 / divisor) : size / divisor);
+  if (has_outer_level(job.format)) quotient = computed(how, quotient / outer);
+  return quotient == 0 && how.divide_by == DivideBy::stored ? std::nextafter(0.0F, 1.0F) : quotient;
+}
+
+// The code of that; `quotient` is what it was before.
+inline std::uint32_t float_scale_code(const QuantizeJob& job, Dyadic amax, float outer, float& quotient,
+                                      Counts& counts) {
+  const bool zeros = amax.significand == 0;
+  quotient = zeros ? 0 : scale_quotient(job, amax, outer);
+  counts.refused += std::isinf(quotient);
+  if (is_float32(main_scale(job.format).format)) return std::bit_cast<std::uint32_t>(zeros ? 1.0F : quotient);
+  if (zeros && job.conversion.zero_scale >= 0) return static_cast<std::uint32_t>(job.conversion.zero_scale);
   return short_code(job, quotient);
 }
 
@@ -127,7 +154,7 @@ inline Unpacked as_largest(Unpacked x) {
 // One element under a scale, before its value is decoded.
 inline Encoded encode_scaled(const QuantizeJob& job, const Unpacked& x, const Scale& scale, std::uint32_t random) {
   const bool floating = job.scale_kind == ScaleKind::floating;
-  Unpacked v = floating ? divided(x, scale.factor, job.conversion.scale_apply) : x;
+  Unpacked v = floating ? divided(job.conversion, x, scale.divisor) : x;
   if (v.infinite && x.finite()) v = as_largest(v);  // x / s left float32: a large number
   if (job.conversion.align_bits > 0)
     v = aligned(v, scale.exponent + max_exponent(job.format.element) - job.conversion.align_bits,
@@ -176,9 +203,9 @@ inline std::vector<std::uint32_t> candidate_codes(const QuantizeJob& job, Dyadic
   return {code, short_code(job, quotient)};
 }
 
-// The code of the main level for a block that begins at `start`.
+// The code of the main level for a block that begins at `start`, and under float scales what it was before.
 inline std::uint32_t main_code(const QuantizeJob& job, const Line& line, const std::vector<Unpacked>& x,
-                               std::int64_t start, std::int64_t count, Scale outside, Counts& counts) {
+                               std::int64_t start, std::int64_t count, Scale outside, float& quotient, Counts& counts) {
   const ElementFormat& format = main_scale(job.format).format;
   bool poisoned = outside.poisoned;
   for (std::int64_t i = start; i < start + count; ++i)
@@ -202,7 +229,15 @@ inline std::uint32_t main_code(const QuantizeJob& job, const Line& line, const s
   }
   const std::uint32_t code = job.scale_kind == ScaleKind::power_of_two
                                  ? power_scale_code(job, amax)
-                                 : float_scale_code(job, amax, outside.factor, counts);
+                                 : float_scale_code(job, amax, outside.factor, quotient, counts);
+  if (job.conversion.scale_rule == ScaleRule::signed_max) {
+    // The first of the largest, which zeros do not have, goes to the lowest integer.
+    const auto is_largest = [&](const Unpacked& e) { return e.finite() && compare(e.magnitude, amax) == 0; };
+    const auto first = std::find_if(x.begin() + start, x.begin() + start + count, is_largest);
+    if (amax.significand != 0 && first->negative) return code;
+    quotient = -quotient;
+    return code | sign_bit(format);
+  }
   if (!searches(job.conversion.scale_rule) || amax.significand == 0) return code;
   const std::vector<std::uint32_t> candidates = candidate_codes(job, amax, code, outside.factor);
   std::uint32_t best = candidates.front();
@@ -225,7 +260,7 @@ inline std::uint32_t micro_code(const QuantizeJob& job, const std::vector<Unpack
   const ScaleLevel& level = job.format.levels[static_cast<std::size_t>(l)];
   const bool floating = job.scale_kind == ScaleKind::floating;
   Dyadic amax = outside.poisoned ? Dyadic{} : largest_of(x, start, count);
-  if (floating) amax = divided({.magnitude = amax}, outside.factor).magnitude;
+  if (floating) amax = as_largest(divided(job.conversion, {.magnitude = amax}, outside.divisor)).magnitude;
   if (outside.poisoned) return 0;
   int shift = lowest_shift(level);
   Conversion how = job.conversion;

@@ -39,6 +39,12 @@ std::vector<std::uint8_t> select_line(const std::vector<Unpacked>& line, const S
 
 // Input as it is quantized, but for what is no number.
 Unpacked prepared(const Prepare& how, Unpacked x) {
+  if (how.to_fp32 && x.finite()) {
+    const double wide = std::ldexp(static_cast<double>(x.magnitude.significand), x.magnitude.exponent);
+    const bool negative = x.negative;
+    x = from_float(static_cast<float>(wide));
+    x.negative = negative;
+  }
   if (how.to_bf16 && x.finite()) {
     const ElementFormat bf16{8, 7, 127, Specials::ieee};
     const Encoded e = encode_element(bf16, {.overflow = Overflow::special}, x, 0, 0);
@@ -74,14 +80,16 @@ std::vector<Scale> scale_line(const QuantizeJob& job, const Line& line, const st
       const Scale outside = scales[static_cast<std::size_t>(start)];
       const std::int64_t index = line.scale(plane, start);
       std::uint32_t code = 0;
+      float quotient = 0;
       if (plane.given) {
         code = static_cast<std::uint32_t>(load_bits(plane.data, plane.bytes, index));
       } else {
-        code = main ? main_code(job, line, x, start, end - start, outside, counts)
+        code = main ? main_code(job, line, x, start, end - start, outside, quotient, counts)
                     : micro_code(job, x, start, end - start, l, outside);
         if (plane.data != nullptr) store_bits(plane.data, plane.bytes, index, code);
       }
       Scale scale = inside(job.format, l, outside, code);
+      if (main && !plane.given && job.conversion.divide_by == DivideBy::quotient) scale.divisor = quotient;
       bool finite = true;
       for (std::int64_t i = start; i < end; ++i) finite = finite && x[static_cast<std::size_t>(i)].finite();
       if (main && !finite && !scale.poisoned && !job.skip_nonfinite) {

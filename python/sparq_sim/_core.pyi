@@ -14,11 +14,13 @@ class ElementFormat:
     specials: str
     signedness: str
     zero: bool
+    taper: int
     code_bits: int
     code_bytes: int
     max_code: int
     emin: int
     emax: int
+    least_mantissa_bits: int
     has_nan: bool
     has_infinity: bool
     nan_code: int | None
@@ -33,6 +35,7 @@ class ElementFormat:
         specials: str = ...,
         signedness: str = ...,
         zero: bool = ...,
+        taper: int = ...,
     ) -> None: ...
     def is_nan(self, code: int) -> bool: ...
     def value(self, code: int) -> float: ...
@@ -73,12 +76,18 @@ class Conversion:
     input_subnormals: str
     integer_range: str
     preround: str
+    amax_exponent: str
     scale_apply: str
+    divisor_apply: str
+    divide_by: str
+    scale_compute: str
+    apply_compute: str
     divisor: float
     even_bits: int
     zero_scale: int
     align_bits: int
     align_rounding: str
+    cut_offset: float
     def __init__(
         self,
         *,
@@ -95,12 +104,18 @@ class Conversion:
         input_subnormals: str = ...,
         integer_range: str = ...,
         preround: str = ...,
+        amax_exponent: str = ...,
         scale_apply: str = ...,
+        divisor_apply: str = ...,
+        divide_by: str = ...,
+        scale_compute: str = ...,
+        apply_compute: str = ...,
         divisor: float = ...,
         even_bits: int = ...,
         zero_scale: int = ...,
         align_bits: int = ...,
         align_rounding: str = ...,
+        cut_offset: float = ...,
     ) -> None: ...
     def to_dict(self) -> dict[str, Any]: ...
 

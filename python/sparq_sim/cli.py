@@ -101,11 +101,15 @@ def _element_of(name: str) -> tuple[Element, Format | None]:
 
 
 def _code_text(element: Element, code: int) -> str:
-    """Sign, exponent and mantissa of a code."""
+    """Sign, exponent and mantissa of a code; sign, prefix and the rest of a tapered one."""
     record = element.record
     bits = f"{code:0{record.code_bits}b}"
     sign = 1 if record.signedness != "unsigned" else 0
-    parts = (bits[:sign], bits[sign : sign + record.exponent_bits], bits[sign + record.exponent_bits :])
+    first = record.exponent_bits
+    if record.taper:
+        zeros = len(bits) - sign - len(bits[sign:].lstrip("0"))
+        first = max(2, min(zeros + 1, record.exponent_bits))
+    parts = (bits[:sign], bits[sign : sign + first], bits[sign + first :])
     return " ".join(part for part in parts if part)
 
 

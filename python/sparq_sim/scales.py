@@ -122,10 +122,16 @@ def _given_level(scales: object, level: ScaleLevel, name: str, data: Source, axi
             raise ValueError("scales: needed positive finite numbers (or NaN, which poisons its block)")
         return values
     if array.dtype.kind in "ui":
-        # A short float has a code of zero, by which nothing can be scaled.
-        low, top = int(not record.is_power_of_two_scale), record.max_code + (1 if record.has_nan else 0)
-        if array.size and (int(array.min()) < low or int(array.max()) > top):
-            raise ValueError(f"scales: codes must be {low} to {top}")
+        # A short float has a code of zero, by which nothing can be scaled, and float16 one of Inf.
+        low = int(record.zero)
+        top = record.max_code + (1 if record.has_nan and not record.has_infinity else 0)
+        sign = 0 if record.signedness == "unsigned" else 1 << (record.code_bits - 1)
+        sizes = array.astype(np.int64) & ~sign if array.size else array
+        nan = record.nan_code if record.has_infinity else None
+        usable = (sizes >= low) & (sizes <= top) | (False if nan is None else array == nan)
+        if not bool(usable.all()):
+            signed = f", or those with the sign {sign:#x}" if sign else ""
+            raise ValueError(f"scales: codes must be {low} to {top}{signed}")
         return np.ascontiguousarray(array, dtype=level_dtype(level))
     if array.dtype.kind != "f":
         raise TypeError(f"scales: dtype {array.dtype}; needed codes (integers) or values (floats)")
@@ -144,8 +150,11 @@ def _codes_of_values(values: Array, scale: ElementFormat) -> tuple[Array, Array]
         codes = exponent.astype(np.int64) - 1 - scale.emin
         return codes, (fraction == 0.5) & (codes >= 0) & (codes <= scale.max_code)
     table = np.array([scale.value(code) for code in range(scale.max_code + 1)])
-    codes = np.searchsorted(table, values).clip(0, scale.max_code)
-    return codes, (table[codes] == values) & (codes > 0)
+    signed = scale.signedness != "unsigned"
+    sizes = np.abs(values) if signed else values
+    codes = np.searchsorted(table, sizes).clip(0, scale.max_code)
+    held = (table[codes] == sizes) & (codes >= int(scale.zero))
+    return codes + (np.signbit(values) * (1 << (scale.code_bits - 1)) if signed else 0), held
 
 
 @dataclass(frozen=True)

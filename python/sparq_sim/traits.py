@@ -55,6 +55,7 @@ def traits(format: str | Format | Spec, **choices: Any) -> Traits:
     stable = kind == "none" or (
         kind == "power_of_two"
         and how.scale_rule in _STABLE_RULES
+        and how.amax_exponent == "bits"
         and how.even_bits < 0
         and (how.divisor == 0 or how.divisor >= element.value(element.max_code))
         and how.integer_range == "symmetric"
@@ -63,7 +64,7 @@ def traits(format: str | Format | Spec, **choices: Any) -> Traits:
     fixed = kind == "float" and record.has_scale_codes and record.block_format.main_level == 0
     return Traits(
         idempotent=stable and how.input_subnormals == "keep" and how.preround == "none",
-        sign_symmetric=not directed and how.integer_range == "symmetric",
+        sign_symmetric=not directed and how.integer_range == "symmetric" and how.cut_offset == 0,
         monotone=how.rounding != "stochastic" and not inside,
         half_step=(
             how.rounding in _NEAREST
@@ -73,5 +74,5 @@ def traits(format: str | Format | Spec, **choices: Any) -> Traits:
             and "flush" not in (how.subnormals, how.input_subnormals)
         ),
         # Elements without a scale have a grid of their own, and short floats alone a short range.
-        shift_invariant=kind != "none" and not fixed,
+        shift_invariant=kind != "none" and not fixed and how.amax_exponent == "bits",
     )

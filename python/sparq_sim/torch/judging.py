@@ -88,7 +88,7 @@ class Judge:
         rounded = [output.format.element] if output is not None else []
         rounded += [self.rounded_to] if self.rounded_to is not None else []
         for element in rounded:
-            half_step = 2.0 ** -(element.mantissa_bits + 1)
+            half_step = 2.0 ** -(element.least_mantissa_bits + 1)
             largest = np.maximum(np.abs(ours), np.abs(theirs)) + bound
             bound = bound + 2 * (half_step * largest + 2.0 ** (element.emin - element.mantissa_bits))
         return bound
