@@ -1,144 +1,103 @@
-"""Speed of emulate and encode beside a memory copy, torch and other libraries, all in one run.
+"""Speed of emulate, encode and decode beside a memory copy, torch and other libraries, all in one run.
 
     python bench/quantize.py [--size 4096] [--repeat 9] [--json]
 
-One thread everywhere. Figures are medians in G elements per second; "of copy" is the median ratio to an np.copyto of
-the same arrays that ran just before. Contenders: a hand-written torch function, eager and under torch.compile (the
-strongest baseline known), and the obvious composite over ml_dtypes.
+One thread where no other number is said. Figures are medians in G elements per second; "of copy" is the median ratio to
+an np.copyto of arrays of the same type that ran just before, "of capped copy" the same with the copy's rate counted as
+2.5 G elements per second where it is more, and "of one thread" the ratio to the same call on one thread. Other
+libraries are in peers.py; what is left out of the table, or differs, is said below it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import torch
+from peers import peers_on
 from rich.console import Console
 from rich.table import Table
-from timing import commit, processor, seconds
+from timing import COPY_CAP, Contender, Copy, Row, commit, processor, race
 
 import sparq_sim as sq
 
-
-@dataclass(frozen=True)
-class Contender:
-    """Something to time."""
-
-    what: str
-    by: str
-    call: Callable[[], Any]
-    elements: int
-
-
-@dataclass(frozen=True)
-class Row:
-    """Medians of one contender."""
-
-    what: str
-    by: str
-    rate: float
-    """G elements per second."""
-    of_copy: float
-    """Of the copy that ran just before, round by round."""
-
-
-def race(contenders: list[Contender], copy: Contender, repeat: int) -> list[Row]:
-    """Rounds over all contenders, each after a copy of its own: on a machine whose speed drifts, neighbours in time
-    are what can be compared."""
-    for one in contenders:
-        one.call()
-        one.call()
-    times: dict[str, list[float]] = {one.what: [] for one in contenders}
-    ratios: dict[str, list[float]] = {one.what: [] for one in contenders}
-    for _ in range(repeat):
-        for one in contenders:
-            copied = seconds(copy.call) / copy.elements
-            took = seconds(one.call) / one.elements
-            times[one.what].append(took)
-            ratios[one.what].append(copied / took)
-    return [
-        Row(one.what, one.by, 1e-9 / statistics.median(times[one.what]), statistics.median(ratios[one.what]))
-        for one in contenders
-    ]
+OURS = "sparq_sim"
+FORMATS = (
+    "mxfp4",
+    "mxfp6",
+    "mxfp8",
+    "mxint8",
+    "hbfp8",
+    "nvfp4_one_level",
+    "nvfp4",
+    "mx9",
+    "int8",
+    "fp8_e4m3",
+    "fp8_e4m3_1x128",
+    "fp8_e4m3_128x128",
+    "bf16",
+)
+BF16_FORMATS = ("mxfp4", "mxfp8", "nvfp4", "bf16")
+ROUNDINGS = ("nearest_away", "nearest_zero", "toward_zero", "up", "to_odd")
+COLUMN_FORMATS = ("mxfp4", "nvfp4", "int8")
+THREADED_FORMATS = ("mxfp4", "nvfp4", "int8")
+CODED_FORMATS = ("mxfp4", "mxfp8", "hbfp8")
 
 
-def torch_mxfp4(x: torch.Tensor) -> torch.Tensor:
-    """MXFP4, floor rule, in a dozen lines of torch: exponents by bit-cast, rounding by a magic number."""
-    blocks = x.view(-1, 32)
-    exponent = (blocks.abs().amax(1, keepdim=True).view(torch.int32) >> 23).clamp(3, 254) - 2
-    scale = (exponent << 23).view(torch.float32)
-    y = blocks / scale
-    field = ((y.view(torch.int32) >> 23) & 0xFF).clamp(127, 129)
-    magic = ((field + 22) << 23).view(torch.float32)
-    magic = torch.copysign(magic, y)
-    return (((y + magic) - magic).clamp(-6, 6) * scale).view_as(x)
-
-
-def ml_dtypes_mxfp4(x: np.ndarray) -> np.ndarray:
-    """MXFP4, floor rule: a scale by frexp, the element cast by ml_dtypes."""
-    blocks = x.reshape(-1, 32)
-    _, exponent = np.frexp(np.abs(blocks).max(1, keepdims=True))
-    scale = np.ldexp(np.float32(1), np.clip(exponent - 3, -126, 127))
-    return ((blocks / scale).astype(ml_dtypes.float4_e2m1fn).astype(np.float32) * scale).reshape(x.shape)
-
-
-def measure(size: int, repeat: int) -> list[Row]:
-    x = np.random.default_rng(0).standard_normal((size, size)).astype(np.float32)
+def emulations(x: np.ndarray, copy: Copy) -> Iterator[Contender]:
+    """Emulate of float32, to memory that is there already but for the first."""
     out = np.empty_like(x)
-    tensor, small = torch.from_numpy(x), x[: size // 4]
-    torch.set_num_threads(1)
-    compiled = torch.compile(torch_mxfp4)
 
-    def emulate(name: str, **choices: Any) -> Callable[[], Any]:
-        return lambda: sq.emulate(x, name, threads=1, **choices)
+    def call(name: str, **choices: Any) -> Callable[[], Any]:
+        return partial(sq.emulate, x, name, **{"threads": 1, **choices})
 
-    copy = Contender("np.copyto(out, x)", "memory copy", lambda: np.copyto(out, x), x.size)
-    contenders = [copy, Contender("tensor.clone()", "memory copy, fresh output", tensor.clone, x.size)]
-    contenders.append(Contender("emulate mxfp4, fresh output", "sparq_sim", emulate("mxfp4"), x.size))
-    for name in (
-        "mxfp4",
-        "mxfp6",
-        "mxfp8",
-        "mxint8",
-        "hbfp8",
-        "nvfp4_one_level",
-        "nvfp4",
-        "mx9",
-        "int8",
-        "fp8_e4m3",
-        "fp8_e4m3_1x128",
-        "fp8_e4m3_128x128",
-        "bf16",
-    ):
-        contenders.append(Contender(f"emulate {name}, out=", "sparq_sim", emulate(name, out=out), x.size))
-    for word in ("nearest_away", "nearest_zero", "toward_zero", "up", "to_odd"):
-        directed = emulate("mxfp4", rounding=word, out=out)
-        contenders.append(Contender(f"emulate mxfp4 {word}, out=", "sparq_sim", directed, x.size))
-    random = emulate("mxfp4", rounding="stochastic", random=sq.Philox(1), out=out)
-    contenders.append(Contender("emulate mxfp4 stochastic, Philox, out=", "sparq_sim", random, x.size))
-    sparse = emulate("mxfp4", sparsity="2:4", out=out)
-    contenders.append(Contender("emulate mxfp4 2:4, out=", "sparq_sim", sparse, x.size))
-    for name in ("mxfp4", "mxfp8", "hbfp8"):
-        contenders.append(
-            Contender(f"encode {name}", "sparq_sim", lambda f=name: sq.encode(x, f, threads=1), x.size)  # type: ignore[misc]
+    def contender(what: str, name: str, **choices: Any) -> Contender:
+        return Contender(f"emulate {what}, out=", OURS, call(name, out=out, **choices), x.size, copy)
+
+    yield Contender("emulate mxfp4, fresh output", OURS, call("mxfp4"), x.size, copy)
+    for name in FORMATS:
+        yield contender(name, name)
+    for word in ROUNDINGS:
+        yield contender(f"mxfp4 {word}", "mxfp4", rounding=word)
+    yield contender("mxfp4 stochastic, Philox", "mxfp4", rounding="stochastic", random=sq.Philox(1))
+    yield contender("mxfp4 2:4", "mxfp4", sparsity="2:4")
+    for name in COLUMN_FORMATS:
+        yield contender(f"{name} axis=0", name, axis=0)
+    for name in THREADED_FORMATS:
+        two, one = call(name, out=out, threads=2), call(name, out=out)
+        yield Contender(f"emulate {name}, out=, 2 threads", OURS, two, x.size, copy, one)
+
+
+def bf16_emulations(x: np.ndarray) -> Iterator[Contender]:
+    """Emulate from bfloat16 to bfloat16, beside a copy of as many bytes."""
+    x = x.astype(ml_dtypes.bfloat16)
+    out = np.empty_like(x)
+    copy = Copy(partial(np.copyto, out.view(np.uint16), x.view(np.uint16)), x.size)
+    yield Contender("np.copyto(out, x) of bf16", "memory copy", copy.call, x.size, copy)
+    for name in BF16_FORMATS:
+        call = partial(sq.emulate, x, name, out=out, threads=1)
+        yield Contender(f"emulate {name} of bf16, out=", OURS, call, x.size, copy)
+
+
+def codings(x: np.ndarray, copy: Copy) -> Iterator[Contender]:
+    """Encode, encode to memory that is there already, and decode."""
+    for name in CODED_FORMATS:
+        calls = (
+            (f"encode {name}", OURS, partial(sq.encode, x, name, threads=1)),
+            (f"encode {name}, warm codes", f"{OURS} core", warm_encode(x, name)),
+            (f"decode {name}", OURS, partial(sq.encode(x, name).decode, threads=1)),
         )
-        contenders.append(Contender(f"encode {name}, warm codes", "sparq_sim core", _warm_encode(x, name), x.size))
-    contenders.append(Contender("mxfp4, 12 lines of torch", "torch eager", lambda: torch_mxfp4(tensor), x.size))
-    contenders.append(Contender("mxfp4, the same compiled", "torch.compile", lambda: compiled(tensor), x.size))
-    contenders.append(Contender("mxfp4, composite", "ml_dtypes", lambda: ml_dtypes_mxfp4(small), small.size))
-    expected = sq.emulate(x, "mxfp4")
-    assert np.array_equal(torch_mxfp4(tensor).numpy(), expected)
-    assert np.array_equal(ml_dtypes_mxfp4(small), expected[: size // 4])
-    return race(contenders, copy, repeat)
+        for what, by, call in calls:
+            yield Contender(what, by, call, x.size, copy)
 
 
-def _warm_encode(x: np.ndarray, name: str) -> Callable[[], Any]:
+def warm_encode(x: np.ndarray, name: str) -> Callable[[], Any]:
     """The core alone, into codes and scales that are already in memory."""
     from sparq_sim import _core
 
@@ -150,7 +109,25 @@ def _warm_encode(x: np.ndarray, name: str) -> Callable[[], Any]:
         "values_type": "float32", "codes": codes, "scales": [scales], "scales_given": [False], "mask_in": None,
         "mask_out": None, "count": False, "random": None, "philox": None, "threads": 1,
     }  # fmt: skip
-    return lambda: _core.encode(**arguments)
+    return partial(_core.encode, **arguments)
+
+
+def measure(size: int, repeat: int) -> tuple[list[Row], list[str]]:
+    """The rows, and the notes below them."""
+    x = np.random.default_rng(0).standard_normal((size, size)).astype(np.float32)
+    out, tensor = np.empty_like(x), torch.from_numpy(x)
+    torch.set_num_threads(1)
+    copy = Copy(partial(np.copyto, out, x), x.size)
+    peers = peers_on(x, copy)
+    contenders = [
+        Contender("np.copyto(out, x)", "memory copy", copy.call, x.size, copy),
+        Contender("tensor.clone()", "memory copy, fresh output", tensor.clone, x.size, copy),
+        *emulations(x, copy),
+        *bf16_emulations(x),
+        *codings(x, copy),
+        *peers.contenders,
+    ]
+    return race(contenders, repeat), peers.notes
 
 
 def main() -> None:
@@ -159,18 +136,24 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    rows = measure(options.size, options.repeat)
+    rows, notes = measure(options.size, options.repeat)
     isa = sq.available_isas()[-1]
     title = f"{options.size}x{options.size} float32, one thread, {isa}, {processor()}, commit {commit()}"
     if options.json:
-        print(json.dumps({"title": title, "rows": [asdict(row) for row in rows]}))
+        cap = COPY_CAP / 1e9
+        print(json.dumps({"title": title, "copy_cap": cap, "rows": [asdict(row) for row in rows], "notes": notes}))
         return
     table = Table(title=title, title_justify="left")
-    for column in ("what", "by", "G elements/s", "of copy"):
+    for column in ("what", "by", "G elements/s", "of copy", "of capped copy", "of one thread"):
         table.add_column(column, justify="left" if column in ("what", "by") else "right")
     for row in rows:
-        table.add_row(row.what, row.by, f"{row.rate:.3f}", f"{row.of_copy:.2f}")
-    Console(width=110).print(table)
+        threads = "" if row.of_one_thread is None else f"{row.of_one_thread:.2f}"
+        ratios = (f"{row.of_copy:.2f}", f"{row.of_capped_copy:.2f}", threads)
+        table.add_row(row.what, row.by, f"{row.rate:#.3g}", *ratios)
+    console = Console(width=130, highlight=False)
+    console.print(table)
+    for note in notes:
+        console.print(f"- {note}", soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

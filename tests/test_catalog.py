@@ -7,61 +7,30 @@ import gguf.quants
 import numpy as np
 import pytest
 import torch
-from gfloat import Domain, RoundMode, decode_ndarray, encode_ndarray, round_ndarray
-from gfloat.formats import format_info_p3109
+from gfloat import decode_ndarray
 
 import oracle
 import sparq_sim as sq
 from conftest import (
-    CARRIERS,
     Array,
     assert_same_bits,
-    assert_same_integers,
     codes_tensor,
     element_record,
     plain_format,
     user_format,
 )
-from test_rounding import all_16_bit_inputs, corners
-
-P3109 = {
-    "p3109_8p3se": format_info_p3109(8, 3),
-    "p3109_8p4se": format_info_p3109(8, 4),
-    "p3109_8p5se": format_info_p3109(8, 5),
-    "p3109_4p2sf": format_info_p3109(4, 2, domain=Domain.Finite),
-}
-GFLOAT_ROUNDINGS = {
-    oracle.NEAREST_EVEN: RoundMode.TiesToEven,
-    oracle.NEAREST_AWAY: RoundMode.TiesToAway,
-    oracle.TOWARD_ZERO: RoundMode.TowardZero,
-    oracle.UP: RoundMode.TowardPositive,
-    oracle.DOWN: RoundMode.TowardNegative,
-}
+from known_differences import element_named
+from witnesses import GFLOAT_FORMATS
 
 
-@pytest.mark.parametrize("name", P3109)
-def test_every_p3109_code_decodes_as_in_gfloat(name: str, isa: str) -> None:
-    element = oracle.ELEMENTS[name]
+@pytest.mark.parametrize("name", [name for name in GFLOAT_FORMATS if name not in oracle.SCALE_CODES])
+def test_every_code_decodes_as_in_gfloat(name: str, isa: str) -> None:
+    element = element_named(name)
     codes = np.arange(1 << element.width)
-    wanted = decode_ndarray(P3109[name], codes)
+    wanted = decode_ndarray(GFLOAT_FORMATS[name], codes)
     got = codes_tensor(codes, plain_format(element)).decode("float64")
     assert np.array_equal(np.isnan(got), np.isnan(wanted))
     assert_same_bits(got[~np.isnan(got)], wanted[~np.isnan(got)])
-
-
-@pytest.mark.parametrize("rounding", GFLOAT_ROUNDINGS)
-@pytest.mark.parametrize("name", P3109)
-def test_p3109_rounds_as_in_gfloat_in_every_row(name: str, rounding: str) -> None:
-    # P3109 calls our two kinds of overflow SatNone and SatFinite.
-    for overflow in oracle.OVERFLOWS:
-        format_ = plain_format(oracle.ELEMENTS[name], rounding=rounding, overflow=overflow)
-        for carrier in CARRIERS:
-            x = corners(name, carrier) if carrier in ("fp32", "fp64") else all_16_bit_inputs(carrier, "")
-            with np.errstate(all="ignore"):
-                wide = x.astype(np.float64)
-                rounded = round_ndarray(P3109[name], wide, GFLOAT_ROUNDINGS[rounding], sat=overflow == "saturate")
-                wanted = encode_ndarray(P3109[name], rounded)
-            assert_same_integers(sq.encode(x, format_).codes, wanted, f"{carrier} {overflow}")
 
 
 def inputs(rng: np.random.Generator, length: int) -> Array:

@@ -44,22 +44,23 @@ def test_the_readme_lists_every_format_and_machine() -> None:
     assert [name for name in names if f"`{name}`" not in text] == []
 
 
-def generator() -> ModuleType:
-    """docs/generate_formats.py, which is no package."""
-    spec = importlib.util.spec_from_file_location("generate_formats", ROOT / "docs" / "generate_formats.py")
+def generator(name: str) -> ModuleType:
+    """A script of docs, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_the_page_of_formats_is_what_the_catalog_says() -> None:
-    module = generator()
-    assert module.PAGE.read_text(encoding="utf-8") == module.page(), "run python docs/generate_formats.py"
+@pytest.mark.parametrize("name", ["generate_formats", "generate_witnesses"])
+def test_a_written_page_is_what_its_script_writes(name: str) -> None:
+    module = generator(name)
+    assert module.PAGE.read_text(encoding="utf-8") == module.page(), f"run python docs/{name}.py"
 
 
 def test_the_page_of_formats_lists_every_nan() -> None:
-    module = generator()
+    module = generator("generate_formats")
     for name, element in sparq_sim.elements().items():
         record = element.record
         if record.code_bits <= 16:

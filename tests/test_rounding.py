@@ -16,7 +16,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 
 import oracle
 import sparq_sim as sq
@@ -32,7 +31,6 @@ from conftest import (
     user_format,
 )
 from oracle import E8M0, ELEMENTS, BlockFormat, Element
-from witnesses import SHORT_FLOATS
 
 USER_ELEMENTS = {
     "e3m0": Element(3, 0, 3),
@@ -301,55 +299,3 @@ def test_float32_and_float64_round_to_tf32_as_the_oracle_says(carrier: str, isa:
             format_ = plain_format(element, rounding=rounding, overflow=overflow)
             wanted = [oracle.round_to_code(element, number, rounding, overflow) for number in numbers]
             assert_same_integers(sq.encode(x, format_).codes, np.array(wanted), f"{rounding} {overflow}")
-
-
-# Witnesses outside of the project
-
-
-def canonical_nans(codes: Array, element: Element) -> Array:
-    """Casts keep the sign or payload of a NaN; the library writes one NaN."""
-    if element.nan_code is None:
-        return codes
-    found = np.unique(codes)
-    nans = [c for c in found if oracle.decode(element, int(c)).kind == "nan"]
-    return np.where(np.isin(codes, nans), element.nan_code, codes)
-
-
-@pytest.mark.parametrize("carrier", CARRIERS)
-@pytest.mark.parametrize("name", SHORT_FLOATS)
-def test_casts_of_ml_dtypes_match_in_every_row(name: str, carrier: str) -> None:
-    element = ELEMENTS[name]
-    x = corners(name, carrier) if carrier in ("fp32", "fp64") else all_16_bit_inputs(carrier, "")
-    # Types without special codes saturate in ml_dtypes; what they make of NaN is not defined.
-    overflow = "special" if element.nan_code is not None else "saturate"
-    x = x if element.nan_code is not None else x[~is_nan(x)]
-    with np.errstate(all="ignore"):
-        if carrier == "fp64" and name != "fp16":
-            # ml_dtypes rounds a float64 to float32 first, so only what float32 holds is rounded once.
-            x = x[(x.astype(np.float32) == x) | np.isnan(x)]
-        cast = x.astype(SHORT_FLOATS[name])
-    codes = canonical_nans(cast.view(f"u{cast.dtype.itemsize}"), element)
-    assert_same_integers(sq.encode(x, plain_format(element, overflow=overflow)).codes, codes, name)
-
-
-#: torch saturates e4m3fn, where Inf is not compared, and sends the others to their specials.
-TORCH_TYPES = {
-    "e4m3": (torch.float8_e4m3fn, "saturate"),
-    "e5m2": (torch.float8_e5m2, "special"),
-    "e4m3fnuz": (torch.float8_e4m3fnuz, "special"),
-    "e5m2fnuz": (torch.float8_e5m2fnuz, "special"),
-    "bf16": (torch.bfloat16, "special"),
-    "fp16": (torch.float16, "special"),
-}
-
-
-@pytest.mark.parametrize("name", TORCH_TYPES)
-def test_casts_of_torch_match_in_every_row(name: str) -> None:
-    element = ELEMENTS[name]
-    torch_type, overflow = TORCH_TYPES[name]
-    x = np.concatenate([corners(name, "fp32"), all_16_bit_inputs("bf16", "").astype(np.float32)])
-    x = x[~np.isinf(x)] if overflow == "saturate" else x
-    store = torch.uint8 if element.width == 8 else torch.uint16
-    cast = torch.from_numpy(x).to(torch_type).view(store).numpy()
-    codes = canonical_nans(cast, element)
-    assert_same_integers(sq.encode(x, plain_format(element, overflow=overflow)).codes, codes, name)
