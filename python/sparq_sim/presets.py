@@ -59,6 +59,23 @@ class Preset:
             raise ValueError(f"like={self.name!r}: says nothing of {format}; formats: {', '.join(self.formats)}")
         return {**self.choices, **self.by_format.get(format, {})}
 
+    def groups(self) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
+        """Formats that share their choices, with them.
+
+        >>> import sparq_sim as sq
+        >>> sq.presets()["cudnn"].groups()[0]
+        (('mxfp8_e4m3', 'mxfp8_e5m2'), {'scale_rule': 'rceil'})
+        """
+        grouped: list[tuple[tuple[str, ...], dict[str, Any]]] = []
+        for format in self.formats:
+            chosen = self.choices_for(format)
+            at = next((i for i, (_, other) in enumerate(grouped) if other == chosen), None)
+            if at is None:
+                grouped.append(((format,), chosen))
+            else:
+                grouped[at] = ((*grouped[at][0], format), chosen)
+        return grouped
+
 
 def _each(formats: tuple[str, ...], **choices: Any) -> dict[str, _Choices]:
     """The same choices for several formats."""
