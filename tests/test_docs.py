@@ -44,9 +44,9 @@ def test_the_readme_lists_every_format_and_machine() -> None:
     assert [name for name in names if f"`{name}`" not in text] == []
 
 
-def generator() -> ModuleType:
-    """docs/generate_formats.py, which is no package."""
-    spec = importlib.util.spec_from_file_location("generate_formats", ROOT / "docs" / "generate_formats.py")
+def generator(name: str = "generate_formats") -> ModuleType:
+    """A script of docs, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -56,6 +56,13 @@ def generator() -> ModuleType:
 def test_the_page_of_formats_is_what_the_catalog_says() -> None:
     module = generator()
     assert module.PAGE.read_text(encoding="utf-8") == module.page(), "run python docs/generate_formats.py"
+
+
+def test_the_page_of_presets_is_what_the_presets_say() -> None:
+    module = generator("generate_presets")
+    page = module.PAGE.read_text(encoding="utf-8")
+    assert page == module.page(), "run python docs/generate_presets.py"
+    assert [name for name in sparq_sim.presets() if f"| `{name}` |" not in page] == []
 
 
 def test_the_page_of_formats_lists_every_nan() -> None:

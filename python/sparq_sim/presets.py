@@ -131,7 +131,9 @@ _ALL = (
         formats=_MX,
         choices={"scale_rule": "floor", "rounding": "nearest_even", "overflow": "saturate", "nonfinite": "poison"},
         source="OCP Microscaling Formats (MX) v1.0, 6.3",
-        notes="What the specification leaves open is as docs/numerics.md says.",
+        evidence="documented",
+        notes="What the specification leaves open is as docs/numerics.md says. torchao main and the kernel of microxcaling "
+        "make the same of every recorded row.",
     ),
     *map(_torchao_018, ("floor", "rceil", "ceil", "even")),
     *map(_torchao_main, ("floor", "rceil", "ceil", "even")),
