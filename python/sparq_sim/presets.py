@@ -132,8 +132,8 @@ _ALL = (
         choices={"scale_rule": "floor", "rounding": "nearest_even", "overflow": "saturate", "nonfinite": "poison"},
         source="OCP Microscaling Formats (MX) v1.0, 6.3",
         evidence="documented",
-        notes="What the specification leaves open is as docs/numerics.md says. torchao main and the kernel of microxcaling "
-        "make the same of every recorded row.",
+        notes="What the specification leaves open is as docs/numerics.md says. torchao main and the kernel of "
+        "microxcaling make the same of every recorded row.",
     ),
     *map(_torchao_018, ("floor", "rceil", "ceil", "even")),
     *map(_torchao_main, ("floor", "rceil", "ceil", "even")),
