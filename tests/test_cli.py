@@ -58,6 +58,31 @@ def test_show_names_what_it_knows() -> None:
     assert "unknown format 'mxfp5'; known: mxfp8_e4m3" in sparq("show", "mxfp5", code=2).stderr
 
 
+def test_presets_are_listed_with_their_choices() -> None:
+    rows = {row["name"]: row for row in table("presets")}
+    assert list(rows) == list(sq.presets())
+    for name, preset in sq.presets().items():
+        assert tuple(rows[name]["formats"]) == preset.formats
+        for format in preset.formats:
+            assert {**rows[name]["choices"], **rows[name]["by_format"].get(format, {})} == preset.choices_for(format)
+    assert "quark-0.13/even" in sparq("presets").stdout and "even_bits=8" in sparq("presets").stdout
+
+
+def test_show_takes_a_preset() -> None:
+    shown = table("show", "mxint8", "--like", "quark-0.13/even")["format"]
+    assert shown["scale_rule"] == "even" and shown["choices"] == {"even_bits": 8, "scale_minimum": 7}
+    assert "says nothing of hbfp8; formats: mxfp4" in sparq("show", "hbfp8", "--like", "ocp", code=2).stderr
+    assert "presets choose for formats" in sparq("show", "e4m3", "--like", "ocp", code=2).stderr
+
+
+def test_emulate_takes_a_preset_and_choices_override_it(tmp_path: Path, weights: np.ndarray) -> None:
+    np.save(tmp_path / "in.npy", weights)
+    common = ("emulate", tmp_path / "in.npy", "-f", "mxfp4", "-o", tmp_path / "out.npy", "--like", "torchao-main/rceil")
+    assert table(*common)["digest"] == sq.spec("mxfp4", scale_rule="rceil").digest
+    assert np.load(tmp_path / "out.npy").tobytes() == sq.emulate(weights, "mxfp4", scale_rule="rceil").tobytes()
+    assert table(*common, "--choice", "scale_rule=ceil")["digest"] == sq.spec("mxfp4", scale_rule="ceil").digest
+
+
 def test_emulate_writes_what_emulate_returns(tmp_path: Path, weights: np.ndarray) -> None:
     np.save(tmp_path / "in.npy", weights)
     rows = table("emulate", tmp_path / "in.npy", "-f", "mxfp4", "-o", tmp_path / "out.npy", "--sparsity", "2:4")

@@ -53,10 +53,15 @@ def generator(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["generate_formats", "generate_witnesses"])
+@pytest.mark.parametrize("name", ["generate_formats", "generate_witnesses", "generate_presets"])
 def test_a_written_page_is_what_its_script_writes(name: str) -> None:
     module = generator(name)
     assert module.PAGE.read_text(encoding="utf-8") == module.page(), f"run python docs/{name}.py"
+
+
+def test_the_page_of_presets_has_them_all() -> None:
+    page = generator("generate_presets").PAGE.read_text(encoding="utf-8")
+    assert [name for name in sparq_sim.presets() if f"| `{name}` |" not in page] == []
 
 
 def test_the_page_of_formats_lists_every_nan() -> None:

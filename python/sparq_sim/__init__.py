@@ -9,6 +9,7 @@ from sparq_sim.events import Events
 from sparq_sim.formats import Format, Spec, conversions, datapaths, elements, formats, spec
 from sparq_sim.layers import linear
 from sparq_sim.matmul import matmul
+from sparq_sim.presets import Preset, find_preset, presets
 from sparq_sim.quantize import emulate, encode
 from sparq_sim.random import Philox, ShiftRegister
 from sparq_sim.rank import rank
@@ -32,6 +33,7 @@ __all__ = [
     "Format",
     "LayerReport",
     "Philox",
+    "Preset",
     "Ranking",
     "Report",
     "ScaleLevel",
@@ -46,9 +48,11 @@ __all__ = [
     "elements",
     "emulate",
     "encode",
+    "find_preset",
     "formats",
     "linear",
     "matmul",
+    "presets",
     "rank",
     "simulate",
     "sparsify",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from sparq_sim import files, ranking_plot
 from sparq_sim._core import ScaleLevel
 from sparq_sim.compare import snr_db
 from sparq_sim.formats import Element, Format, Spec, block_text
+from sparq_sim.presets import Preset
 from sparq_sim.rank import rank_tensors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=sq.__doc__)
@@ -28,6 +29,7 @@ _log = Console(stderr=True)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Threads = Annotated[int | None, typer.Option(help="Threads to use; results never depend on it.")]
+Like = Annotated[str | None, typer.Option(help="A preset, such as torchao-main/rceil; --choice overrides it.")]
 
 
 def _print_json(data: Any) -> None:
@@ -88,15 +90,51 @@ def formats(as_json: JsonFlag = False) -> None:
     return None
 
 
-def _element_of(name: str) -> tuple[Element, Format | None]:
+def _choices_text(choices: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={word}" for name, word in choices.items())
+
+
+@app.command()
+def presets(as_json: JsonFlag = False) -> None:
+    """List the presets: what other libraries and machines choose, for --like."""
+    made = sq.presets().values()
+    if as_json:
+        return _print_json([_preset_row(preset) for preset in made])
+    table = Table(title="presets", title_justify="left")
+    for name in ("name", "evidence", "formats", "choices"):
+        table.add_column(name, no_wrap=name in ("name", "evidence"))
+    for preset in made:
+        for i, (names, choices) in enumerate(preset.groups()):
+            first = ("", "") if i else (preset.name, preset.evidence)
+            table.add_row(*first, " ".join(names), _choices_text(choices))
+    _out.print(table)
+    return None
+
+
+def _preset_row(preset: Preset) -> dict[str, Any]:
+    return {
+        "name": preset.name,
+        "formats": list(preset.formats),
+        "choices": dict(preset.choices),
+        "by_format": {name: dict(choices) for name, choices in preset.by_format.items()},
+        "source": preset.source,
+        "evidence": preset.evidence,
+        "notes": preset.notes,
+    }
+
+
+def _element_of(name: str, like: str | None) -> tuple[Element, Format | None]:
     """An element by its own name, or that of a format."""
     elements = sq.elements()
     if name in elements and name not in sq.formats():
+        if like is not None:
+            raise ValueError(f"--like {like}: {name} is an element; presets choose for formats")
         return elements[name], None
     try:
         format_ = sq.spec(name).format
     except ValueError as error:
         raise ValueError(f"{error}; elements: {', '.join(elements)}") from None
+    format_ = sq.spec(format_, like=like).format
     return next(e for e in elements.values() if e.record == format_.element), format_
 
 
@@ -116,10 +154,11 @@ def _code_text(element: Element, code: int) -> str:
 @app.command()
 def show(
     format: Annotated[str, typer.Argument(help="A format or an element, such as mxfp4 or e4m3.")],
+    like: Like = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Show a format: its fields, its bits and the value of every code (of up to 8 bits)."""
-    element, format_ = _element_of(format)
+    element, format_ = _element_of(format, like)
     record = element.record
     fields: dict[str, Any] = {
         **record.to_dict(),
@@ -136,7 +175,7 @@ def show(
     if format_ is not None:
         table = Table(title=f"{format_.name}: {format_.source}", title_justify="left", show_header=False)
         for key, value in _format_row(format_).items():
-            words = " ".join(f"{name}={word}" for name, word in value.items()) if isinstance(value, dict) else value
+            words = _choices_text(value) if isinstance(value, dict) else value
             table.add_row(key.replace("_", " "), "" if words is None else str(words))
         _out.print(table)
     title = f"element {element.name}: {element.source} ({element.evidence})"
@@ -188,6 +227,7 @@ def emulate(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write, with one of the same suffixes.")],
     axis: Annotated[int, typer.Option(help="Reduction axis.")] = -1,
     sparsity: Annotated[str | None, typer.Option(help="An N:M pattern, such as 2:4.")] = None,
+    like: Like = None,
     choice: Annotated[list[str] | None, typer.Option(help="name=word, such as scale_rule=rceil; repeatable.")] = None,
     inexact: Annotated[str | None, typer.Option(help="error or round.")] = None,
     seed: Annotated[
@@ -197,7 +237,7 @@ def emulate(
     as_json: JsonFlag = False,
 ) -> None:
     """Write the values that every tensor of a file has after encoding and decoding."""
-    spec = sq.spec(format, axis=axis, sparsity=sparsity, **_choices(choice or []))
+    spec = sq.spec(format, axis=axis, sparsity=sparsity, like=like, **_choices(choice or []))
     if spec.conversion.rounding == "stochastic" and seed is None:
         raise ValueError("--choice rounding=stochastic needs --seed")
     if not output.parent.is_dir():

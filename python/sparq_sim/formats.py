@@ -13,6 +13,7 @@ import numpy as np
 
 from sparq_sim import _core
 from sparq_sim._core import BlockFormat, Conversion, Datapath, ElementFormat, ScaleLevel, Sparsity
+from sparq_sim.presets import find_preset
 
 #: Version of the JSON that `Spec.to_json` writes; others are refused.
 SPEC_VERSION = 1
@@ -376,6 +377,7 @@ def spec(
     axis: int | None = None,
     sparsity: str | Sparsity | None = None,
     order: str | None = None,
+    like: str | None = None,
     **choices: Any,
 ) -> Spec:
     """A `Spec` from a name, a `Format` or another spec, with choices.
@@ -385,6 +387,8 @@ def spec(
         axis: the reduction axis, along which blocks and N:M groups run; default -1.
         sparsity: ``"N:M"`` or None.
         order: ``"sparsify_first"`` (default) or ``"quantize_first"``.
+        like: a preset of `presets()`, whose choices are made first; others then override them. The spec holds what
+            was chosen, and not the name.
         choices: ``block`` (elements, ``"row"``, ``"tensor"``, or (lines, elements) of a tile), ``ties``, and every
             field of `Conversion`: ``rounding``, ``overflow``, ``scale_rule``, ``scale_rounding``, ``scale_minimum``
             and ``zero_scale`` (scale codes), ``divisor``, ``even_bits``, ``scale_apply``, ``nonfinite``,
@@ -392,12 +396,17 @@ def spec(
             ``random_bits`` (1 to 22). The words are in `conversions()`, their meaning in docs/numerics.md.
 
     Raises:
-        ValueError: an unknown name or word, or a combination that means nothing, with the reason.
+        ValueError: an unknown name or word, a format of which the preset says nothing, or a combination that means
+            nothing, with the reason.
         TypeError: an unknown choice.
 
     >>> import sparq_sim as sq
     >>> print(sq.spec("mxfp4", block=16, scale_rule="rceil", sparsity="2:4"))
     mxfp4 block=16 rounding=nearest_even overflow=saturate scale_rule=rceil sparsity=2:4 ...
+    >>> sq.spec("mxfp8", like="compressed-tensors-0.20") == sq.spec(
+    ...     "mxfp8", scale_rule="even", even_bits=1, signed_zero="underflow"
+    ... )
+    True
     """
     if isinstance(format, Spec):
         base = format
@@ -411,6 +420,9 @@ def spec(
         if name not in _CHOICES:
             raise TypeError(f"unknown choice {name!r}; choices: {', '.join(_CHOICES)}")
     record = base.format
+    if like is not None:
+        given = {name: word for name, word in choices.items() if word is not None}
+        choices = find_preset(like).choices_for(record.name) | given
     if choices.get("block") is not None:
         record = _with_block(record, choices["block"])
     chosen = {name: choices[name] for name in _CONVERSION_CHOICES if choices.get(name) is not None}

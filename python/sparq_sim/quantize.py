@@ -276,7 +276,7 @@ def emulate(
             the contents of a separate `out` are unspecified.
         events: an `Events` to add counts to.
         threads: threads to use; default by size. Results never depend on it.
-        choices: see `spec`.
+        choices: see `spec`; ``like`` is one of them.
 
     Returns:
         An array or tensor of the kind, device and shape of x.
