@@ -49,10 +49,20 @@ enum class ScaleRule : std::uint8_t { floor, ceil, rceil, even, nearest, fit, ms
 static constexpr bool searches(ScaleRule rule) { return rule == ScaleRule::mse || rule == ScaleRule::mae; }
 
 // What NaN and Inf do to a block, or become themselves (section 5).
-enum class NonFinite : std::uint8_t { poison, keep, ignore, largest, error };
+enum class NonFinite : std::uint8_t { poison, keep, ignore, largest, zero, error };
+
+// Where Inf has a rule of its own (section 5): the largest float32; or an element that saturates under the scale of
+// 2^128, or under the largest one.
+enum class Infinite : std::uint8_t { same, largest, beyond, top };
+
+// Of a power of two that a rule wants and the scale format does not reach (section 3).
+enum class ScaleOverflow : std::uint8_t { clamp, nan };
+
+// By what the elements under the least power of two are divided (section 3): by it, by the next one, or by 1.
+enum class LeastScale : std::uint8_t { exact, next, one };
 
 // Which negative zeros there are (section 2).
-enum class SignedZero : std::uint8_t { keep, drop, underflow };
+enum class SignedZero : std::uint8_t { keep, drop, underflow, negative };
 
 // Of numbers below the smallest normal one (section 2).
 enum class Subnormals : std::uint8_t { keep, flush };
@@ -92,6 +102,9 @@ struct Conversion {
   Stochastic stochastic = Stochastic::a;                       // of stochastic rounding only, like the next
   int random_bits = 16;
   NonFinite nonfinite = NonFinite::poison;
+  Infinite infinite = Infinite::same;
+  ScaleOverflow scale_overflow = ScaleOverflow::clamp;
+  LeastScale least_scale = LeastScale::exact;
   SignedZero signed_zero = SignedZero::keep;
   Subnormals subnormals = Subnormals::keep;        // of elements
   Subnormals input_subnormals = Subnormals::keep;  // below 2^-126

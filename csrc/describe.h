@@ -98,17 +98,34 @@ struct Words<ScaleRule> {
 template <>
 struct Words<NonFinite> {
   static constexpr std::string_view what = "nonfinite";
-  static constexpr Word<NonFinite> list[] = {{"poison", NonFinite::poison},
-                                             {"keep", NonFinite::keep},
-                                             {"ignore", NonFinite::ignore},
-                                             {"largest", NonFinite::largest},
-                                             {"error", NonFinite::error}};
+  static constexpr Word<NonFinite> list[] = {{"poison", NonFinite::poison}, {"keep", NonFinite::keep},
+                                             {"ignore", NonFinite::ignore}, {"largest", NonFinite::largest},
+                                             {"zero", NonFinite::zero},     {"error", NonFinite::error}};
+};
+template <>
+struct Words<Infinite> {
+  static constexpr std::string_view what = "infinite";
+  static constexpr Word<Infinite> list[] = {
+      {"same", Infinite::same}, {"largest", Infinite::largest}, {"beyond", Infinite::beyond}, {"top", Infinite::top}};
+};
+template <>
+struct Words<ScaleOverflow> {
+  static constexpr std::string_view what = "scale_overflow";
+  static constexpr Word<ScaleOverflow> list[] = {{"clamp", ScaleOverflow::clamp}, {"nan", ScaleOverflow::nan}};
+};
+template <>
+struct Words<LeastScale> {
+  static constexpr std::string_view what = "least_scale";
+  static constexpr Word<LeastScale> list[] = {
+      {"exact", LeastScale::exact}, {"next", LeastScale::next}, {"one", LeastScale::one}};
 };
 template <>
 struct Words<SignedZero> {
   static constexpr std::string_view what = "signed_zero";
-  static constexpr Word<SignedZero> list[] = {
-      {"keep", SignedZero::keep}, {"drop", SignedZero::drop}, {"underflow", SignedZero::underflow}};
+  static constexpr Word<SignedZero> list[] = {{"keep", SignedZero::keep},
+                                              {"drop", SignedZero::drop},
+                                              {"underflow", SignedZero::underflow},
+                                              {"negative", SignedZero::negative}};
 };
 template <>
 struct Words<Subnormals> {
@@ -214,6 +231,9 @@ struct Fields<Conversion> {
       Field{"stochastic", &Conversion::stochastic, "how a fraction meets random bits (stochastic rounding)"},
       Field{"random_bits", &Conversion::random_bits, "random bits of an element (stochastic rounding)"},
       Field{"nonfinite", &Conversion::nonfinite, "what NaN and Inf do to a block, or become"},
+      Field{"infinite", &Conversion::infinite, "what Inf does where NaN does another thing"},
+      Field{"scale_overflow", &Conversion::scale_overflow, "of a power of two beyond the scale format"},
+      Field{"least_scale", &Conversion::least_scale, "what elements under the least power of two are divided by"},
       Field{"signed_zero", &Conversion::signed_zero, "which negative zeros there are"},
       Field{"subnormals", &Conversion::subnormals, "of elements"},
       Field{"input_subnormals", &Conversion::input_subnormals, "of float32 input: magnitudes below 2^-126"},

@@ -31,9 +31,15 @@ using ScalePlanes = std::array<ScalePlane, max_levels>;
 // What happens to input before anything is scaled (docs/numerics.md section 2).
 struct Prepare {
   bool to_fp32 = false, to_bf16 = false, cut_to_bf16 = false, flush = false, no_negative_zero = false,
-       to_largest = false;
+       negative_zero = false;
+  bool to_largest = false, to_zero = false;  // what is no number
+  bool infinite_to_largest = false;
 
-  constexpr bool any() const { return to_fp32 || to_bf16 || cut_to_bf16 || flush || no_negative_zero || to_largest; }
+  constexpr bool replaces() const { return to_largest || to_zero || infinite_to_largest; }
+
+  constexpr bool any() const {
+    return to_fp32 || to_bf16 || cut_to_bf16 || flush || no_negative_zero || negative_zero || replaces();
+  }
 };
 
 // A tapered element as the kernels see it (docs/numerics.md section 1).
@@ -73,6 +79,12 @@ struct QuantizeJob {
   // Derived from format.element and conversion.
   Prepare prepare;
   bool skip_nonfinite = false;  // scales are those of the finite elements
+  // A block with Inf, and no NaN, has a scale: that of 2^128, or the largest.
+  bool infinite_counts = false, infinite_is_top = false;
+  bool overflow_poisons = false;  // an exponent beyond scale_max, or beyond `poison_above` for amax rounded to 2^128
+  int poison_above = 0;
+  bool shifts_least = false;  // elements under the least scale are rounded under that of least_exponent
+  int least_exponent = 0;
   bool flush_elements = false, full_range = false;
   int mantissa_bits = 0, min_exponent = 0, top_exponent = 0;
   std::uint32_t top_significand = 0;  // largest finite magnitude = top_significand * 2^top_exponent

@@ -44,6 +44,9 @@ class Choices:
     """Choices of sections 2 to 5 besides the rounding, the overflow and the scale rule."""
 
     nonfinite: str = "poison"
+    infinite: str = "same"
+    scale_overflow: str = "clamp"
+    least_scale: str = "exact"
     signed_zero: str = "keep"
     subnormals: str = "keep"
     input_subnormals: str = "keep"
@@ -66,6 +69,11 @@ class Choices:
     def skips(self) -> bool:
         """Scales are those of the finite elements."""
         return self.nonfinite in ("keep", "ignore")
+
+    def spoils(self, elements: Sequence[Number]) -> bool:
+        """Whether what is no number among the elements of a block poisons it (section 5)."""
+        kinds = {v.kind for v in elements} - {"finite"}
+        return bool(kinds) and not self.skips and not (kinds == {"infinite"} and self.infinite in ("beyond", "top"))
 
 
 class RefusedError(ValueError):
@@ -759,6 +767,26 @@ def power_of_two_scale_code(scale: Element, exponent: int, minimum: int = 0) -> 
     return min(max(exponent + scale.bias, minimum), scale.largest_code)
 
 
+def _infinite_scale(fmt: BlockFormat, scale_rule: str, scale_minimum: int, how: Choices) -> int:
+    """The scale of a block with Inf and no NaN, where it has one (section 5)."""
+    assert fmt.scale is not None
+    if how.infinite == "top":
+        return fmt.scale.largest_code
+    top = floor_log2(how.divisor) if scale_rule == "rceil" and how.divisor is not None else fmt.element.emax
+    return power_of_two_scale_code(fmt.scale, 128 - top, scale_minimum)
+
+
+def _is_beyond(fmt: BlockFormat, scale_rule: str, amax: Fraction, how: Choices) -> bool:
+    """Whether a rule wants a power of two that has no code, or `even` rounds amax to 2^128, where that is NaN."""
+    assert fmt.scale is not None
+    if how.scale_overflow == "clamp":
+        return False
+    wanted = scale_exponent(fmt.element, amax, scale_rule, how)
+    return wanted > fmt.scale.largest_code - fmt.scale.bias or (
+        scale_rule == "even" and wanted + fmt.element.emax > 127
+    )
+
+
 def _quotient(
     fmt: BlockFormat, scale_rule: str, amax: Fraction, outer: int | None, how: Choices, above: Fraction = Fraction(1)
 ) -> Number:
@@ -1027,7 +1055,10 @@ def _scaled_element(fmt: BlockFormat, above: Above, x: Number, how: Choices = Ch
         return replace(x, negative=x.negative != turned)
     moved = power_of_two(-above.shift)
     if not fmt.has_float_scale:
-        return Number("finite", x.magnitude / decode(fmt.scale, above.scale).magnitude * moved, x.negative)
+        power = decode(fmt.scale, above.scale).magnitude
+        if above.scale == 0 and how.least_scale != "exact":
+            power = 2 * power if how.least_scale == "next" else Fraction(1)
+        return Number("finite", x.magnitude / power * moved, x.negative)
     factor = factor_of(fmt, above) if above.quotient is None else above.quotient
     negative = x.negative != factor.negative
     if above.quotient is not None and factor.is_zero:
@@ -1100,7 +1131,9 @@ def prepared(x: Number, how: Choices) -> Number:
         x = replace(x, magnitude=min(rounded_magnitude(bf16, x.magnitude, TOWARD_ZERO), bf16.largest))
     if how.input_subnormals == "flush" and x.is_finite and x.magnitude < power_of_two(-126):
         x = replace(x, magnitude=Fraction(0))
-    return POSITIVE_ZERO if how.signed_zero == "underflow" and x.is_zero else x
+    if x.is_zero and how.signed_zero in ("underflow", "negative"):
+        return POSITIVE_ZERO if how.signed_zero == "underflow" else NEGATIVE_ZERO
+    return x
 
 
 def _second_code(
@@ -1141,9 +1174,12 @@ def _error(
     return total
 
 
-def as_largest(x: Number, how: Choices) -> Number:
-    """What is no number as a large one, where that is asked for (section 5)."""
-    if x.is_finite or how.nonfinite != "largest":
+def as_number(x: Number, how: Choices) -> Number:
+    """What is no number as zero or a large number, where that is asked for (section 5)."""
+    if not x.is_finite and how.nonfinite == "zero":
+        return POSITIVE_ZERO
+    large = how.nonfinite == "largest" or (x.kind == "infinite" and how.infinite == "largest")
+    if x.is_finite or not large:
         return x
     return Number("finite", FP32.largest, x.kind == "infinite" and x.negative)
 
@@ -1229,7 +1265,7 @@ def quantize_tensor(
     unnumbered = sum(not v.is_finite for line in x for v in line)
     if unnumbered and how.nonfinite == "error":
         raise RefusedError("NaN or Inf")
-    x = [[as_largest(v, how) for v in line] for line in x]
+    x = [[as_number(v, how) for v in line] for line in x]
     was_zero = [[v.is_zero for v in line] for line in x]
 
     lengths = [len(line) for line in x]
@@ -1264,7 +1300,7 @@ def quantize_tensor(
                 above_of |= {place: Above() for place in places}
                 continue
             elements = [x[line][i] for line, i in places]
-            bad = not how.skips and any(not v.is_finite for v in elements)
+            bad = how.spoils(elements)
             outside = above_of.get(places[0], Above()) if places else Above()
             lost = outside.outer is not None and decode(FP32, outside.outer).kind == "nan"
             quotient: Number | None = None
@@ -1278,15 +1314,27 @@ def quantize_tensor(
                 amax = max((v.magnitude for v in elements if v.is_finite), default=Fraction(0))
                 zero_blocks += amax == 0
                 floor_first = "floor" if scale_rule in (FIT, MSE, MAE) else scale_rule
-                scale_code = _computed_scale(
-                    fmt, fmt.scale, floor_first, scale_rounding, scale_minimum, amax, outside.outer, how
-                )
-                if scale_rule == FIT and amax > 0:
+                infinite = not how.skips and any(v.kind == "infinite" for v in elements)
+                if infinite:
+                    scale_code = _infinite_scale(fmt, scale_rule, scale_minimum, how)
+                    zero_blocks -= amax == 0
+                elif amax > 0 and _is_beyond(fmt, floor_first, amax, how):
+                    assert fmt.scale.nan_code is not None
+                    scale_code = fmt.scale.nan_code
+                else:
+                    scale_code = _computed_scale(
+                        fmt, fmt.scale, floor_first, scale_rounding, scale_minimum, amax, outside.outer, how
+                    )
+                number = not infinite and decode(fmt.scale, scale_code).kind != "nan"
+                if scale_rule == FIT and amax > 0 and number:
                     scaled = [_scaled_element(fmt, Above(scale=scale_code), v) for v in elements if v.is_finite]
                     tops = [(rounded_magnitude(element, v.magnitude, rounding, v.negative), v) for v in scaled]
                     if any(size > _largest(element, v.negative, how) for size, v in tops):
-                        scale_code = min(scale_code + 1, fmt.scale.largest_code)
-                if scale_rule in (MSE, MAE) and amax > 0:
+                        top = fmt.scale.largest_code
+                        beyond = top if how.scale_overflow == "clamp" else fmt.scale.nan_code
+                        assert beyond is not None
+                        scale_code = scale_code + 1 if scale_code < top else beyond
+                if scale_rule in (MSE, MAE) and amax > 0 and number:
                     candidates = [scale_code]
                     if is_power_of_two_scale(fmt.scale):
                         steps = (scale_code + step for step in (1, 0, -1))

@@ -14,6 +14,7 @@ import sparq_sim as sq
 from conftest import (
     Array,
     assert_same_bits,
+    assert_same_integers,
     codes_tensor,
     element_record,
     plain_format,

@@ -36,6 +36,8 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, choices: dict[str, Any
     rule = choices.get("scale_rule", fmt.scale_rule if fmt.scale_rule in (oracle.MSE, oracle.MAE) else None)
     searches = rule in (oracle.MSE, oracle.MAE)
     floats = fmt.has_float_scale and not searches
+    one_level = fmt.outer is None and not fmt.micro
+    powers = scaled and not fmt.has_float_scale and fmt.scale.nan_code is not None  # type: ignore[union-attr]
     one_short = floats and fmt.scale != oracle.FP32 and fmt.outer is None and not fmt.micro
     in_line = isinstance(fmt.block, int)
     integers = element.signedness == "twos_complement" and oracle.magnitude_of(element, 1) == 1
@@ -44,8 +46,11 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, choices: dict[str, Any
     )
     keeps = ["keep"] if element.nan_code is not None else []
     rules: list[tuple[str, list[Any], bool]] = [
-        ("nonfinite", ["poison", "ignore", "largest", "error", *keeps], True),
-        ("signed_zero", ["drop", "underflow"], True),
+        ("nonfinite", ["poison", "ignore", "largest", "zero", "error", *keeps], True),
+        ("infinite", ["beyond", "top"] if powers else ["largest"], scaled and one_level),
+        ("scale_overflow", ["nan"], powers and one_level and not searches),
+        ("least_scale", ["next", "one"], powers and alignable and not fmt.how.align_bits),
+        ("signed_zero", ["drop", "underflow", *(["negative"] if element.has_negative_zero else [])], True),
         ("subnormals", ["flush"], element.exponent_bits > 0 and not element.taper),
         ("input_subnormals", ["flush"], True),
         ("integer_range", ["full"], element.signedness == "twos_complement"),
@@ -63,6 +68,10 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, choices: dict[str, Any
         ("align_bits", [2, 6, 23], alignable),
     ]
     drawn = {name: words[rng.integers(len(words))] for name, words, able in rules if able and rng.random() < 0.3}
+    if "infinite" in drawn:
+        drawn.pop("nonfinite", None)
+    if "align_bits" in drawn:
+        drawn.pop("least_scale", None)
     if "cut_offset" in drawn:
         drawn.pop("apply_compute", None)
         drawn["scale_apply"], choices["rounding"] = "reciprocal", oracle.TOWARD_ZERO
@@ -143,6 +152,14 @@ def test_codes_scales_values_and_events_are_those_of_the_oracle(name: str, seed:
         ("nvfp4", {"zero_scale": 0}, "needed a scale code, 1 to 126"),
         ("int8", {"zero_scale": 1}, "this format has no scale codes"),
         ("int8", {"scale_rule": "nearest"}, "this format's scale is a float: use 'amax'"),
+        ("int8", {"infinite": "top"}, "infinite='top' is for one level of scales that are powers of two"),
+        ("mx9", {"infinite": "beyond"}, "infinite='beyond' is for one level of scales"),
+        ("mxfp4", {"infinite": "top", "nonfinite": "ignore"}, "leaves NaN to nonfinite='poison'"),
+        ("int8", {"scale_overflow": "nan"}, "scale_overflow='nan' is for one level of scales that are powers of two"),
+        ("mxfp4", {"scale_overflow": "nan", "scale_rule": "mse"}, "not a search"),
+        ("mxfp4", {"least_scale": "one", "scale_rule": "mse"}, "by a rule that looks at amax alone"),
+        ("int8", {"least_scale": "next"}, "least_scale='next' is for one level of scales that are powers of two"),
+        ("mxint8", {"signed_zero": "negative"}, "needs an element with a negative zero"),
         ("mxfp4", {"scale_rule": "signed_max"}, "scale_rule='signed_max' computes a float scale"),
         ("int8", {"scale_rule": "signed_max"}, "needs one level of signed short float scales"),
         ("q8_0", {"scale_rule": "signed_max"}, "integers of integer_range='full'"),
@@ -159,7 +176,7 @@ def test_codes_scales_values_and_events_are_those_of_the_oracle(name: str, seed:
         ("q4_0", {"cut_offset": 129.5}, "cut_offset must be 0, or 0.5 to 128.5"),
         ("q4_0", {"cut_offset": float("nan")}, "cut_offset must be 0, or 0.5 to 128.5"),
         ("hif8", {"subnormals": "flush"}, "a tapered element has no subnormal numbers"),
-        ("mxfp4", {"nonfinite": "poisson"}, "choose one of poison, keep, ignore, largest, error"),
+        ("mxfp4", {"nonfinite": "poisson"}, "choose one of poison, keep, ignore, largest, zero, error"),
     ],
 )
 def test_a_choice_that_means_nothing_is_refused(format: str, choices: dict[str, Any], message: str) -> None:

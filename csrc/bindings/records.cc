@@ -304,6 +304,9 @@ void bind_catalog(py::module_& module) {
   add_words(Stochastic{});
   add_words(Overflow{});
   add_words(NonFinite{});
+  add_words(Infinite{});
+  add_words(ScaleOverflow{});
+  add_words(LeastScale{});
   add_words(SignedZero{});
   add_words(Subnormals{});
   add_words(IntegerRange{});

@@ -104,6 +104,8 @@ inline bool quantize_powers(const QuantizeJob& job, const TargetFamily<C>& famil
     blocks = b + 1;
   });
   if (highest >= infinity_bits<C>) return false;
+  // The largest numbers are looked at one by one where they may have no scale, and the least scale where it is special.
+  if (job.overflow_poisons && highest >= from_float<C>(0x1p127F)) return false;
   const ScalePlane& plane = main_plane(job);
   const std::int64_t index = main_index(job, at);
   int* exponents = rows.block_exponents;
@@ -124,6 +126,7 @@ inline bool quantize_powers(const QuantizeJob& job, const TargetFamily<C>& famil
   for (std::int64_t b = 0; b < blocks; ++b) {
     const bool zero = rows.tops[b] == 0;
     outside += static_cast<int>(!zero && (exponents[b] < lowest || exponents[b] > highest_exponent));
+    outside += static_cast<int>(!zero && job.shifts_least && exponents[b] == job.scale_min);
     // A pair of subnormal numbers in such a block may have the exponent of the block.
     outside += static_cast<int>(pairs && !zero && rows.tops[b] < (Bits{1} << C::mantissa));
     zeros += zero;

@@ -61,18 +61,42 @@ __attribute__((noinline)) int searched_exponent(const QuantizeJob& job, const Ta
   return best;
 }
 
+// The elements of a block with the least scale, divided by another one: as codes, and as what they decode to.
+template <class C>
+__attribute__((noinline)) void round_under_least(const QuantizeJob& job, const Stretch<C>& s, Counts& counts) {
+  using Value = typename C::Value;
+  if (job.count) count_events<C>(job, job.least_exponent, s, counts);
+  const double power = power_of_shift<Carrier64>(job.scale_min - job.least_exponent);
+  for (std::int64_t i = 0; i < s.count; ++i) {
+    bool ignored = true;
+    const RoundedElement<Carrier64> one =
+        round_one<Carrier64>(job, as_bits<Carrier64>(static_cast<double>(as_value<C>(s.row[i]))), job.least_exponent,
+                             chance_of(job, s.chances, i), ignored);
+    const double decoded = as_value<Carrier64>(one.value) * power;
+    if (s.values != nullptr) {
+      s.values[i] = decoded == decoded ? as_bits<C>(static_cast<Value>(decoded)) : nan_bits<C>;
+      counts.inexact += static_cast<double>(as_value<C>(s.values[i])) != decoded && decoded == decoded;
+    }
+    if (s.codes != nullptr) s.codes[i] = one.code;
+    counts.refused += one.refused;
+  }
+}
+
 // Elements under one power of two, or under none.
 template <class C, Round mode>
 inline void quantize_block(const QuantizeJob& job, const TargetFamily<C>& family, const Place& at, std::int64_t index,
                            Stretch<C> s, int* shifts, Counts& counts) {
   bool finite = true;
   const typename C::Bits amax = counted_magnitude<C>(job.skip_nonfinite, s.raw, s.count, finite);
+  const bool counted = finite || job.skip_nonfinite || (job.infinite_counts && amax == infinity_bits<C>);
   if (!finite) count_nonfinite<C>(job, s.raw, s.count, counts);
   BlockScale scale;
   if (job.scale_kind != ScaleKind::none) {
     scale = block_scale<C>(job, index, amax, 1, counts);
     if (job.conversion.scale_rule == ScaleRule::fit && !main_plane(job).given && amax < infinity_bits<C> && amax != 0) {
       scale.exponent = fitting_exponent<C>(job, s.raw, s.count, scale.exponent);
+      scale.poisoned |= scale.exponent > job.scale_max && job.overflow_poisons;
+      scale.exponent = smaller(scale.exponent, job.scale_max);
       store_scale(job, index, scale);
     }
     if (searches(job.conversion.scale_rule) && !main_plane(job).given && !scale.poisoned && amax != 0 &&
@@ -80,9 +104,8 @@ inline void quantize_block(const QuantizeJob& job, const TargetFamily<C>& family
       scale.exponent = searched_exponent<C, mode>(job, family, scale.exponent, finite, s);
       store_scale(job, index, scale);
     }
-    const bool spoilt = !finite && !job.skip_nonfinite;
-    counts.refused += spoilt && !scale.poisoned;  // below a given scale that is a number
-    scale.poisoned |= spoilt;
+    counts.refused += !counted && !scale.poisoned;  // below a given scale that is a number
+    scale.poisoned |= !counted;
     if (job.levels > 1) {
       micro_shifts<C>(job, at.batch, at.line, at.first, s.raw, s.count, scale, shifts);
       s.shifts = shifts;
@@ -90,6 +113,7 @@ inline void quantize_block(const QuantizeJob& job, const TargetFamily<C>& family
     if (scale.poisoned) return fill_poisoned<C>(s.count, s.values, s.codes);
     if (amax == 0 && finite) return fill_signed_zeros<C>(job, s.raw, s.count, s.values, s.codes);
   }
+  if (job.shifts_least && scale.exponent == job.scale_min) return round_under_least<C>(job, s, counts);
   const int exponent = scale.exponent + job.reach;
   if (job.conversion.align_bits > 0) return round_aligned<C, mode>(job, family, exponent, finite, s, counts);
   if (job.count) count_events<C>(job, exponent, s, counts);
@@ -125,13 +149,19 @@ inline void quantize_row(const QuantizeJob& job, const TargetFamily<C>& family, 
     row = rows.input;
   }
   if (job.prepare.any()) {
-    Prepare how = job.prepare;
-    how.to_largest = false;
+    const Prepare& all = job.prepare;
+    Prepare how = all;
+    how.to_largest = how.to_zero = how.infinite_to_largest = false;
     prepare_row<C>(how, row, t.length, rows.input);
     row = rows.input;
-    if (job.prepare.to_largest) {
-      count_nonfinite<C>(job, row, t.length, counts);
-      prepare_row<C>({.to_largest = true}, row, t.length, rows.input);
+    if (all.replaces()) {
+      const Bits last = all.to_largest || all.to_zero ? ~sign_mask<C> : infinity_bits<C>;  // of what is replaced
+      for (std::int64_t i = 0; job.count && i < t.length; ++i) {
+        const Bits magnitude = row[i] & ~sign_mask<C>;
+        counts.nonfinite += magnitude >= infinity_bits<C> && magnitude <= last;
+      }
+      how = {.to_largest = all.to_largest, .to_zero = all.to_zero, .infinite_to_largest = all.infinite_to_largest};
+      prepare_row<C>(how, row, t.length, rows.input);
     }
   }
 
@@ -255,11 +285,9 @@ inline void amax_tiles(const AmaxJob& job, std::int64_t first, std::int64_t last
       for (std::int64_t start = 0; start < t.length; start += job.cell, ++to) {
         const std::int64_t n = smaller(job.cell, t.length - start);
         if (by_narrow)
-          *to = as_value<Narrow>(smaller(counted_magnitude<Narrow>(job.skip_nonfinite, narrow_row + start, n, ignored),
-                                         infinity_bits<Narrow>));
+          *to = as_value<Narrow>(counted_magnitude<Narrow>(job.skip_nonfinite, narrow_row + start, n, ignored));
         else
-          *to = as_value<Wide>(
-              smaller(counted_magnitude<Wide>(job.skip_nonfinite, wide_row + start, n, ignored), infinity_bits<Wide>));
+          *to = as_value<Wide>(counted_magnitude<Wide>(job.skip_nonfinite, wide_row + start, n, ignored));
       }
     }
   }

@@ -74,12 +74,14 @@ inline void prepare_row(const Prepare& how, const typename C::Bits* from, std::i
   const Bits smallest = static_cast<Bits>(C::bias - 126) << C::mantissa;
   const Bits below = how.flush ? smallest : 0;
   const Bits zero_sign = how.no_negative_zero ? 0 : sign_mask<C>;
-  const Bits top = how.to_largest ? from_float<C>(0x1.fffffep127F) : ~Bits{0};
+  const Bits of_zeros = how.negative_zero ? sign_mask<C> : 0;
+  const Bits top = from_float<C>(0x1.fffffep127F);
   for (std::int64_t i = 0; i < count; ++i) {
     const Bits sign = from[i] & sign_mask<C>, magnitude = from[i] ^ sign;
-    const bool number = magnitude < infinity_bits<C>;
-    const Bits kept = magnitude == 0 || magnitude < below ? sign & zero_sign : sign | magnitude;
-    const Bits replaced = how.to_largest ? top | (magnitude == infinity_bits<C> ? sign : 0) : from[i];
+    const bool number = magnitude < infinity_bits<C>, infinite = magnitude == infinity_bits<C>;
+    const Bits kept = magnitude == 0 || magnitude < below ? (sign & zero_sign) | of_zeros : sign | magnitude;
+    Bits replaced = how.to_largest ? top | (infinite ? sign : 0) : how.to_zero ? 0 : from[i];
+    if (how.infinite_to_largest && infinite) replaced = top | sign;
     to[i] = number ? kept : replaced;
   }
 }
@@ -236,20 +238,24 @@ inline int fitting_exponent(const QuantizeJob& job, const typename C::Bits* row,
   bool exact = true;
   const bool saturates = round_one<C>(job, positive, exponent, 0, exact).saturated ||
                          round_one<C>(job, negative | sign_mask<C>, exponent, 0, exact).saturated;
-  return saturates ? smaller(exponent + 1, job.scale_max) : exponent;
+  return saturates ? exponent + 1 : exponent;
 }
 
 // The scale of a block whose largest magnitude is `amax`, below an outer scale that is a number, stored.
 template <class C>
 inline BlockScale make_scale(const QuantizeJob& job, std::int64_t index, typename C::Bits amax, float outer,
                              Counts& counts) {
-  const bool finite = amax < infinity_bits<C>;
+  const bool finite = amax < infinity_bits<C>, counted = finite || (job.infinite_counts && amax == infinity_bits<C>);
   BlockScale scale;
-  scale.poisoned = !finite;
+  scale.poisoned = !counted;
   if (job.scale_kind == ScaleKind::power_of_two) {
     scale.exponent = job.zero_exponent;
-    if (finite && amax != 0)
-      scale.exponent = smaller(larger(wanted_exponent<C>(job, amax), job.scale_low), job.scale_max);
+    if (counted && amax != 0) {
+      const int of_infinite = job.infinite_is_top ? job.scale_max : 128 - job.scale_shift;
+      const int wanted = finite ? wanted_exponent<C>(job, amax) : of_infinite;
+      scale.exponent = smaller(larger(wanted, job.scale_low), job.scale_max);
+      scale.poisoned = finite && job.overflow_poisons && wanted > job.poison_above;
+    }
   } else if (finite) {
     scale.factor = float_scale(job, static_cast<float>(as_value<C>(amax)), outer);
   }

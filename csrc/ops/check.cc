@@ -140,6 +140,30 @@ std::string check_scale_choices(const BlockFormat& format, const Conversion& how
   return {};
 }
 
+// Choices about the ends of the range of powers of two.
+std::string check_range_choices(const BlockFormat& format, const Conversion& how) {
+  const bool powers = scale_kind(format) == ScaleKind::power_of_two, single = powers && format.level_count == 1;
+  const bool counts = how.infinite == Infinite::beyond || how.infinite == Infinite::top;
+  if (counts && !single)
+    return said("infinite", word_of(how.infinite)) + " is for one level of scales that are powers of two";
+  if (counts && how.nonfinite != NonFinite::poison)
+    return said("infinite", word_of(how.infinite)) + " leaves NaN to nonfinite='poison'";
+  const NonFinite other = how.nonfinite;
+  if (how.infinite != Infinite::same &&
+      (other == NonFinite::largest || other == NonFinite::zero || other == NonFinite::error))
+    return said("infinite", word_of(how.infinite)) + " and " + said("nonfinite", word_of(other)) +
+           " both say what Inf is";
+  if (how.scale_overflow == ScaleOverflow::nan && (!single || !has_nan(main_scale(format).format)))
+    return "scale_overflow='nan' is for one level of scales that are powers of two, with a NaN";
+  const bool looks = how.scale_rule == ScaleRule::fit || searches(how.scale_rule);
+  if (how.scale_overflow == ScaleOverflow::nan && searches(how.scale_rule))
+    return "scale_overflow='nan' needs a rule that wants one power of two, not a search";
+  if (how.least_scale != LeastScale::exact && (!single || looks || how.align_bits != 0))
+    return said("least_scale", word_of(how.least_scale)) +
+           " is for one level of scales that are powers of two, by a rule that looks at amax alone, without align_bits";
+  return {};
+}
+
 // Choices that only float scales know.
 std::string check_float_choices(const BlockFormat& format, const Conversion& how) {
   const bool floating = scale_kind(format) == ScaleKind::floating;
@@ -173,6 +197,8 @@ std::string check_float_choices(const BlockFormat& format, const Conversion& how
 
 // Choices about elements that the format may not know.
 std::string check_element_choices(const ElementFormat& element, const Conversion& how) {
+  if (how.signed_zero == SignedZero::negative && !has_negative_zero(element))
+    return "signed_zero='negative' needs an element with a negative zero: " + describe(element);
   if (how.nonfinite == NonFinite::keep && !has_nan(element))
     return "nonfinite='keep' needs an element with NaN: " + describe(element);
   if (how.subnormals == Subnormals::flush && element.taper > 0)
@@ -203,6 +229,7 @@ std::string check_conversion(const BlockFormat& format, const Conversion& conver
            "' computes a float scale, and this format's scale is a power of two: use floor, ceil, "
            "rceil, even, nearest, fit, mse or mae";
   if (std::string error = check_scale_choices(format, conversion); !error.empty()) return error;
+  if (std::string error = check_range_choices(format, conversion); !error.empty()) return error;
   if (std::string error = check_float_choices(format, conversion); !error.empty()) return error;
   if (std::string error = check_element_choices(format.element, conversion); !error.empty()) return error;
   const bool short_scale = format.level_count > 0 && is_short_float_scale(main_scale(format).format);

@@ -94,9 +94,17 @@ void derive(QuantizeJob& job) {
   job.code_mask = magnitude_mask(e) | sign_bit(e);
   job.twos_complement = e.signedness == Signedness::twos_complement;
   job.negative_zero = has_negative_zero(e) && how.signed_zero != SignedZero::drop;
-  job.prepare = {how.amax_exponent == AmaxExponent::log2,       how.preround == Prerounding::bf16,
-                 how.preround == Prerounding::bf16_toward_zero, how.input_subnormals == Subnormals::flush,
-                 how.signed_zero == SignedZero::underflow,      how.nonfinite == NonFinite::largest};
+  job.prepare = {.to_fp32 = how.amax_exponent == AmaxExponent::log2,
+                 .to_bf16 = how.preround == Prerounding::bf16,
+                 .cut_to_bf16 = how.preround == Prerounding::bf16_toward_zero,
+                 .flush = how.input_subnormals == Subnormals::flush,
+                 .no_negative_zero = how.signed_zero == SignedZero::underflow,
+                 .negative_zero = how.signed_zero == SignedZero::negative,
+                 .to_largest = how.nonfinite == NonFinite::largest,
+                 .to_zero = how.nonfinite == NonFinite::zero,
+                 .infinite_to_largest = how.infinite == Infinite::largest};
+  job.infinite_is_top = how.infinite == Infinite::top;
+  job.infinite_counts = how.infinite == Infinite::beyond || job.infinite_is_top;
   job.skip_nonfinite = how.nonfinite == NonFinite::keep || how.nonfinite == NonFinite::ignore;
   job.flush_elements = how.subnormals == Subnormals::flush;
   job.full_range = how.integer_range == IntegerRange::full;
@@ -142,6 +150,10 @@ void derive_scale(QuantizeJob& job) {
   job.scale_min = min_exponent(s);
   job.scale_low = job.scale_min + how.scale_minimum;
   job.scale_max = min_exponent(s) + static_cast<int>(max_code(s));
+  job.overflow_poisons = how.scale_overflow == ScaleOverflow::nan;
+  job.poison_above = how.scale_rule == ScaleRule::even ? std::min(job.scale_max, 127 - job.scale_shift) : job.scale_max;
+  job.shifts_least = how.least_scale != LeastScale::exact;
+  job.least_exponent = how.least_scale == LeastScale::next ? job.scale_min + 1 : 0;
   job.zero_exponent = how.zero_scale < 0 ? job.scale_low : job.scale_min + how.zero_scale;
   // Nothing is divided by zero; under by_quotient nothing is divided by what is stored.
   job.by_quotient = how.divide_by == DivideBy::quotient;
@@ -242,7 +254,8 @@ void compute_scales(const KernelTable& kernels, QuantizeJob& job, const EncodeRe
       for (std::int64_t line = 0; line < g.lines; ++line)
         for (std::int64_t cell = 0; cell < find.cells; ++cell, ++at) {
           double& top = largest[static_cast<std::size_t>(scale_index(plane, batch, line, cell * find.cell))];
-          top = std::max(top, cells[static_cast<std::size_t>(at)]);
+          const double one = cells[static_cast<std::size_t>(at)];
+          if (!(one <= top)) top = std::isnan(top) ? top : one;  // NaN stays
         }
     scales_from(kernels, job, shape, level, largest, counts);
     plane.given = true;

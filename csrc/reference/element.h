@@ -139,6 +139,13 @@ inline int exponent_by_log2(const ElementFormat& f, const Conversion& how, Dyadi
   return static_cast<int>(whole) - max_exponent(f);
 }
 
+// floor(log2) of a number.
+inline int exponent_of(Dyadic x) {
+  int top = x.exponent - 1;
+  for (std::uint64_t rest = x.significand; rest != 0; rest >>= 1) ++top;
+  return top;
+}
+
 // Section 3 by search over exponents: floor(log2 amax), then what the rule compares.
 inline int choose_exponent(const ElementFormat& f, const Conversion& how, Dyadic amax) {
   if (how.amax_exponent == AmaxExponent::log2) return exponent_by_log2(f, how, amax);

@@ -122,6 +122,28 @@ inline std::uint32_t power_scale_code(const QuantizeJob& job, Dyadic amax) {
   return static_cast<std::uint32_t>(exponent - min_exponent(format));
 }
 
+// Whether the rule wants what the scale format does not reach, where that is NaN; `even` also if amax rounds to 2^128.
+inline bool is_beyond(const QuantizeJob& job, Dyadic amax) {
+  if (job.scale_kind != ScaleKind::power_of_two || job.conversion.scale_overflow == ScaleOverflow::clamp) return false;
+  const ElementFormat& format = main_scale(job.format).format;
+  const int highest = min_exponent(format) + static_cast<int>(max_code(format));
+  const int wanted = choose_exponent(job.format.element, job.conversion, amax);
+  if (job.conversion.scale_rule == ScaleRule::even && wanted + max_exponent(job.format.element) > 127) return true;
+  return wanted - job.reach > highest;
+}
+
+// The code of 2^128 over the largest power of two among elements, or over that of the divisor.
+inline std::uint32_t infinite_scale_code(const QuantizeJob& job) {
+  const ElementFormat& format = main_scale(job.format).format;
+  Conversion how = job.conversion;
+  how.amax_exponent = AmaxExponent::bits;
+  const int of_rule = how.scale_rule == ScaleRule::rceil ? exponent_of(divisor_of(job.format.element, how))
+                                                         : max_exponent(job.format.element);
+  const int lowest = min_exponent(format) + how.scale_minimum;
+  const int highest = min_exponent(format) + static_cast<int>(max_code(format));
+  return static_cast<std::uint32_t>(std::clamp(128 - of_rule, lowest, highest) - min_exponent(format));
+}
+
 // The value of a code under its block's scale, in the result's type.
 inline std::uint64_t decode_value(const ElementFormat& f, ScaleKind kind, const Scale& scale, std::uint32_t code,
                                   FloatType type, Counts& counts) {
@@ -151,6 +173,17 @@ inline Unpacked as_largest(Unpacked x) {
   return {.negative = x.negative && !x.nan, .magnitude = {(1U << 24) - 1, 104}};
 }
 
+// Whether Inf, and nothing else, keeps a block from being finite, and has a scale.
+inline bool counts_infinite(const Conversion& how, const std::vector<Unpacked>& x, std::int64_t start,
+                            std::int64_t count) {
+  bool some = false, nan = false;
+  for (std::int64_t i = start; i < start + count; ++i) {
+    some = some || x[static_cast<std::size_t>(i)].infinite;
+    nan = nan || x[static_cast<std::size_t>(i)].nan;
+  }
+  return some && !nan && (how.infinite == Infinite::beyond || how.infinite == Infinite::top);
+}
+
 // One element under a scale, before its value is decoded.
 inline Encoded encode_scaled(const QuantizeJob& job, const Unpacked& x, const Scale& scale, std::uint32_t random) {
   const bool floating = job.scale_kind == ScaleKind::floating;
@@ -159,7 +192,11 @@ inline Encoded encode_scaled(const QuantizeJob& job, const Unpacked& x, const Sc
   if (job.conversion.align_bits > 0)
     v = aligned(v, scale.exponent + max_exponent(job.format.element) - job.conversion.align_bits,
                 job.conversion.align_rounding);
-  return encode_element(job.format.element, job.conversion, v, scale.exponent, random);
+  int exponent = scale.exponent;
+  const LeastScale least = job.conversion.least_scale;
+  if (least != LeastScale::exact && exponent == min_exponent(main_scale(job.format).format))
+    exponent = least == LeastScale::next ? exponent + 1 : 0;
+  return encode_element(job.format.element, job.conversion, v, exponent, random);
 }
 
 // What the rules mse and mae add up over a block under a candidate scale.
@@ -208,14 +245,20 @@ inline std::uint32_t main_code(const QuantizeJob& job, const Line& line, const s
                                std::int64_t start, std::int64_t count, Scale outside, float& quotient, Counts& counts) {
   const ElementFormat& format = main_scale(job.format).format;
   bool poisoned = outside.poisoned;
+  const bool infinite = counts_infinite(job.conversion, x, start, count);
   for (std::int64_t i = start; i < start + count; ++i)
-    poisoned = poisoned || (!job.skip_nonfinite && !x[static_cast<std::size_t>(i)].finite());
+    poisoned = poisoned || (!job.skip_nonfinite && !infinite && !x[static_cast<std::size_t>(i)].finite());
   if (poisoned) {
     counts.refused += !has_nan(format);
     return has_nan(format) ? nan_code(format) : 0;
   }
+  if (infinite) {
+    if (job.conversion.infinite == Infinite::top) return max_code(format);
+    return infinite_scale_code(job);
+  }
   const Dyadic amax = largest_of(x, start, count);
   counts.zero_blocks += amax.significand == 0;
+  if (amax.significand != 0 && is_beyond(job, amax)) return nan_code(format);
   if (job.conversion.scale_rule == ScaleRule::fit && amax.significand != 0) {
     const std::uint32_t code = power_scale_code(job, amax);
     bool saturated = false;
@@ -225,6 +268,8 @@ inline std::uint32_t main_code(const QuantizeJob& job, const Line& line, const s
       if (element.finite())
         saturated = saturated || encode_element(job.format.element, job.conversion, element, exponent, 0).saturated;
     }
+    if (saturated && code == max_code(format) && job.conversion.scale_overflow == ScaleOverflow::nan)
+      return nan_code(format);
     return std::min(code + (saturated ? 1 : 0), max_code(format));
   }
   const std::uint32_t code = job.scale_kind == ScaleKind::power_of_two

@@ -58,8 +58,18 @@ Unpacked prepared(const Prepare& how, Unpacked x) {
     if (top > 127) x.magnitude = {255, 120};  // the largest number
   }
   if (how.flush && x.finite() && compare(x.magnitude, {1, -126}) < 0) x.magnitude = {};
-  if (how.no_negative_zero && x.finite() && x.magnitude.significand == 0) x.negative = false;
+  if (x.finite() && x.magnitude.significand == 0) {
+    if (how.no_negative_zero) x.negative = false;
+    if (how.negative_zero) x.negative = true;
+  }
   return x;
+}
+
+// What is no number, where something stands for it.
+Unpacked replaced(const Prepare& how, const Unpacked& x) {
+  if (x.finite()) return x;
+  if (how.to_largest || (how.infinite_to_largest && x.infinite)) return as_largest(x);
+  return how.to_zero ? Unpacked{} : x;
 }
 
 struct BlockResult {
@@ -92,7 +102,8 @@ std::vector<Scale> scale_line(const QuantizeJob& job, const Line& line, const st
       if (main && !plane.given && job.conversion.divide_by == DivideBy::quotient) scale.divisor = quotient;
       bool finite = true;
       for (std::int64_t i = start; i < end; ++i) finite = finite && x[static_cast<std::size_t>(i)].finite();
-      if (main && !finite && !scale.poisoned && !job.skip_nonfinite) {
+      const bool counted = finite || job.skip_nonfinite || counts_infinite(job.conversion, x, start, end - start);
+      if (main && !counted && !scale.poisoned) {
         ++counts.refused;
         scale.poisoned = true;
       }
@@ -141,9 +152,9 @@ void quantize(const QuantizeJob& job, std::int64_t first, std::int64_t last, Cou
     }
     for (Unpacked& one : x) {
       one = prepared(job.prepare, one);
-      if (!job.prepare.to_largest) continue;
-      counts.nonfinite += !one.finite();
-      one = as_largest(one);
+      const bool number = one.finite();
+      one = replaced(job.prepare, one);
+      counts.nonfinite += !number && one.finite();
     }
     BlockResult block = encode_line(job, line, x, counts);
     if (sparse && job.order == Order::quantize_first) {
@@ -178,11 +189,12 @@ void amax(const AmaxJob& job, std::int64_t first, std::int64_t last) noexcept {
       if (i % job.cell == 0) top = 0;
       if (job.mask_in != nullptr && !job.mask_in[line.at(i)]) continue;
       Unpacked x = prepared(job.prepare, read(job.input, job.input_type, line.at(i), job.narrow));
-      if (job.prepare.to_largest) x = as_largest(x);
+      x = replaced(job.prepare, x);
       if (job.skip_nonfinite && !x.finite()) continue;
+      if (x.nan) top = std::nan("");
       const double magnitude =
-          x.finite() ? std::ldexp(static_cast<double>(x.magnitude.significand), x.magnitude.exponent) : HUGE_VAL;
-      top = std::max(top, magnitude);
+          x.infinite ? HUGE_VAL : std::ldexp(static_cast<double>(x.magnitude.significand), x.magnitude.exponent);
+      if (magnitude > top) top = magnitude;
     }
   });
 }

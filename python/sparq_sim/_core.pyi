@@ -71,6 +71,9 @@ class Conversion:
     stochastic: str
     random_bits: int
     nonfinite: str
+    infinite: str
+    scale_overflow: str
+    least_scale: str
     signed_zero: str
     subnormals: str
     input_subnormals: str
@@ -99,6 +102,9 @@ class Conversion:
         stochastic: str = ...,
         random_bits: int = ...,
         nonfinite: str = ...,
+        infinite: str = ...,
+        scale_overflow: str = ...,
+        least_scale: str = ...,
         signed_zero: str = ...,
         subnormals: str = ...,
         input_subnormals: str = ...,

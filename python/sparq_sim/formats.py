@@ -391,8 +391,10 @@ def spec(
             was chosen, and not the name.
         choices: ``block`` (elements, ``"row"``, ``"tensor"``, or (lines, elements) of a tile), ``ties``, and every
             field of `Conversion`: ``rounding``, ``overflow``, ``scale_rule``, ``scale_rounding``, ``scale_minimum``
-            and ``zero_scale`` (scale codes), ``divisor``, ``even_bits``, ``scale_apply``, ``nonfinite``,
-            ``signed_zero``, ``subnormals``, ``input_subnormals``, ``integer_range``, ``preround``, ``stochastic``,
+            and ``zero_scale`` (scale codes), ``divisor``, ``even_bits``, ``amax_exponent``, ``scale_overflow``,
+            ``least_scale``, ``scale_apply``, ``divisor_apply``, ``divide_by``, ``scale_compute``, ``apply_compute``,
+            ``cut_offset``, ``align_bits``, ``align_rounding``, ``nonfinite``, ``infinite``, ``signed_zero``,
+            ``subnormals``, ``input_subnormals``, ``integer_range``, ``preround``, ``stochastic``,
             ``random_bits`` (1 to 22). The words are in `conversions()`, their meaning in docs/numerics.md.
 
     Raises:
@@ -403,9 +405,7 @@ def spec(
     >>> import sparq_sim as sq
     >>> print(sq.spec("mxfp4", block=16, scale_rule="rceil", sparsity="2:4"))
     mxfp4 block=16 rounding=nearest_even overflow=saturate scale_rule=rceil sparsity=2:4 ...
-    >>> sq.spec("mxfp8", like="compressed-tensors-0.20") == sq.spec(
-    ...     "mxfp8", scale_rule="even", even_bits=1, signed_zero="underflow"
-    ... )
+    >>> sq.spec("mxfp8", like="torchao-main/even") == sq.spec("mxfp8", scale_rule="even", scale_overflow="nan")
     True
     """
     if isinstance(format, Spec):

@@ -24,7 +24,7 @@ class Preset:
     >>> import numpy as np, sparq_sim as sq
     >>> preset = sq.presets()["quark-0.13/even"]
     >>> preset.choices_for("mxint8")
-    {'scale_rule': 'even', 'even_bits': 8, 'scale_minimum': 7}
+    {'scale_rule': 'even', 'infinite': 'top', 'even_bits': 8, 'scale_minimum': 7}
     >>> sq.emulate(np.float32([[7.0, 1.0]]), "mxfp4", like="quark-0.13/even")
     array([[8., 1.]], dtype=float32)
     """
@@ -82,32 +82,40 @@ def _each(formats: tuple[str, ...], **choices: Any) -> dict[str, _Choices]:
     return dict.fromkeys(formats, choices)
 
 
-def _torchao(version: str, source: str, rule: str, notes: str) -> Preset:
+def _torchao(version: str, source: str, rule: str, notes: str, **choices: str) -> Preset:
     # NVFP4 has no scaling mode; its scales are not below the smallest normal UE4M3.
     nvfp4 = {"scale_rule": "amax", "scale_minimum": 8}
     return Preset(
         name=f"torchao-{version}/{rule}",
         formats=(*MX_FLOATS, "nvfp4", "nvfp4_one_level"),
-        choices={"scale_rule": rule},
-        by_format={"nvfp4": nvfp4, "nvfp4_one_level": {**nvfp4, "scale_apply": "reciprocal"}},
+        choices={},
+        by_format={
+            **_each(MX_FLOATS, scale_rule=rule, **choices),
+            "nvfp4": nvfp4,
+            "nvfp4_one_level": {**nvfp4, "scale_apply": "reciprocal"},
+        },
         source=source,
         notes=notes,
     )
 
 
 def _torchao_018(rule: str) -> Preset:
-    notes = "A block whose scale is 2^-127 is divided by 2^-126 there; Inf counts as 2^128 and poisons nothing."
+    source = "torchao 0.18.0, torch 2.13.0, to_mx and nvfp4_quantize on the CPU"
     if rule == "rceil":
         notes = (
-            "A block whose scale is 2^-127 is not scaled at all there, Inf takes the largest scale, and the exponent "
-            "is a float32 log2, which does not promote the first numbers above the largest element."
+            "A block whose scale is 2^-127 is not scaled at all, Inf takes the largest scale, and the exponent is a "
+            "float32 log2, which does not promote the first numbers above the largest element."
         )
-    return _torchao("0.18", "torchao 0.18.0, torch 2.13.0, to_mx and nvfp4_quantize on the CPU", rule, notes)
+        return _torchao("0.18", source, rule, notes, infinite="top", least_scale="one", amax_exponent="log2")
+    notes = "A block whose scale is 2^-127 is divided by 2^-126; Inf counts as 2^128 and poisons nothing."
+    return _torchao("0.18", source, rule, notes, infinite="beyond", least_scale="next")
 
 
 def _torchao_main(rule: str) -> Preset:
-    notes = "A block whose largest magnitude rounds beyond float32 is NaN there." if rule == "even" else ""
-    return _torchao("main", "torchao main at 36027d82d (2026-08-21), torch 2.13.0, as for 0.18", rule, notes)
+    source = "torchao main at 36027d82d (2026-08-21), torch 2.13.0, as for 0.18"
+    if rule == "even":
+        return _torchao("main", source, rule, "A block whose amax rounds beyond float32 is NaN.", scale_overflow="nan")
+    return _torchao("main", source, rule, "")
 
 
 def _microxcaling_cuda(word: str, rounding: str) -> Preset:
@@ -122,6 +130,60 @@ def _microxcaling_cuda(word: str, rounding: str) -> Preset:
 
 
 _QUARK = "AMD Quark 0.13, torch 2.13.0, on the CPU: "
+
+
+def _by_log2(rounding: str) -> dict[str, str]:
+    """What microxcaling's Python path does, and Neural Compressor, which has it from there."""
+    return {"scale_rule": "floor", "amax_exponent": "log2", "rounding": rounding, "signed_zero": "underflow"}
+
+
+def _microxcaling_python(word: str, rounding: str) -> Preset:
+    notes = "Exponents are float32 logarithms: numbers just below a power of two count as it."
+    if word == "floor":
+        notes += " So do those of elements there, which shows where they are cut."
+    return Preset(
+        name=f"microxcaling-python/{word}",
+        formats=_MX,
+        choices=_by_log2(rounding),
+        by_format={"mxint8": {"scale_overflow": "nan"}},
+        source="microxcaling at 7bc4195 (2024-08-19), _quantize_mx with custom_cuda=False",
+        notes=notes,
+    )
+
+
+def _neural_compressor(word: str, rounding: str) -> Preset:
+    return Preset(
+        name=f"neural-compressor-3.10/{word}",
+        formats=_MX,
+        choices=_by_log2(rounding),
+        by_format={"mxint8": {"scale_overflow": "nan"}},
+        source="Intel Neural Compressor 3.10, quantize_mx_op on the CPU",
+        notes="The bits of microxcaling's Python path.",
+    )
+
+
+def _auto_round(rule: str) -> Preset:
+    return Preset(
+        name=f"auto-round-0.16/{rule}",
+        formats=_MX,
+        choices={"scale_rule": rule, "amax_exponent": "log2", "signed_zero": "underflow"},
+        source="auto-round 0.16.1, quant_mx and quant_mx_rceil on the CPU",
+        notes="Exponents are float32 logarithms."
+        + (" A quotient that underflows is NaN there." if rule == "rceil" else ""),
+    )
+
+
+def _quark_by_log2(rule: str) -> Preset:
+    return Preset(
+        name=f"quark-0.13/{rule}",
+        formats=_MX,
+        choices={"scale_rule": rule, "amax_exponent": "log2"},
+        by_format=_each(_FP4_AND_FP6, signed_zero="drop") | {"mxint8": {"scale_minimum": 7, "scale_overflow": "nan"}},
+        source=_QUARK + f'non_scaled_fake_quantize("mx", scale_calculation_mode="{rule}")',
+        notes="Exponents are float32 logarithms; scales are float32 powers of two there, which go on below 2^-127.",
+    )
+
+
 _QUARK_MICRO = {"input_subnormals": "flush", "signed_zero": "underflow"}
 _QUARK_MICRO_NOTES = "NaN and Inf pass through in their places there, under scales of the finite elements."
 
@@ -140,21 +202,36 @@ _ALL = (
     _microxcaling_cuda("nearest", "nearest_away"),
     _microxcaling_cuda("even", "nearest_even"),
     _microxcaling_cuda("floor", "toward_zero"),
+    _microxcaling_python("nearest", "nearest_away"),
+    _microxcaling_python("even", "nearest_even"),
+    _microxcaling_python("floor", "toward_zero"),
+    _neural_compressor("nearest", "nearest_away"),
+    _neural_compressor("even", "nearest_even"),
+    _auto_round("floor"),
+    _auto_round("rceil"),
     Preset(
         name="quark-0.13/even",
         formats=_MX,
-        choices={"scale_rule": "even"},
+        choices={"scale_rule": "even", "infinite": "top"},
         # Integers go through an affine quantizer whose step is at least 2^-126: a scale of 2^-120.
         by_format=_each(_FP4_AND_FP6, signed_zero="drop") | {"mxint8": {"even_bits": 8, "scale_minimum": 7}},
         source=_QUARK + 'non_scaled_fake_quantize("mx", scale_calculation_mode="even")',
-        notes="Inf takes the largest scale there, and does not poison its block.",
+        notes="Inf takes the largest scale, and does not poison its block.",
     ),
+    _quark_by_log2("floor"),
+    _quark_by_log2("ceil"),
     Preset(
         name="quark-0.13/bfp16",
         formats=("bfp16_quark",),
-        choices={"scale_rule": "fit", "integer_range": "full", "scale_minimum": 7},
+        choices={
+            "scale_rule": "fit",
+            "integer_range": "full",
+            "scale_minimum": 7,
+            "nonfinite": "zero",
+            "scale_overflow": "nan",
+        },
         source=_QUARK + 'non_scaled_fake_quantize("bfp16", block_size=8)',
-        notes="NaN and Inf count as 0 there, and a block that would need 2^128 becomes NaN.",
+        notes="NaN and Inf count as 0, and a block that would need 2^128 becomes NaN.",
     ),
     Preset(
         name="quark-0.13/mx6",
@@ -175,39 +252,62 @@ _ALL = (
         formats=("mxfp4", "mxfp8_e4m3", "nvfp4"),
         choices={},
         by_format={
-            "mxfp4": {"scale_rule": "rceil", "rounding": "nearest_zero", "nonfinite": "ignore"},
-            "mxfp8_e4m3": {"scale_rule": "rceil", "nonfinite": "largest"},
+            "mxfp4": {
+                "scale_rule": "rceil",
+                "amax_exponent": "log2",
+                "rounding": "nearest_zero",
+                "nonfinite": "ignore",
+                "signed_zero": "negative",
+            },
+            "mxfp8_e4m3": {"scale_rule": "rceil", "amax_exponent": "log2", "infinite": "top"},
             "nvfp4": {"signed_zero": "drop", "zero_scale": 0x38},
         },
         source="NVIDIA Model Optimizer 0.47.0, MXFP4QTensor, MXFP8QTensor and NVFP4QTensor on the CPU",
-        notes="MXFP4 makes every zero of the input -0 there, and zeros of a block with NaN or Inf; the codes of NVFP4 "
-        "keep the sign of what underflows, which decoding drops.",
+        notes="MXFP4 makes every zero of the input -0, and a block with NaN or Inf all -0 (+0 and numbers here); the "
+        "codes of NVFP4 keep the sign of what underflows, which decoding drops.",
     ),
     Preset(
         name="modelopt-0.47/cuda",
         formats=MX_FLOATS,
         choices={"scale_rule": "rceil", "signed_zero": "underflow", "nonfinite": "largest", "zero_scale": 127},
-        by_format=_each(_FP8, nonfinite="keep"),
+        by_format=_each(_FP8, nonfinite="keep", infinite="largest"),
         source="NVIDIA Model Optimizer 0.47.0, the kernel fused_amax_convert",
         evidence="host",
-        notes="Inf counts as the largest float32 there; NaN does not count, and becomes the largest element of one "
+        notes="Inf counts as the largest float32; NaN does not count there, and becomes the largest element of one "
         "without NaN.",
     ),
     Preset(
         name="compressed-tensors-0.20",
         formats=("mxfp4", "mxfp6_e2m3", "mxfp8_e4m3"),
-        choices={"scale_rule": "even", "signed_zero": "underflow"},
+        choices={"scale_rule": "even", "signed_zero": "underflow", "scale_overflow": "nan"},
         by_format={"mxfp8_e4m3": {"even_bits": 1}},
         source="compressed-tensors 0.20.0, calculate_qparams and fake_quantize, group_size=32",
-        notes="A block with NaN takes the least scale there; one whose largest magnitude rounds beyond float32 is NaN.",
+        notes="A block with NaN takes the least scale there; one whose amax rounds beyond float32 is NaN.",
     ),
     Preset(
         name="gfloat-0.5",
         formats=_MX,
-        choices={"scale_rule": "floor"},
+        choices={"scale_rule": "floor", "infinite": "top"},
         by_format={"mxint8": {"integer_range": "full"}},
         source="gfloat 0.5.2, quantize_block with compute_scale_amax and RoundMode.TiesToEven",
-        notes="Inf takes the largest scale there; NaN is refused where the element has none.",
+        notes="Inf takes the largest scale; NaN is refused there where the element has none.",
+    ),
+    Preset(
+        name="ggml",
+        formats=("q8_0", "q4_0", "mxfp4"),
+        choices={},
+        by_format={
+            "mxfp4": {
+                "scale_rule": "floor",
+                "amax_exponent": "log2",
+                "rounding": "nearest_zero",
+                "signed_zero": "drop",
+                "zero_scale": 0,
+            }
+        },
+        source="gguf 0.19.0, the Python package of GGML: Q8_0, Q4_0 and MXFP4",
+        evidence="run",
+        notes="MXFP4: the code of a scale below 2^-127 wraps round there, and NaN and Inf are not looked for.",
     ),
     Preset(
         name="torch-2.13",
@@ -277,8 +377,8 @@ def presets() -> dict[str, Preset]:
     """The presets, by name.
 
     >>> import sparq_sim as sq
-    >>> [name for name in sq.presets() if name.startswith("quark")]
-    ['quark-0.13/even', 'quark-0.13/bfp16', 'quark-0.13/mx6', 'quark-0.13/mx9']
+    >>> [name for name in sq.presets() if name.startswith("quark-0.13/mx")]
+    ['quark-0.13/mx6', 'quark-0.13/mx9']
     """
     return dict(_BY_NAME)
 

@@ -55,7 +55,7 @@ def traits(format: str | Format | Spec, **choices: Any) -> Traits:
     stable = kind == "none" or (
         kind == "power_of_two"
         and how.scale_rule in _STABLE_RULES
-        and how.amax_exponent == "bits"
+        and (how.amax_exponent, how.scale_overflow, how.least_scale) == ("bits", "clamp", "exact")
         and how.even_bits < 0
         and (how.divisor == 0 or how.divisor >= element.value(element.max_code))
         and how.integer_range == "symmetric"
@@ -67,7 +67,9 @@ def traits(format: str | Format | Spec, **choices: Any) -> Traits:
         sign_symmetric=not directed and how.integer_range == "symmetric" and how.cut_offset == 0,
         monotone=how.rounding != "stochastic" and not inside,
         half_step=(
-            how.rounding in _NEAREST
+            # The largest numbers may become NaN, and the least ones are divided by something else.
+            (how.scale_overflow, how.least_scale) == ("clamp", "exact")
+            and how.rounding in _NEAREST
             and kind != "float"
             and how.align_bits == 0
             and how.preround == "none"
