@@ -189,11 +189,12 @@ def different_rows_of_nvfp4(claim: Claim, file: dict[str, Array]) -> list[int]:
 
 
 def listed_rows(text: str) -> list[int]:
-    """Rows as written in preset_exceptions.py: "3 7-9"."""
+    """Rows as written in preset_exceptions.py: "3 7-9", or "20-29:3" for every third one."""
     rows: list[int] = []
     for part in text.split():
-        first, _, last = part.partition("-")
-        rows += range(int(first), int(last or first) + 1)
+        run, _, step = part.partition(":")
+        first, _, last = run.partition("-")
+        rows += range(int(first), int(last or first) + 1, int(step or 1))
     return rows
 
 
@@ -423,4 +424,7 @@ def test_presets_are_frozen() -> None:
     with pytest.raises(TypeError):
         preset.by_format["mxint8"]["even_bits"] = 7  # type: ignore[index]
     sq.presets().clear()
-    assert preset.choices_for("mxfp4") == {"scale_rule": "even", "infinite": "top", "signed_zero": "drop"} and len(sq.presets()) > 20
+    assert (
+        preset.choices_for("mxfp4") == {"scale_rule": "even", "infinite": "top", "signed_zero": "drop"}
+        and len(sq.presets()) > 20
+    )
