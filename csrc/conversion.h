@@ -93,6 +93,12 @@ enum class ApplyCompute : std::uint8_t { fp32, bf16 };
 // Where the exponent of amax comes from: its bits, or the float32 logarithm that some libraries take (section 3).
 enum class AmaxExponent : std::uint8_t { bits, log2 };
 
+// A number of float32 rounded once more, to bfloat16, nearest even.
+static constexpr float as_bf16(float number) {
+  const auto bits = __builtin_bit_cast(std::uint32_t, number);
+  return __builtin_bit_cast(float, (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000);
+}
+
 struct Conversion {
   Rounding rounding = Rounding::nearest_even;
   Overflow overflow = Overflow::saturate;

@@ -107,12 +107,6 @@ struct BlockScale {
   bool poisoned = false;
 };
 
-// A number of float32 rounded once more, to bfloat16, nearest even.
-inline float as_bf16(float number) {
-  const std::uint32_t bits = as_bits<Carrier32>(number);
-  return as_value<Carrier32>((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000);
-}
-
 // A short float scale is a float32 number.
 inline float short_scale_value(const ElementFormat& f, std::uint32_t code) {
   const std::uint32_t magnitude = code & magnitude_mask(f), sign = magnitude != code ? sign_mask<Carrier32> : 0;

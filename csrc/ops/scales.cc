@@ -1,7 +1,6 @@
 #include "scales.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 
 namespace sparq::ops {
@@ -37,17 +36,12 @@ std::uint64_t promotion_threshold(const ElementFormat& element, const Conversion
   return one;
 }
 
-float to_bf16(float number) {
-  const auto bits = std::bit_cast<std::uint32_t>(number);
-  return std::bit_cast<float>((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000);
-}
-
 // What amax is multiplied by, where the divisor is applied so.
 void derive_reciprocal(QuantizeJob& job) {
   job.scale_reciprocal = 0;
   if (job.conversion.divisor_apply == DivisorApply::divide) return;
   const float once = 1 / job.scale_divisor;
-  job.scale_reciprocal = job.conversion.scale_compute == ScaleCompute::bf16 ? to_bf16(once) : once;
+  job.scale_reciprocal = job.conversion.scale_compute == ScaleCompute::bf16 ? as_bf16(once) : once;
 }
 
 }  // namespace

@@ -52,8 +52,7 @@ Unpacked prepared(const Prepare& how, Unpacked x) {
   }
   if (how.cut_to_bf16 && x.finite() && x.magnitude.significand != 0) {
     // The 8 leading bits, or those from 2^-133 on.
-    int top = x.magnitude.exponent - 1;
-    for (std::uint64_t rest = x.magnitude.significand; rest != 0; rest >>= 1) ++top;
+    const int top = exponent_of(x.magnitude);
     x = aligned(x, std::max(top, -126) - 7, AlignRounding::toward_zero);
     if (top > 127) x.magnitude = {255, 120};  // the largest number
   }
