@@ -45,7 +45,7 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, rule: str | None) -> d
         ("integer_range", ["full"], element.signedness == "twos_complement"),
         ("preround", ["bf16", "bf16_toward_zero"], True),
         ("scale_apply", ["reciprocal"], fmt.has_float_scale),
-        ("divisor", [7.25, 0.75, 3.0], scaled and (fmt.has_float_scale or rule == "rceil")),
+        ("divisor", [7.25, 0.75, 3.0], scaled and not fmt.zero_point and (fmt.has_float_scale or rule == "rceil")),
         ("even_bits", [0, 1, 2], rule == "even"),
         ("zero_scale", [1, 5], scaled and fmt.scale != oracle.FP32),
         ("align_bits", [2, 6, 23], alignable),

@@ -59,7 +59,8 @@ def check_quantize(example: Example) -> None:
     planes, main = plane_bits(encoded), encoded.format.block_format.main_level
     values = sq.emulate(x, example.format, inexact=inexact, **arguments)
     produced = {"codes": encoded.codes, "values": bits_of(values)}
-    produced |= {"outer" if i < main else "scale" if i == main else "micro": plane for i, plane in enumerate(planes)}
+    inside = "zero" if encoded.format.has_zero_points else "micro"
+    produced |= {"outer" if i < main else "scale" if i == main else inside: plane for i, plane in enumerate(planes)}
     wanted = {name: patterns for name, patterns in example.lists.items() if name not in ("x", "random")}
     for name, patterns in wanted.items():
         assert hexes(produced[name]) == hexes(patterns.values), name

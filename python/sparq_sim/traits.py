@@ -63,7 +63,7 @@ def traits(format: str | Format | Spec, **choices: Any) -> Traits:
     fixed = kind == "float" and record.has_scale_codes and record.block_format.main_level == 0
     return Traits(
         idempotent=stable and how.input_subnormals == "keep" and how.preround == "none",
-        sign_symmetric=not directed and how.integer_range == "symmetric",
+        sign_symmetric=not directed and how.integer_range == "symmetric",  # zero points have the full range
         monotone=how.rounding != "stochastic" and not inside,
         half_step=(
             how.rounding in _NEAREST
