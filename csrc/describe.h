@@ -56,7 +56,8 @@ struct Words<Signedness> {
 template <>
 struct Words<Combine> {
   static constexpr std::string_view what = "combine";
-  static constexpr Word<Combine> list[] = {{"multiply", Combine::multiply}, {"divide", Combine::divide}};
+  static constexpr Word<Combine> list[] = {
+      {"multiply", Combine::multiply}, {"divide", Combine::divide}, {"subtract", Combine::subtract}};
 };
 template <>
 struct Words<Rounding> {

@@ -218,8 +218,8 @@ static constexpr bool is_short_float_scale(const ElementFormat& f) {
   return f.signedness != Signedness::twos_complement && f.exponent_bits >= 2 && f.mantissa_bits >= 1 && !is_float32(f);
 }
 
-// How a scale level acts on what lies inside it.
-enum class Combine : std::uint8_t { multiply, divide };
+// How a scale level acts on what lies inside it. What is subtracted is a zero point, in units of the element.
+enum class Combine : std::uint8_t { multiply, divide, subtract };
 
 // Extent of a block in elements along the reduction axis or across lines; `whole` spans it all.
 inline constexpr int whole = 0;
@@ -237,7 +237,8 @@ inline constexpr int max_levels = 3;
 inline constexpr int max_micro_block = 64;
 
 // Everything that decoding needs. Levels run from the outermost to the innermost: a float32 scale above short float
-// scales, the main level, whose scales are those of blocks, and micro-exponents inside its blocks.
+// scales, the main level, whose scales are those of blocks, and micro-exponents inside its blocks; or float32 scales of
+// blocks and their zero points.
 struct BlockFormat {
   ElementFormat element;
   std::array<ScaleLevel, max_levels> levels{};
@@ -246,8 +247,39 @@ struct BlockFormat {
   friend constexpr bool operator==(const BlockFormat&, const BlockFormat&) = default;
 };
 
+// Zero points are a level of their own, the innermost one: one for each scale of the main level.
+static constexpr bool has_zero_points(const BlockFormat& f) {
+  return f.level_count > 0 && f.levels[static_cast<std::size_t>(f.level_count - 1)].combine == Combine::subtract;
+}
+
+// Levels that scale: all but that of zero points.
+static constexpr int scaling_levels(const BlockFormat& f) { return f.level_count - (has_zero_points(f) ? 1 : 0); }
+
+// A code of two's complement as the integer that it is.
+static constexpr int signed_integer(const ElementFormat& f, std::uint32_t code) {
+  return static_cast<int>(code & magnitude_mask(f)) - static_cast<int>(code & sign_bit(f));
+}
+
+// The exponent of the unit of an integer: value = k * 2^exponent.
+static constexpr int unit_exponent(const ElementFormat& f) { return magnitude_of(f, 0).exponent; }
+
+// What zero points of such elements are written as: integers of as many bits, whose unit is 1.
+static constexpr ElementFormat zero_point_format(const ElementFormat& element) {
+  return {0, element.mantissa_bits, 1 - element.mantissa_bits, Specials::finite, Signedness::twos_complement};
+}
+
+// Elements above zero points are rounded as integers with room for what the zero point adds, and cut to their own range
+// afterwards: two bits more also tell a sum at the end of that range from one that passes it.
+static constexpr ElementFormat rounded_element(const BlockFormat& f) {
+  ElementFormat e = f.element;
+  if (!has_zero_points(f)) return e;
+  e.mantissa_bits += 2;
+  e.bias -= 2;
+  return e;
+}
+
 static constexpr bool has_outer_level(const BlockFormat& f) {
-  return f.level_count > 1 && is_float32(f.levels[0].format);
+  return scaling_levels(f) > 1 && is_float32(f.levels[0].format);
 }
 
 // The level of the blocks. Only for formats with scales.
@@ -279,7 +311,7 @@ static constexpr std::uint32_t code_of_shift(const ScaleLevel& level, int shift)
 // By how much the levels inside `level` can lift an element at most, as an exponent.
 static constexpr int reach_inside(const BlockFormat& f, int level) {
   int reach = 0;
-  for (int i = level + 1; i < f.level_count; ++i) reach += highest_shift(f.levels[static_cast<std::size_t>(i)]);
+  for (int i = level + 1; i < scaling_levels(f); ++i) reach += highest_shift(f.levels[static_cast<std::size_t>(i)]);
   return reach;
 }
 

@@ -76,7 +76,7 @@ struct QuantizeJob {
   const std::uint32_t* random = nullptr;
   Philox philox;
 
-  // Derived from format.element and conversion.
+  // Derived from the element that is rounded to (format.element, or a wider integer above zero points) and conversion.
   Prepare prepare;
   bool skip_nonfinite = false;  // scales are those of the finite elements
   // A block with Inf, and no NaN, has a scale: that of 2^128, or the largest.
@@ -100,7 +100,7 @@ struct QuantizeJob {
   std::uint64_t promote_above = 0;
   bool scale_nan = false;
   std::uint32_t scale_nan_code = 0;
-  int main = 0, levels = 0;  // the level of the blocks, and the number of levels
+  int main = 0, levels = 0;  // the level of the blocks, and the number of levels that scale
   float scale_divisor = 1;   // float scales: amax / divisor
   float outer_divisor = 1;   // of the level above others: the largest scale of the main level
   bool short_scale = false;  // float scales in codes of scale_format
@@ -113,6 +113,8 @@ struct QuantizeJob {
   int align_top = 0;               // the largest exponent of an element, which align_bits counts from
   int reach = 0, shift_range = 0;  // by how much micro-levels can lift an exponent, and change it
   int chance_bits = 0;             // stochastic rounding compares fractions as integers of this many bits
+  bool zero_points = false;        // in planes[main + 1]; codes are k plus theirs, cut to these integers
+  int lowest_integer = 0, highest_integer = 0, unit_exponent = 0;
 };
 
 // The largest magnitude of each cell (as float64; Inf and NaN become Inf): the first step to the scales of blocks that
@@ -128,6 +130,9 @@ struct AmaxJob {
   std::int64_t cell = 1;      // elements of a line
   std::int64_t cells = 0;     // of a line
   double* largest = nullptr;  // [batch, lines, cells]
+  // Where not null, [batch, lines, cells] too: the least element or 0, and `largest` is the largest element or 0. Cells
+  // with NaN have Inf.
+  double* least = nullptr;
 };
 
 // N:M selection by |x| or by a signed score.

@@ -106,6 +106,12 @@ def user_format(fmt: oracle.BlockFormat, block: Block = None, **choices: Any) ->
         across, along = block if isinstance(block, tuple) else (1, block)
         along, across = {"row": (0, 1), "tensor": (0, 0)}.get(str(block), (along, across))
         levels.append(sq.ScaleLevel(format=element_record(fmt.scale), along=along, across=across))
+    if fmt.zero_point:
+        bits = fmt.element.mantissa_bits
+        integer = sq.ElementFormat(mantissa_bits=bits, bias=1 - bits, signedness="twos_complement")
+        levels.append(
+            sq.ScaleLevel(format=integer, along=levels[-1].along, across=levels[-1].across, combine="subtract")
+        )
     for level in fmt.micro:
         # Codes are exponents from 0 on, which divide or multiply.
         record = sq.ElementFormat(
@@ -174,6 +180,7 @@ def oracle_quantize(
     axis: int = -1,
     mask: Array | None = None,
     scales: Array | None = None,
+    zeros: Array | None = None,
     block: Block = None,
     random: Array | None = None,
     **arguments: Any,
@@ -204,6 +211,7 @@ def oracle_quantize(
         rows=rows,
         mask=None if mask is None else lines(mask),
         scales=None if scales is None else lines(scales),
+        zeros=None if zeros is None else lines(zeros),
         random=None if random is None else lines(random),
         **arguments,
     )
@@ -225,6 +233,7 @@ def oracle_quantize(
     planes = [] if fmt.outer is None else [plane(got.outer, fmt.outer)]
     planes += [] if fmt.scale is None else [plane(got.scales, block)]
     planes += [plane(made, level.block) for made, level in zip(got.micro, fmt.micro, strict=True)]
+    planes += [plane(got.zeros, block)] if fmt.zero_point else []
     return Expected(
         codes=back(got.codes, np.uint64).reshape(shape),
         scales=None if fmt.scale is None else planes[fmt.outer is not None],

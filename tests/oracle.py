@@ -576,7 +576,7 @@ class BlockFormat:
 
     A scale format without zero and mantissa is a power of two (section 3); every other one is a float, and each
     arithmetic step is one of float32, `compute` (section 4). `outer` says what a float32 scale above the others is of,
-    "tensor" or "row".
+    "tensor" or "row". With `zero_point`, float32 scales have zero points beside them.
     """
 
     element: Element
@@ -588,6 +588,7 @@ class BlockFormat:
     micro: tuple[Micro, ...] = ()
     rounding: str = NEAREST_EVEN
     how: Choices = Choices()
+    zero_point: bool = False
 
     @property
     def has_float_scale(self) -> bool:
@@ -602,7 +603,17 @@ class BlockFormat:
     @property
     def has_lines_of_blocks(self) -> bool:
         """One level of scales, each of elements of one line or of all of them."""
-        return self.outer is None and not self.micro and not isinstance(self.block, tuple)
+        return self.outer is None and not self.micro and not self.zero_point and not isinstance(self.block, tuple)
+
+    @property
+    def unit(self) -> Fraction:
+        """The unit of an integer element (section 1)."""
+        return magnitude_of(self.element, 1)
+
+    @property
+    def integers(self) -> tuple[int, int]:
+        """The lowest and the highest integer of two's complement."""
+        return -self.element.sign_bit, self.element.sign_bit - 1
 
     def reach(self, levels: int = 0) -> int:
         """By how much the micro-levels from number `levels` on can lift an element, as an exponent."""
@@ -611,13 +622,14 @@ class BlockFormat:
 
 @dataclass(frozen=True)
 class Above:
-    """The scale codes above an element, outermost first; the micro-exponents as one shift."""
+    """The scale codes above an element, outermost first; the micro-exponents as one shift; the zero point."""
 
     outer: int | None = None
     scale: int | None = None
     shift: int = 0
     quotient: Number | None = None
     """What elements are divided by instead of the scale (section 4, divide_by)."""
+    zero: int = 0
 
 
 def is_power_of_two_scale(scale: Element) -> bool:
@@ -625,6 +637,7 @@ def is_power_of_two_scale(scale: Element) -> bool:
     return scale.mantissa_bits == 0 and not scale.zero and scale.signedness == "unsigned"
 
 
+_FULL = Choices(integer_range="full")
 _WORMHOLE = Choices(signed_zero="drop", preround="bf16_toward_zero", align_bits=6, align_rounding=NEAREST_AWAY)
 
 BLOCK_FORMATS: dict[str, BlockFormat] = {
@@ -647,6 +660,9 @@ BLOCK_FORMATS: dict[str, BlockFormat] = {
     "int8": BlockFormat(ELEMENTS["int8"], FP32, "row"),
     "int4": BlockFormat(ELEMENTS["int4"], FP32, "row"),
     "int4_g128": BlockFormat(ELEMENTS["int4"], FP32, 128),
+    "int8_affine": BlockFormat(ELEMENTS["int8"], FP32, "row", how=_FULL, zero_point=True),
+    "int4_affine_g128": BlockFormat(ELEMENTS["int4"], FP32, 128, how=_FULL, zero_point=True),
+    "int8_affine_tensor": BlockFormat(ELEMENTS["int8"], FP32, "tensor", how=_FULL, zero_point=True),
     "fp8_e4m3": BlockFormat(ELEMENTS["e4m3"], FP32, "tensor"),
     "fp8_e5m2": BlockFormat(ELEMENTS["e5m2"], FP32, "tensor"),
     "fp8_e4m3_1x128": BlockFormat(ELEMENTS["e4m3"], FP32, 128),
@@ -855,6 +871,50 @@ def _float32_scale(
     return max(round_to_code(FP32, quotient, NEAREST_EVEN, "special"), 1)
 
 
+def low_and_high(elements: Sequence[Number]) -> tuple[Fraction, Fraction]:
+    """The least and the largest of the finite elements and zero (section 4, zero points)."""
+    numbers = [Fraction(0), *(x.fraction for x in elements if x.is_finite)]
+    return min(numbers), max(numbers)
+
+
+def range_scale(fmt: BlockFormat, low: Fraction, high: Fraction) -> int:
+    """The code of the scale that lays the integers over a block (section 4, zero points)."""
+    lowest, highest = fmt.integers
+    width = rn32(finite(high - low))
+    if not width.is_finite:
+        raise RefusedError("the distance from the least element to the largest exceeds float32")
+    if width.is_zero:
+        return round_to_code(FP32, ONE, NEAREST_EVEN, "special")
+    quotient = rn32(finite(width.magnitude / ((highest - lowest) * fmt.unit)))
+    if not quotient.is_finite:
+        raise RefusedError("the scale exceeds float32")
+    return max(round_to_code(FP32, quotient, NEAREST_EVEN, "special"), 1)
+
+
+def zero_point(fmt: BlockFormat, low: Fraction, scale: Number) -> int:
+    """Where the scale puts zero if the least element is the lowest integer (section 4, zero points)."""
+    lowest, highest = fmt.integers
+    steps = rn32(finite(-low / scale.magnitude))
+    if not steps.is_finite:
+        return highest
+    return min(lowest + round_integer(steps.magnitude / fmt.unit, NEAREST_EVEN), highest)
+
+
+def moved_code(fmt: BlockFormat, v: Number, zero: int, mode: str | Chance) -> tuple[int, bool]:
+    """The code of an element that was scaled to v, and whether it left the range (section 4, zero points). NaN is what
+    `ignore` makes +0 of."""
+    lowest, highest = fmt.integers
+    if v.kind == "nan":
+        integer = zero
+    elif v.kind == "infinite":
+        integer = lowest - 1 if v.negative else highest + 1
+    else:
+        steps = round_integer(v.magnitude / fmt.unit, mode, v.negative)
+        integer = zero + (-steps if v.negative else steps)
+    within = min(max(integer, lowest), highest)
+    return within % (2 * fmt.element.sign_bit), within != integer
+
+
 def micro_code(
     fmt: BlockFormat,
     level: int,
@@ -906,6 +966,8 @@ def decode_scaled(fmt: BlockFormat, above: Above, code: int) -> Number:
     if fmt.scale is None or above.scale is None:
         return value
     value = multiply(value, finite(power_of_two(above.shift)))
+    if fmt.zero_point:
+        value = finite(value.fraction - above.zero * fmt.unit)
     if fmt.has_float_scale:
         return rn32(multiply(value, factor_of(fmt, above)))
     return multiply(value, decode(fmt.scale, above.scale))
@@ -999,6 +1061,8 @@ class QuantizedTensor:
     """Of a float32 level above the scales: [[scale]], or one per line; empty without."""
     micro: list[list[list[int]]]
     """Of each level inside blocks, line by line."""
+    zeros: list[list[int]]
+    """Codes of zero points, like `scales`; empty without."""
 
 
 @dataclass(frozen=True)
@@ -1209,6 +1273,7 @@ def quantize_tensor(
     mask: Sequence[Sequence[bool]] | None = None,
     scales: Sequence[Sequence[int]] | None = None,
     outer: Sequence[Sequence[int]] | None = None,
+    zeros: Sequence[Sequence[int]] | None = None,
     inexact: str | None = None,
     result: str | None = None,
     scale_rounding: str = NEAREST_EVEN,
@@ -1236,6 +1301,8 @@ def quantize_tensor(
     _check_word("inexact", inexact, ("error", "round"))
     if fmt.scale is None and (block is not None or scales is not None):
         raise RefusedError("a format without a scale has no blocks and takes no scales")
+    if fmt.zero_point and (how.integer_range != "full" or how.divisor is not None):
+        raise RefusedError("zero points have the full range, and no divisor")
     if fmt.scale is not None and (block is None or (isinstance(block, int) and block < 1)):
         raise RefusedError("a scale needs a block")
 
@@ -1293,8 +1360,10 @@ def quantize_tensor(
                 above_of |= {place: Above(outer=_checked_scale(FP32, code)) for place in places}
 
     out_scales: list[list[int]] = []
+    out_zeros: list[list[int]] = []
     for group_index, group in enumerate(block_groups):
         out_scales.append([])
+        out_zeros.append([])
         for block_index, places in enumerate(group):
             if fmt.scale is None:
                 above_of |= {place: Above() for place in places}
@@ -1315,7 +1384,9 @@ def quantize_tensor(
                 zero_blocks += amax == 0
                 floor_first = "floor" if scale_rule in (FIT, MSE, MAE) else scale_rule
                 infinite = not how.skips and any(v.kind == "infinite" for v in elements)
-                if infinite:
+                if fmt.zero_point:
+                    scale_code = range_scale(fmt, *low_and_high(elements))
+                elif infinite:
                     scale_code = _infinite_scale(fmt, scale_rule, scale_minimum, how)
                     zero_blocks -= amax == 0
                 elif amax > 0 and _is_beyond(fmt, floor_first, amax, how):
@@ -1361,7 +1432,15 @@ def quantize_tensor(
             if bad and not lost and decode(fmt.scale, scale_code).kind != "nan":
                 raise RefusedError("NaN or Inf below a given scale that is a number")
             out_scales[-1].append(scale_code)
-            above_of |= {place: replace(outside, scale=scale_code, quotient=quotient) for place in places}
+            scale_value = decode(fmt.scale, scale_code)
+            zero = 0
+            if zeros is not None:
+                code = zeros[group_index][block_index]
+                zero = code - 2 * element.sign_bit if code & element.sign_bit else code
+            elif fmt.zero_point and scale_value.is_finite:
+                zero = zero_point(fmt, low_and_high(elements)[0], scale_value)
+            out_zeros[-1].append(zero % (2 * element.sign_bit) if fmt.zero_point else 0)
+            above_of |= {place: replace(outside, scale=scale_code, zero=zero, quotient=quotient) for place in places}
 
     def is_poisoned(above: Above) -> bool:
         """Whether a scale above is NaN."""
@@ -1397,6 +1476,12 @@ def quantize_tensor(
             mode: str | Chance = rounding
             if random is not None:
                 mode = Chance(stochastic, random_bits, random[line][i])
+            if fmt.zero_point:
+                codes[line][i], left = moved_code(fmt, v, above.zero, mode)
+                saturated += left and value.is_finite
+                at_zero = codes[line][i] == above.zero % (2 * element.sign_bit)
+                underflowed += at_zero and value.is_finite and not value.is_zero
+                continue
             code = _rounded_element(fmt, value, v, mode, overflow, how)
             codes[line][i] = code
             if value.is_finite:
@@ -1415,7 +1500,12 @@ def quantize_tensor(
 
     if order == "quantize_first":
         choose(decoded())
-        codes = [_pruned(line, row, 0) for line, row in zip(codes, kept, strict=True)]
+        for line, row in enumerate(kept):
+            for i, keep in enumerate(row):
+                if not keep:
+                    above = above_of[line, i]
+                    # The code of zero, but in a poisoned block.
+                    codes[line][i] = 0 if is_poisoned(above) else above.zero % (2 * element.sign_bit)
 
     return QuantizedTensor(
         scales=out_scales if fmt.scale is not None else [],
@@ -1425,6 +1515,7 @@ def quantize_tensor(
         events=Events(saturated, underflowed, unnumbered, zero_blocks, tie_count),
         outer=out_outer,
         micro=out_micro,
+        zeros=out_zeros if fmt.zero_point else [],
     )
 
 

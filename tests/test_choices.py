@@ -35,8 +35,9 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, choices: dict[str, Any
     element, scaled = fmt.element, fmt.scale is not None
     rule = choices.get("scale_rule", fmt.scale_rule if fmt.scale_rule in (oracle.MSE, oracle.MAE) else None)
     searches = rule in (oracle.MSE, oracle.MAE)
-    floats = fmt.has_float_scale and not searches
-    one_level = fmt.outer is None and not fmt.micro
+    floats = fmt.has_float_scale and not searches and not fmt.zero_point
+    divides = fmt.has_float_scale and not fmt.has_signed_scale and not fmt.zero_point
+    one_level = fmt.outer is None and not fmt.micro and not fmt.zero_point
     powers = scaled and not fmt.has_float_scale and fmt.scale.nan_code is not None  # type: ignore[union-attr]
     one_short = floats and fmt.scale != oracle.FP32 and fmt.outer is None and not fmt.micro
     in_line = isinstance(fmt.block, int)
@@ -56,10 +57,10 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, choices: dict[str, Any
         ("integer_range", ["full"], element.signedness == "twos_complement"),
         ("preround", ["bf16", "bf16_toward_zero"], True),
         ("scale_apply", ["reciprocal"], fmt.has_float_scale),
-        ("divisor", [7.25, 0.75, 3.0], (fmt.has_float_scale and not fmt.has_signed_scale) or rule == "rceil"),
+        ("divisor", [7.25, 0.75, 3.0], divides or rule == "rceil"),
         ("divisor_apply", ["reciprocal"], floats),
         ("scale_compute", ["bf16"], floats),
-        ("apply_compute", ["bf16"], fmt.has_float_scale and not fmt.how.cut_offset),
+        ("apply_compute", ["bf16"], fmt.has_float_scale and not fmt.how.cut_offset and not fmt.zero_point),
         ("divide_by", ["quotient"], one_short and in_line),
         ("amax_exponent", ["log2"], scaled and rule in ("floor", "ceil", "rceil", oracle.FIT)),
         ("cut_offset", [0.5, 3.5, 8.5], floats and fmt.outer is None and integers and not fmt.how.cut_offset),

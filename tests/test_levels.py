@@ -314,7 +314,7 @@ def operand_lines(tensor: sq.BlockTensor, fmt: BlockFormat) -> list[oracle.Opera
 @pytest.mark.parametrize("datapath", ["exact", "block_fp32", "fma32"])
 @pytest.mark.parametrize(
     "name",
-    [name for name in FORMATS if name != "float32 of rows over short floats"],
+    [name for name, fmt in FORMATS.items() if name != "float32 of rows over short floats" and not fmt.zero_point],
 )
 def test_products_of_levels_are_those_of_the_oracle(name: str, datapath: str) -> None:
     fmt = FORMATS[name]

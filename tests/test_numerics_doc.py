@@ -66,8 +66,8 @@ def check_quantize(example: Example) -> None:
     planes, main = plane_bits(encoded), encoded.format.block_format.main_level
     values = sq.emulate(x, example.format, inexact=inexact, **arguments)
     produced = {"codes": encoded.codes, "values": bits_of(values)}
-    names = [*(["outer"] if main == 1 else []), "scale", "micro", "inner"]
-    produced |= dict(zip(names, planes, strict=False))
+    inside = ["zero"] if encoded.format.has_zero_points else ["micro", "inner"]
+    produced |= dict(zip([*(["outer"] if main == 1 else []), "scale", *inside], planes, strict=False))
     wanted = {name: patterns for name, patterns in example.lists.items() if name not in ("x", "random")}
     for name, patterns in wanted.items():
         assert hexes(produced[name]) == hexes(patterns.values), name

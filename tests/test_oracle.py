@@ -88,6 +88,8 @@ def check_quantize(example: Example) -> None:
     lines = [x.values[start : start + length] for start in range(0, len(x.values), length)]
     got = oracle.quantize_tensor(lines, CARRIER_OF_DIGITS[x.digits], fmt, **arguments)
     planes = {"scale": got.scales, "codes": got.codes, "values": got.values, "outer": got.outer}
+    if got.zeros:
+        planes["zero"] = got.zeros
     planes |= dict(zip(("micro", "inner"), got.micro, strict=False))
     produced = {name: [bits for line in plane for bits in line] for name, plane in planes.items()}
     assert set(lists) <= set(produced), f"line {example.line}: a name that quantize does not produce"

@@ -41,6 +41,15 @@ constexpr NamedFormat scaled(std::string_view name, std::string_view element_nam
   return {name, blocked(element_name, "fp32", along, across), by_amax, source, evidence};
 }
 
+// Two's complement with a zero point for each scale.
+constexpr NamedFormat affine(std::string_view name, std::string_view element_name, int along, int across,
+                             std::string_view source) {
+  BlockFormat format = blocked(element_name, "fp32", along, across);
+  format.levels[1] = ScaleLevel{zero_point_format(format.element), along, across, Combine::subtract};
+  format.level_count = 2;
+  return {name, format, {.scale_rule = ScaleRule::amax, .integer_range = IntegerRange::full}, source, implementation};
+}
+
 // A float32 scale of the tensor above those of blocks.
 constexpr BlockFormat under_tensor_scale(BlockFormat inner) {
   BlockFormat format = inner;
@@ -154,6 +163,9 @@ inline constexpr std::array formats{
     scaled("int8", "int8", whole, 1, "symmetric INT8, amax / 127 per row", inferred),
     scaled("int4", "int4", whole, 1, "symmetric INT4, amax / 7 per row", inferred),
     scaled("int4_g128", "int4", 128, 1, "symmetric INT4, amax / 7 per group of 128; makers vary the divisor", inferred),
+    affine("int8_affine", "int8", whole, 1, "torch.ao PerChannelMinMaxObserver, qint8: minimum and maximum of a row"),
+    affine("int4_affine_g128", "int4", 128, 1, "GPTQ's asymmetric INT4 in groups of 128, codes less 8"),
+    affine("int8_affine_tensor", "int8", whole, whole, "torch.ao MinMaxObserver, qint8: of the tensor"),
     scaled("fp8_e4m3", "e4m3", whole, whole, "OCP OFP8 v1.0, amax / 448 per tensor", inferred),
     scaled("fp8_e5m2", "e5m2", whole, whole, "OCP OFP8 v1.0, amax / 57344 per tensor", inferred),
     scaled("fp8_e4m3_1x128", "e4m3", 128, 1, "DeepSeek-V3 activations, amax / 448 per 1 x 128", implementation),

@@ -44,8 +44,9 @@ struct ElementTable {
   double operator()(std::uint32_t code) const { return tabled ? values[code & 0xFF] : element_value(format, code); }
 };
 
-// What all elements of a block are multiplied by.
+// What all elements of a block are moved and multiplied by.
 struct DecodeScale {
+  double zero = 0;   // subtracted, exact
   double power = 1;  // exact
   float factor = 1;  // one float32 multiplication
 };
@@ -57,6 +58,11 @@ inline DecodeScale decode_scale(const DecodeJob& job, std::int64_t batch, std::i
     const ScalePlane& plane = job.planes[static_cast<unsigned>(l)];
     const ScaleLevel& level = job.format.levels[static_cast<unsigned>(l)];
     const std::int64_t index = scale_index(plane, batch, line, element);
+    if (level.combine == Combine::subtract) {
+      const int zero = signed_integer(level.format, load_code(plane.data, plane.bytes, index));
+      out.zero = zero * power_of_two(unit_exponent(job.format.element));
+      continue;
+    }
     if (l > main) {
       out.power *= power_of_two(shift_of(level, load_code(plane.data, plane.bytes, index)));
       continue;
@@ -88,7 +94,8 @@ inline void decode_tiles(const DecodeJob& job, std::int64_t first, std::int64_t 
         count = smaller((at / g.block + 1) * g.block - at, t.length - start);
         const DecodeScale scale = decode_scale(job, t.batch, t.first_line + l, at);
         for (std::int64_t i = start; i < start + count; ++i) {
-          const double element = table(load_code(job.codes, job.code_bytes, offset + i * g.step)) * scale.power;
+          const double code_value = table(load_code(job.codes, job.code_bytes, offset + i * g.step));
+          const double element = (code_value - scale.zero) * scale.power;  // -0 - 0 is -0
           // Float scales multiply in float32, one rounding; powers of two are exact in float64.
           const double value = floating ? static_cast<double>(static_cast<float>(element) * scale.factor) : element;
           rows[l * t.length + i] = value == value ? as_bits<C>(value) : nan_bits<C>;

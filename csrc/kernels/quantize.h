@@ -1,6 +1,7 @@
 // The encoder: load, mask, amax, scale, round, store, tile by tile.
 #pragma once
 
+#include "affine.h"
 #include "divide.h"
 #include "powers.h"
 #include "random.h"
@@ -169,7 +170,9 @@ inline void quantize_row(const QuantizeJob& job, const TargetFamily<C>& family, 
 
   const Stretch<C> whole{row, row, rows.chances, t.length, values, codes};
   const Place at{t.batch, t.first_line + line, t.first_element};
-  if (job.scale_kind == ScaleKind::floating) {
+  if (job.zero_points) {
+    quantize_affine<C, mode>(job, family, at, whole, rows, counts);
+  } else if (job.scale_kind == ScaleKind::floating) {
     quantize_divided<C, mode>(job, family, at, whole, rows, counts);
   } else if (!takes_short_blocks(job) || !quantize_powers<C, mode>(job, family, at, whole, rows, counts)) {
     std::int64_t index = main_index(job, at);
@@ -194,7 +197,9 @@ inline void quantize_row(const QuantizeJob& job, const TargetFamily<C>& family, 
 #pragma GCC ivdep
     for (std::int64_t i = 0; i < t.length; ++i)
       values[i] = (rows.keep[i] != 0) | ((values[i] & ~sign_mask<C>) > stays) ? values[i] : 0;
-    if (codes != nullptr)
+    if (codes != nullptr && job.zero_points)
+      prune_to_zero_points<C>({at.first, t.length, g.block}, rows, codes);
+    else if (codes != nullptr)
       for (std::int64_t i = 0; i < t.length; ++i) codes[i] = rows.keep[i] != 0 ? codes[i] : 0;
   }
 
@@ -284,6 +289,12 @@ inline void amax_tiles(const AmaxJob& job, std::int64_t first, std::int64_t last
       double* to = job.largest + line * job.cells + t.first_element / job.cell;
       for (std::int64_t start = 0; start < t.length; start += job.cell, ++to) {
         const std::int64_t n = smaller(job.cell, t.length - start);
+        if (job.least != nullptr) {  // under float scales, so in float32
+          const Extremes<Narrow> found = counted_extremes<Narrow>(job.skip_nonfinite, narrow_row + start, n, ignored);
+          job.least[to - job.largest] = -as_value<Narrow>(smaller(found.below, infinity_bits<Narrow>));
+          *to = as_value<Narrow>(smaller(found.above, infinity_bits<Narrow>));
+          continue;
+        }
         if (by_narrow)
           *to = as_value<Narrow>(counted_magnitude<Narrow>(job.skip_nonfinite, narrow_row + start, n, ignored));
         else

@@ -69,6 +69,26 @@ std::string check_micro_level(const ScaleLevel& level, const ScaleLevel& outside
   return {};
 }
 
+std::string check_zero_points(const BlockFormat& format, int i) {
+  const ScaleLevel& level = format.levels[static_cast<std::size_t>(i)];
+  const ElementFormat& e = format.element;
+  if (i != 1 || format.level_count != 2 || !is_float32(format.levels[0].format))
+    return "zero points (combine='subtract') lie directly inside the float32 scales of blocks, and no other level "
+           "beside them: " +
+           describe(format);
+  if (e.signedness != Signedness::twos_complement)
+    return "zero points are for elements of two's complement: " + describe(e);
+  if (code_bits(e) > 16 || unit_exponent(e) < -64 || unit_exponent(e) > 64)
+    return "zero points are for elements of up to 16 bits with a unit of 2^-64 to 2^64: " + describe(e);
+  if (level.format != zero_point_format(e))
+    return "a zero point is an integer of the bits of the element with unit 1, " + describe(zero_point_format(e)) +
+           ", not " + describe(level.format);
+  if (level.along != format.levels[0].along || level.across != format.levels[0].across)
+    return "there is one zero point for each scale: along and across must be those of the scales, not " +
+           describe(level);
+  return {};
+}
+
 std::string check_level(const BlockFormat& format, int i) {
   const ScaleLevel& level = format.levels[static_cast<std::size_t>(i)];
   if (level.along < 0) return "a block needs at least one element: along=" + std::to_string(level.along);
@@ -91,7 +111,11 @@ std::string check_level(const BlockFormat& format, int i) {
 
 std::string check_format(const BlockFormat& format) {
   if (std::string error = check_element(format.element); !error.empty()) return error;
+  // First, since what the other levels are depends on it.
   for (int i = 0; i < format.level_count; ++i)
+    if (format.levels[static_cast<std::size_t>(i)].combine == Combine::subtract)
+      if (std::string error = check_zero_points(format, i); !error.empty()) return error;
+  for (int i = 0; i < scaling_levels(format); ++i)
     if (std::string error = check_level(format, i); !error.empty()) return error;
   return {};
 }
@@ -210,6 +234,18 @@ std::string check_element_choices(const ElementFormat& element, const Conversion
   return {};
 }
 
+std::string check_zero_point_choices(const Conversion& how) {
+  if (how.divisor != 0)
+    return "divisor stands for the largest element, and with zero points the steps from the lowest to the highest "
+           "code divide";
+  if (how.integer_range != IntegerRange::full)
+    return "zero points lay the whole range of codes over a block: integer_range must be 'full'";
+  if (how.divisor_apply != DivisorApply::divide || how.scale_compute != ScaleCompute::fp32 ||
+      how.apply_compute != ApplyCompute::fp32)
+    return "scales beside zero points are computed in float32, by division";
+  return {};
+}
+
 }  // namespace
 
 std::string check_conversion(const BlockFormat& format, const Conversion& conversion) {
@@ -232,6 +268,8 @@ std::string check_conversion(const BlockFormat& format, const Conversion& conver
   if (std::string error = check_range_choices(format, conversion); !error.empty()) return error;
   if (std::string error = check_float_choices(format, conversion); !error.empty()) return error;
   if (std::string error = check_element_choices(format.element, conversion); !error.empty()) return error;
+  if (has_zero_points(format))
+    if (std::string error = check_zero_point_choices(conversion); !error.empty()) return error;
   const bool short_scale = format.level_count > 0 && is_short_float_scale(main_scale(format).format);
   if (conversion.scale_rounding != ScaleRounding::nearest_even && !short_scale)
     return "scale_rounding='" + std::string(word_of(conversion.scale_rounding)) +

@@ -101,12 +101,13 @@ std::string run(const EncodeRequest& request, Counts& counts) {
   job.mask_source = request.mask_in != nullptr ? MaskSource::given : sparse ? MaskSource::magnitude : MaskSource::dense;
 
   const bool scaled = job.scale_kind != ScaleKind::none;
-  for (std::size_t i = 0; i < static_cast<std::size_t>(job.levels); ++i)
+  for (std::size_t i = 0; i < static_cast<std::size_t>(request.format.level_count); ++i)
     job.planes[i] = make_plane(request.format.levels[i], shape, request.scales[i].data, request.scales[i].given);
   ScalePlane& main = job.planes[static_cast<std::size_t>(job.main)];
   const std::int64_t block = scaled ? std::min(main.along, std::max<std::int64_t>(1, shape.length)) : shape.length;
   const std::int64_t group = job.mask_source == MaskSource::magnitude ? request.sparsity.group : 1;
-  const bool to_compute = scaled && !main.given;
+  const bool all_given = main.given && (!job.zero_points || job.planes[static_cast<std::size_t>(job.main + 1)].given);
+  const bool to_compute = scaled && !all_given;
 
   // In one pass if a tile can hold whole blocks and whole groups; otherwise masks and scales come first.
   const std::int64_t unit = to_compute ? std::lcm(std::min(block, tile_capacity + 1), group) : group;
@@ -150,7 +151,7 @@ std::string run(const EncodeRequest& request, Counts& counts) {
     job.mask_out = nullptr;
   }
   if (scales_first) {
-    const int last_level = main_first ? job.main : job.main - 1;
+    const int last_level = !main_first ? job.main - 1 : job.main + (job.zero_points ? 1 : 0);
     for (int level = 0; level <= last_level; ++level) {
       ScalePlane& plane = job.planes[static_cast<std::size_t>(level)];
       if (plane.data != nullptr) continue;

@@ -73,7 +73,7 @@ std::vector<std::uint64_t> log2_promotions(const QuantizeJob& job) {
 }
 
 void derive(QuantizeJob& job) {
-  const ElementFormat& e = job.format.element;
+  const ElementFormat e = rounded_element(job.format);
   const Conversion& how = job.conversion;
   const Magnitude top = magnitude_of(e, max_code(e));
   job.mantissa_bits = e.mantissa_bits;
@@ -85,7 +85,7 @@ void derive(QuantizeJob& job) {
   job.nan_code = has_nan(e) ? nan_code(e) : 0;
   job.element_nan = has_nan(e);
   job.sign_bit = sign_bit(e);
-  job.code_mask = magnitude_mask(e) | sign_bit(e);
+  job.code_mask = magnitude_mask(job.format.element) | sign_bit(job.format.element);
   job.twos_complement = e.signedness == Signedness::twos_complement;
   job.negative_zero = has_negative_zero(e) && how.signed_zero != SignedZero::drop;
   job.prepare = {.to_fp32 = how.amax_exponent == AmaxExponent::log2,
@@ -101,7 +101,11 @@ void derive(QuantizeJob& job) {
   job.infinite_counts = how.infinite == Infinite::beyond || job.infinite_is_top;
   job.skip_nonfinite = how.nonfinite == NonFinite::keep || how.nonfinite == NonFinite::ignore;
   job.flush_elements = how.subnormals == Subnormals::flush;
-  job.full_range = how.integer_range == IntegerRange::full;
+  job.zero_points = has_zero_points(job.format);
+  job.highest_integer = static_cast<int>(max_code(job.format.element));
+  job.lowest_integer = -job.highest_integer - 1;
+  job.unit_exponent = unit_exponent(job.format.element);
+  job.full_range = how.integer_range == IntegerRange::full && !job.zero_points;  // which have it anyway
   const bool special = how.overflow == Overflow::special && !keeps_finite(how.rounding);
   job.overflow_is_infinity = special && has_infinity(e);
   job.overflow_is_nan = special && !has_infinity(e);
@@ -122,7 +126,7 @@ void derive(QuantizeJob& job) {
 
 void derive_scale(QuantizeJob& job) {
   const BlockFormat& format = job.format;
-  job.levels = format.level_count;
+  job.levels = scaling_levels(format);
   if (job.scale_kind == ScaleKind::none) return;
   const Conversion& how = job.conversion;
   const ElementFormat& e = format.element;
@@ -138,6 +142,8 @@ void derive_scale(QuantizeJob& job) {
   job.short_scale = is_short_float_scale(s);
   job.scale_format = s;
   job.scale_divisor = std::ldexp(divisor_of(e, how), job.reach);
+  if (job.zero_points)  // the steps between the lowest and the highest code
+    job.scale_divisor = std::ldexp(static_cast<float>(job.highest_integer - job.lowest_integer), job.unit_exponent);
   job.scale_shift = max_exponent(e) + job.reach;
   job.align_top = max_exponent(e);
   if (how.scale_rule == ScaleRule::rceil) job.scale_shift = std::ilogb(divisor_of(e, how)) + job.reach;
@@ -175,6 +181,19 @@ void derive_outer_scale(QuantizeJob& job) {
   job.short_scale = false;
 }
 
+// A job over what the first pass found, as float64, which makes no elements.
+void only_scales(QuantizeJob& job) {
+  job.input_type = FloatType::fp64;
+  job.wide = job.scale_kind != ScaleKind::floating;
+  job.mask_source = MaskSource::dense;
+  job.prepare = {};                                  // which the first pass did
+  job.conversion.rounding = Rounding::nearest_even;  // of elements
+  job.values = nullptr;
+  job.codes = nullptr;
+  job.mask_out = nullptr;
+  job.count = false;
+}
+
 // Scales of one level from the largest magnitudes of its blocks: each is quantized as a block of its own, so that the
 // rule is applied by the same code.
 void scales_from(const KernelTable& kernels, const QuantizeJob& tensor, const Shape& shape, int level,
@@ -196,19 +215,41 @@ void scales_from(const KernelTable& kernels, const QuantizeJob& tensor, const Sh
   }
   job.geometry = make_geometry(grid, 1, 1);
   job.input = largest.data();
-  job.input_type = FloatType::fp64;
-  job.wide = job.scale_kind != ScaleKind::floating;
-  job.mask_source = MaskSource::dense;
-  job.prepare = {};                                  // which the first pass did
-  job.conversion.rounding = Rounding::nearest_even;  // of elements, which this pass does not make
-  job.values = nullptr;
-  job.codes = nullptr;
-  job.mask_out = nullptr;
-  job.count = false;
+  only_scales(job);
   Counts of_scales;
   run_tiles(job.geometry, 1, of_scales,
             [&](std::int64_t first, std::int64_t last, Counts& c) { kernels.quantize(job, first, last, c); });
   if (level == tensor.main) counts.zero_blocks += of_scales.zero_blocks;
+  counts.refused += of_scales.refused;
+}
+
+// Scales and zero points from the extremes of their blocks: each pair of them is quantized as a block of two.
+void zero_points_from(const KernelTable& kernels, const QuantizeJob& tensor, const Shape& shape,
+                      const std::vector<double>& least, const std::vector<double>& largest, Counts& counts) {
+  QuantizeJob job = tensor;
+  const ScaleLevel& of = main_scale(tensor.format);
+  const bool one = of.across == whole;
+  const std::int64_t inner = one ? 1 : shape.inner;
+  const Shape grid =
+      one ? Shape{1, 2, 1} : Shape{scale_lines(of, shape), 2 * blocks_per_line(of, shape.length), shape.inner};
+  std::vector<double> pairs(2 * largest.size());
+  for (std::size_t i = 0; i < largest.size(); ++i) {
+    const std::size_t step = static_cast<std::size_t>(inner), at = i / step * 2 * step + i % step;
+    pairs[at] = least[i];
+    pairs[at + step] = largest[i];
+  }
+  for (std::size_t i = 0; i < 2; ++i) {
+    const ScaleLevel& level = tensor.format.levels[i];
+    job.planes[i] =
+        make_plane({level.format, 2, 1, level.combine}, grid, tensor.planes[i].data, tensor.planes[i].given);
+  }
+  job.geometry = make_geometry(grid, 2, 2);
+  job.input = pairs.data();
+  only_scales(job);
+  Counts of_scales;
+  run_tiles(job.geometry, 1, of_scales,
+            [&](std::int64_t first, std::int64_t last, Counts& c) { kernels.quantize(job, first, last, c); });
+  counts.zero_blocks += of_scales.zero_blocks;
   counts.refused += of_scales.refused;
 }
 
@@ -235,23 +276,37 @@ void compute_scales(const KernelTable& kernels, QuantizeJob& job, const EncodeRe
   const Geometry& g = find.geometry;
   std::vector<double> cells(static_cast<std::size_t>(g.batch * g.lines * find.cells));
   find.largest = cells.data();
+  std::vector<double> least_of_cells(job.zero_points ? cells.size() : 0);
+  if (job.zero_points) find.least = least_of_cells.data();
   Counts ignored;
   run_tiles(g, request.threads, ignored,
             [&](std::int64_t first, std::int64_t last, Counts&) { kernels.amax(find, first, last); });
 
+  // The values of cells that lie under one scale, as one.
+  const auto gathered = [&](const ScalePlane& plane, std::int64_t count, const std::vector<double>& of, auto better) {
+    std::vector<double> best(static_cast<std::size_t>(count), 0.0);
+    for (std::int64_t batch = 0, at = 0; batch < g.batch; ++batch)
+      for (std::int64_t line = 0; line < g.lines; ++line)
+        for (std::int64_t cell = 0; cell < find.cells; ++cell, ++at) {
+          double& one = best[static_cast<std::size_t>(scale_index(plane, batch, line, cell * find.cell))];
+          one = better(one, of[static_cast<std::size_t>(at)]);
+        }
+    return best;
+  };
+  const auto larger = [](double a, double b) { return b <= a || std::isnan(a) ? a : b; };  // NaN stays
+  const auto smaller = [](double a, double b) { return std::min(a, b); };
+  if (job.zero_points) {
+    const std::int64_t count = scale_count(main_scale(job.format), shape);
+    zero_points_from(kernels, job, shape, gathered(job.planes[0], count, least_of_cells, smaller),
+                     gathered(job.planes[0], count, cells, larger), counts);
+    job.planes[0].given = job.planes[1].given = true;
+    return;
+  }
   for (int level = 0; level <= last_level; ++level) {
     ScalePlane& plane = job.planes[static_cast<std::size_t>(level)];
     if (plane.given) continue;
     const std::int64_t count = scale_count(job.format.levels[static_cast<std::size_t>(level)], shape);
-    std::vector<double> largest(static_cast<std::size_t>(count), 0.0);
-    for (std::int64_t batch = 0, at = 0; batch < g.batch; ++batch)
-      for (std::int64_t line = 0; line < g.lines; ++line)
-        for (std::int64_t cell = 0; cell < find.cells; ++cell, ++at) {
-          double& top = largest[static_cast<std::size_t>(scale_index(plane, batch, line, cell * find.cell))];
-          const double one = cells[static_cast<std::size_t>(at)];
-          if (!(one <= top)) top = std::isnan(top) ? top : one;  // NaN stays
-        }
-    scales_from(kernels, job, shape, level, largest, counts);
+    scales_from(kernels, job, shape, level, gathered(plane, count, cells, larger), counts);
     plane.given = true;
   }
 }

@@ -22,12 +22,23 @@ struct Scale {
   int exponent = 0;   // of powers of two, micro-exponents included
   float factor = 1;   // of float scales, the outer one included
   float divisor = 1;  // what elements are divided by: the same, or what the scale was before it became a code
+  int zero = 0;       // zero point, in units of the element
   bool poisoned = false;
 };
+
+// The integer that a code of two's complement is.
+inline int integer_of(const ElementFormat& f, std::uint32_t code) {
+  const int magnitude = static_cast<int>(decode_code(f, code).magnitude.significand);
+  return decode_code(f, code).negative ? -magnitude : magnitude;
+}
 
 // The scale below `outside` once a level's code is known.
 inline Scale inside(const BlockFormat& format, int l, Scale outside, std::uint32_t code) {
   const ScaleLevel& level = format.levels[static_cast<std::size_t>(l)];
+  if (level.combine == Combine::subtract) {
+    outside.zero = integer_of(level.format, code);
+    return outside;
+  }
   const Unpacked x =
       is_float32(level.format) ? unpack(code, ieee_type(FloatType::fp32)) : decode_code(level.format, code);
   Scale scale = outside;
@@ -149,6 +160,11 @@ inline std::uint64_t decode_value(const ElementFormat& f, ScaleKind kind, const 
                                   FloatType type, Counts& counts) {
   const IeeeType to = ieee_type(type);
   Unpacked x = decode_code(f, code);
+  if (scale.zero != 0) {
+    const int steps = integer_of(f, code) - scale.zero;
+    x.negative = steps < 0;
+    x.magnitude = {static_cast<std::uint64_t>(std::abs(steps)), value_of(f, 1).exponent};
+  }
   if (scale.poisoned) x.nan = true;
   if (x.nan) return to.nan();
   int exponent = scale.exponent;
@@ -184,11 +200,25 @@ inline bool counts_infinite(const Conversion& how, const std::vector<Unpacked>& 
   return some && !nan && (how.infinite == Infinite::beyond || how.infinite == Infinite::top);
 }
 
+// An element with a zero point: rounded as an integer of many bits, then moved and cut to its own range.
+inline Encoded encode_moved(const QuantizeJob& job, const Unpacked& x, const Unpacked& v, const Scale& scale,
+                            std::uint32_t random) {
+  const ElementFormat& f = job.format.element;
+  const ElementFormat wide{0, 23, 1 - 23 - value_of(f, 1).exponent, Specials::finite, Signedness::twos_complement};
+  const int highest = static_cast<int>(max_code(f)), lowest = -highest - 1;
+  Encoded e = encode_element(wide, job.conversion, v, 0, random);
+  const int integer = integer_of(wide, e.code) + scale.zero, within = std::clamp(integer, lowest, highest);
+  e.saturated = x.finite() && within != integer;
+  e.code = static_cast<std::uint32_t>(within) & (2 * sign_bit(f) - 1);
+  return e;
+}
+
 // One element under a scale, before its value is decoded.
 inline Encoded encode_scaled(const QuantizeJob& job, const Unpacked& x, const Scale& scale, std::uint32_t random) {
   const bool floating = job.scale_kind == ScaleKind::floating;
   Unpacked v = floating ? divided(job.conversion, x, scale.divisor) : x;
   if (v.infinite && x.finite()) v = as_largest(v);  // x / s left float32: a large number
+  if (has_zero_points(job.format)) return encode_moved(job, x, v, scale, random);
   if (job.conversion.align_bits > 0)
     v = aligned(v, scale.exponent + max_exponent(job.format.element) - job.conversion.align_bits,
                 job.conversion.align_rounding);
@@ -240,6 +270,52 @@ inline std::vector<std::uint32_t> candidate_codes(const QuantizeJob& job, Dyadic
   return {code, short_code(job, quotient)};
 }
 
+// The element of a sign that is the farthest from zero, as a magnitude; 0 if there is none.
+inline float farthest(const std::vector<Unpacked>& x, std::int64_t start, std::int64_t count, bool negative) {
+  Dyadic top;
+  for (std::int64_t i = start; i < start + count; ++i) {
+    const Unpacked& element = x[static_cast<std::size_t>(i)];
+    if (element.finite() && element.negative == negative && compare(element.magnitude, top) > 0)
+      top = element.magnitude;
+  }
+  return to_float({.magnitude = top});
+}
+
+// Section 4 with zero points: the code of RN32(high - low) over the steps between the lowest and the highest code.
+inline std::uint32_t range_scale_code(const QuantizeJob& job, const std::vector<Unpacked>& x, std::int64_t start,
+                                      std::int64_t count, Counts& counts) {
+  const ElementFormat& f = job.format.element;
+  const float range = farthest(x, start, count, false) + farthest(x, start, count, true);
+  const float steps = to_float({.magnitude = {2 * std::uint64_t{max_code(f)} + 1, value_of(f, 1).exponent}});
+  float scale = range / steps;
+  if (scale == 0) scale = std::nextafter(0.0F, 1.0F);
+  if (range == 0) scale = 1;
+  counts.zero_blocks += range == 0;
+  counts.refused += std::isinf(scale);
+  return std::bit_cast<std::uint32_t>(scale);
+}
+
+// The zero point of a block: where its scale puts the least element, the lowest code.
+inline std::uint32_t zero_point_code(const QuantizeJob& job, const std::vector<Unpacked>& x, std::int64_t start,
+                                     std::int64_t count, const Scale& scale) {
+  if (scale.poisoned) return 0;
+  const ElementFormat& f = job.format.element;
+  const int highest = static_cast<int>(max_code(f)), lowest = -highest - 1;
+  const Unpacked low = from_float(farthest(x, start, count, true) / scale.factor);
+  int zero = highest;
+  if (!low.infinite) {
+    // A float of 24 bits holds every integer that is near enough to matter.
+    const Encoded steps = encode_element({0, 23, 1 - 23 - value_of(f, 1).exponent}, {}, low, 0, 0);
+    zero = static_cast<int>(std::min<std::int64_t>(highest, std::int64_t{lowest} + steps.code));
+  }
+  return static_cast<std::uint32_t>(zero) & (2 * sign_bit(f) - 1);
+}
+
+// The code of zero under a scale.
+inline std::uint32_t code_of_zero(const ElementFormat& f, const Scale& scale) {
+  return scale.poisoned ? 0 : static_cast<std::uint32_t>(scale.zero) & (2 * sign_bit(f) - 1);
+}
+
 // The code of the main level for a block that begins at `start`, and under float scales what it was before.
 inline std::uint32_t main_code(const QuantizeJob& job, const Line& line, const std::vector<Unpacked>& x,
                                std::int64_t start, std::int64_t count, Scale outside, float& quotient, Counts& counts) {
@@ -252,6 +328,7 @@ inline std::uint32_t main_code(const QuantizeJob& job, const Line& line, const s
     counts.refused += !has_nan(format);
     return has_nan(format) ? nan_code(format) : 0;
   }
+  if (has_zero_points(job.format)) return range_scale_code(job, x, start, count, counts);
   if (infinite) {
     if (job.conversion.infinite == Infinite::top) return max_code(format);
     return infinite_scale_code(job);

@@ -94,7 +94,9 @@ std::vector<Scale> scale_line(const QuantizeJob& job, const Line& line, const st
         code = static_cast<std::uint32_t>(load_bits(plane.data, plane.bytes, index));
       } else {
         code = main ? main_code(job, line, x, start, end - start, outside, quotient, counts)
-                    : micro_code(job, x, start, end - start, l, outside);
+               : job.format.levels[static_cast<std::size_t>(l)].combine == Combine::subtract
+                   ? zero_point_code(job, x, start, end - start, outside)
+                   : micro_code(job, x, start, end - start, l, outside);
         if (plane.data != nullptr) store_bits(plane.data, plane.bytes, index, code);
       }
       Scale scale = inside(job.format, l, outside, code);
@@ -122,8 +124,9 @@ BlockResult encode_line(const QuantizeJob& job, const Line& line, const std::vec
     if (scale.poisoned) continue;
     Encoded e = encode_scaled(job, x[i], scale, random_of(job, line.at(static_cast<std::int64_t>(i))));
     const Unpacked made = decode_code(job.format.element, e.code);
-    e.underflowed =
-        made.finite() && made.magnitude.significand == 0 && x[i].finite() && x[i].magnitude.significand != 0;
+    const bool zero = has_zero_points(job.format) ? e.code == code_of_zero(job.format.element, scale)
+                                                  : made.finite() && made.magnitude.significand == 0;
+    e.underflowed = zero && x[i].finite() && x[i].magnitude.significand != 0;
     result.codes[i] = e.code;
     counts.saturated += e.saturated;
     counts.underflowed += e.underflowed;
@@ -167,7 +170,7 @@ void quantize(const QuantizeJob& job, std::int64_t first, std::int64_t last, Cou
         keep = select_line(values, job.sparsity, false, counts.ties);
       }
       for (std::size_t i = 0; i < x.size(); ++i)
-        if (!keep[i]) block.codes[i] = 0;
+        if (!keep[i]) block.codes[i] = code_of_zero(element, block.scales[i]);
     }
     for (std::size_t i = 0; i < x.size(); ++i) {
       const std::int64_t at = line.at(static_cast<std::int64_t>(i));
@@ -185,7 +188,9 @@ void amax(const AmaxJob& job, std::int64_t first, std::int64_t last) noexcept {
     double* to = job.largest + (line.batch * job.geometry.lines + line.line) * job.cells;
     for (std::int64_t i = 0; i < line.length; ++i) {
       double& top = to[(line.first + i) / job.cell];
-      if (i % job.cell == 0) top = 0;
+      double ignored = 0;
+      double& least = job.least != nullptr ? job.least[&top - job.largest] : ignored;
+      if (i % job.cell == 0) top = least = 0;
       if (job.mask_in != nullptr && !job.mask_in[line.at(i)]) continue;
       Unpacked x = prepared(job.prepare, read(job.input, job.input_type, line.at(i), job.narrow));
       x = replaced(job.prepare, x);
@@ -193,7 +198,10 @@ void amax(const AmaxJob& job, std::int64_t first, std::int64_t last) noexcept {
       if (x.nan) top = std::nan("");
       const double magnitude =
           x.infinite ? HUGE_VAL : std::ldexp(static_cast<double>(x.magnitude.significand), x.magnitude.exponent);
-      if (magnitude > top) top = magnitude;
+      if (job.least != nullptr && x.negative)
+        least = std::min(least, -magnitude);
+      else if (magnitude > top)
+        top = magnitude;
     }
   });
 }

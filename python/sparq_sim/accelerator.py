@@ -64,6 +64,11 @@ class Accelerator:
             if operand.conversion.rounding == "stochastic":
                 raise ValueError(f"{operand.name}: rounding='stochastic' needs random bits at every call: use emulate")
         for name, operand in (("weights", weights), ("activations", activations)):
+            if operand.has_zero_points:
+                raise ValueError(
+                    f"{name} {operand.name}: no datapath here multiplies operands with zero points; emulate tensors "
+                    "and multiply their values"
+                )
             # Scales that vary along K: every power of two per block, and float scales of blocks within a row.
             scaled = operand.scale_kind == "power_of_two" or (
                 operand.scale_kind == "float" and not isinstance(operand.block, str)

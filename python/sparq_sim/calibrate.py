@@ -41,7 +41,7 @@ class Calibrator:
         history: tensors that count.
 
     Raises:
-        ValueError: an unknown method, numbers out of range, a format without such a scale.
+        ValueError: an unknown method, numbers out of range, a format without such a scale or with zero points.
 
     NaN and Inf do not count. `percentile` and `mse` keep a copy of what they see.
 
@@ -70,6 +70,11 @@ class Calibrator:
         if not levels or levels[0].across != 0 or levels[0].format.code_bytes != 4:
             raise ValueError(
                 f"{self.spec.format.name}: needed a format whose outermost scale is a float32 of the tensor"
+            )
+        if self.spec.format.has_zero_points:
+            raise ValueError(
+                f"{self.spec.format.name}: zero points depend on the least and the largest element, and a calibrator "
+                "knows the largest magnitude alone; give scales=[scale, zero point]"
             )
         if method not in METHODS:
             raise ValueError(f"method={method!r}: choose one of {', '.join(METHODS)}")

@@ -43,6 +43,8 @@ def _scale_text(format_: Format) -> str:
 def _level_text(level: ScaleLevel) -> str:
     record = level.format
     name = next((e.name for e in sq.elements().values() if e.record == record), None)
+    if level.combine == "subtract":
+        return f"{name or f'int{record.code_bits}'} zero"
     return name or f"2^X, {record.exponent_bits} bits"
 
 

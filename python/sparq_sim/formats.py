@@ -105,6 +105,11 @@ class Format:
         return "power_of_two" if level.format.is_power_of_two_scale else "float"
 
     @property
+    def has_zero_points(self) -> bool:
+        """Whether a zero point lies beside each scale: the innermost level."""
+        return bool(self.levels) and self.levels[-1].combine == "subtract"
+
+    @property
     def has_scale_codes(self) -> bool:
         """Whether the scales of blocks are stored as codes; else they are float32 numbers (or there are none)."""
         return self.main is not None and self.main.format.code_bytes < 4
@@ -126,9 +131,10 @@ class Format:
 
 
 def _scale_bits(level: ScaleLevel) -> int:
-    """A short float takes a byte, whose sign bit nobody reads; an exponent takes its own bits."""
+    """A short float takes a byte, whose sign bit nobody reads; an exponent or a zero point takes its own bits."""
     record = level.format
-    return record.code_bits if record.is_power_of_two_scale else 8 * record.code_bytes
+    own = record.is_power_of_two_scale or level.combine == "subtract"
+    return record.code_bits if own else 8 * record.code_bytes
 
 
 @dataclass(frozen=True)
@@ -367,8 +373,15 @@ def _with_block(base: Format, block: object) -> Format:
             f"block={block!r}: needed a positive integer below 2^31, 'row' or 'tensor', or (lines, elements) of a tile"
         )
     at = base.block_format.main_level
-    level = ScaleLevel(format=base.main.format, along=along, across=across, combine=base.main.combine)
-    return replace(base, levels=(*base.levels[:at], level, *base.levels[at + 1 :]))
+    return replace(
+        base,
+        levels=[
+            ScaleLevel(format=level.format, along=along, across=across, combine=level.combine)
+            if i == at or level.combine == "subtract"  # zero points are those of the same blocks
+            else level
+            for i, level in enumerate(base.levels)
+        ],
+    )
 
 
 def spec(

@@ -13,6 +13,7 @@ from sparq_sim.events import Events
 from sparq_sim.formats import Spec
 from sparq_sim.quantize import emulate, encode
 from sparq_sim.scales import lines_together, spans_lines
+from sparq_sim.sparsify import sparsify
 
 #: Elements of a piece: what bounds the memory. Depends on nothing but the shape, so neither do sums on threads.
 PIECE = 1 << 18
@@ -185,22 +186,43 @@ class Lines:
             place = self.magnitudes[box[0], :, box[2]] if self.lines_are_cut else self.magnitudes
             np.maximum(place, bits.max(axis=1 if self.lines_are_cut else None, keepdims=True), out=place)
 
-    def wide_scales(self, spec: Spec) -> Array | None:
-        """The outermost scales where they do not fit into a piece: of the tensor, or of rows if lines are cut; else
-        None."""
+    def wide_scales(self, spec: Spec) -> tuple[Array, ...] | None:
+        """The outermost scales (and their zero points) where they do not fit into a piece: of the tensor, or of rows if
+        lines are cut; else None."""
         if not spec.format.levels or spec.format.levels[0].along != 0:
             return None
-        if spec.format.levels[0].across == 0:
-            return encode(self._floats(self.magnitudes.max(keepdims=True)), spec, axis=1).scale_planes[0]
-        if self.lines_are_cut:
-            return encode(self._floats(self.magnitudes), spec, axis=1).scale_planes[0]
-        return None
+        of_tensor = spec.format.levels[0].across == 0
+        if not of_tensor and not self.lines_are_cut:
+            return None
+        if spec.format.has_zero_points:
+            return encode(self._extremes(spec, of_tensor), spec, axis=1, sparsity="2:2").scale_planes
+        largest = self.magnitudes.max(keepdims=True) if of_tensor else self.magnitudes
+        return encode(self._floats(largest), spec, axis=1).scale_planes[:1]
 
-    def scales_of(self, scales: Array | None, box: Box) -> list[Array] | None:
+    def _extremes(self, spec: Spec, of_tensor: bool) -> Array:
+        """The least and the largest element of the tensor or of each line, [.., 2, ..], among what zero points see:
+        a pattern may prune them."""
+        outer, _, inner = self.data.shape
+        found = np.zeros((1, 2, 1) if of_tensor else (outer, 2, inner), np.float64)
+        pattern = spec.sparsity if spec.order == "sparsify_first" else None
+        skips = spec.conversion.nonfinite == "ignore"
+        for box in self.boxes():
+            piece = _wide(self.piece(box))
+            if pattern is not None:
+                piece = sparsify(piece, f"{pattern.kept}:{pattern.group}", axis=1, ties=pattern.ties)[0]
+            # Inf stands for NaN, which hides behind no comparison then.
+            piece = np.where(np.isfinite(piece), piece, 0.0) if skips else np.where(np.isnan(piece), np.inf, piece)
+            place = found if of_tensor else found[box[0], :, box[2]]
+            over = None if of_tensor else 1
+            np.minimum(place[:, :1], piece.min(axis=over, keepdims=True), out=place[:, :1])
+            np.maximum(place[:, 1:], piece.max(axis=over, keepdims=True), out=place[:, 1:])
+        return found
+
+    def scales_of(self, scales: tuple[Array, ...] | None, box: Box) -> list[Array] | None:
         """The part of `wide_scales` for a piece."""
         if scales is None:
             return None
-        return [scales if scales.size == 1 else scales[box[0], :, box[2]]]
+        return [plane if plane.size == 1 else plane[box[0], :, box[2]] for plane in scales]
 
 
 def measure(tensors: Sequence[tuple[str, Source, int]], tallies: Sequence[Tally], threads: int | None) -> Exponents:
@@ -235,7 +257,7 @@ def measure(tensors: Sequence[tuple[str, Source, int]], tallies: Sequence[Tally]
 
 
 def _measure_one(prefix: str, lines: Lines, tallies: Sequence[Tally], shrink: float, threads: int | None) -> None:
-    wide_scales: dict[int, Array | None] = {}
+    wide_scales: dict[int, tuple[Array, ...] | None] = {}
     for i, tally in enumerate(tallies):
         try:
             wide_scales[i] = None if tally.refusal else lines.wide_scales(tally.spec)

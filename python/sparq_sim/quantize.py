@@ -99,6 +99,11 @@ class _Job:
         if self.spec.conversion.nonfinite == "error":
             raise ValueError("x has NaN or Inf, and nonfinite='error' was asked for")
         beyond = " (float64 numbers beyond float32 become Inf)" if self.format.scale_kind == "float" else ""
+        if self.format.has_zero_points and self.scales[0] is None:
+            raise ValueError(
+                f"{self.format.name}: the distance from the least element to the largest, or that over the steps "
+                "between codes, is beyond float32"
+            )
         if self.gives_scales:
             raise ValueError(
                 f"x has NaN or Inf{beyond} where scales= gives a scale that is a number; given scales are never changed"
@@ -223,7 +228,9 @@ def _may_fail(job: _Job, result: str, policy: str) -> bool:
     speaks_nan = scale.has_nan if scale is not None else element.has_nan
     if job.spec.conversion.nonfinite == "error":
         speaks_nan = False
-    if job.x.data.size == 0 or (speaks_nan and policy == "round" and not job.gives_scales):
+    # The least and the largest element may lie farther apart than float32 reaches.
+    ranged = job.format.has_zero_points
+    if job.x.data.size == 0 or (speaks_nan and policy == "round" and not job.gives_scales and not ranged):
         return False
     values = job.x.data
     if job.x.dtype == "float16":
@@ -265,7 +272,8 @@ def emulate(
         order: ``"sparsify_first"`` (default) or ``"quantize_first"``.
         mask: bool (or uint8) array shaped like x; True is kept. Replaces the choice of `sparsity`.
         scales: given scales, codes (integers) or values (floats), shaped like x with the axis replaced by the number
-            of blocks; a list holds one per level, outermost first, None for those to be computed.
+            of blocks; a list holds one per level, outermost first, None for those to be computed. Zero points are
+            signed integers (or unsigned codes, as `BlockTensor.scales` has them).
         tensor_scale: the given scale of the tensor, for formats whose outermost level is one.
         random: bits of ``rounding="stochastic"``: a `Philox`, a `ShiftRegister`, or integers below 2^random_bits shaped
             like x.

@@ -108,10 +108,13 @@ def _given_level(scales: object, level: ScaleLevel, name: str, data: Source, axi
         raise TypeError(f"scales: dtype {dtype}; needed integer codes, or values of float32 or float64")
     array = np.asarray(scales) if isinstance(scales, (int, float)) else to_numpy(scales, "scales")
     shape = scale_shape(level, data.shape or (1,), axis)
+    what = "scales" if level.combine != "subtract" else "zero points"
     if array.shape != (shape if data.shape else ()) and not (array.size == 1 == int(np.prod(shape))):
-        raise ValueError(f"scales: shape {array.shape}; needed {shape if data.shape else ()}")
+        raise ValueError(f"{what}: shape {array.shape}; needed {shape if data.shape else ()}")
     array = data.from_user(array.reshape(shape))
     record = level.format
+    if level.combine == "subtract":
+        return _zero_point_codes(array, level)
     if record.code_bytes == 4:
         if array.dtype.kind != "f":
             raise TypeError(f"scales: dtype {array.dtype}; {name} takes float values")
@@ -141,6 +144,19 @@ def _given_level(scales: object, level: ScaleLevel, name: str, data: Source, axi
         raise ValueError(f"scales: values that the scale format of {name} does not hold ({kind})")
     nan = 0 if record.nan_code is None else record.nan_code
     return np.ascontiguousarray(np.where(np.isnan(array), nan, codes), dtype=level_dtype(level))
+
+
+def _zero_point_codes(zeros: Array, level: ScaleLevel) -> Array:
+    """Zero points as codes: signed integers, or, unsigned, the codes that `BlockTensor.scales` has."""
+    if zeros.dtype.kind not in "iu":
+        raise TypeError(f"zero points: dtype {zeros.dtype}; needed signed integers, or unsigned codes of them")
+    bits = level.format.code_bits
+    low, top = (0, (1 << bits) - 1) if zeros.dtype.kind == "u" else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+    if zeros.size and (int(zeros.min()) < low or int(zeros.max()) > top):
+        kind = "codes" if zeros.dtype.kind == "u" else "integers"
+        raise ValueError(f"zero points: {kind} must be {low} to {top}")
+    codes = zeros.astype(np.int64) & ((1 << bits) - 1)
+    return np.ascontiguousarray(codes, dtype=level_dtype(level))
 
 
 def _codes_of_values(values: Array, scale: ElementFormat) -> tuple[Array, Array]:
@@ -176,10 +192,15 @@ def line_scales(format: Format, scales: tuple[Array, ...], shape: tuple[int, ...
     """The scales of all levels together, for each line; None without scales.
 
     Raises:
-        ValueError: scales of rows above scales of blocks, which no product here takes.
+        ValueError: scales of rows above scales of blocks, or zero points, which no product here takes.
     """
     if not format.levels:
         return None
+    if format.has_zero_points:
+        raise ValueError(
+            f"{format.name}: a product takes no zero points; multiply the decoded values, as in "
+            "matmul(a.decode(), b.decode())"
+        )
     main, length = format.block_format.main_level, shape[-1]
     tensor_scale = None
     for level, plane in zip(format.levels[:main], scales, strict=False):

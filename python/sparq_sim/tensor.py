@@ -59,7 +59,7 @@ class BlockTensor:
     scales: Array | tuple[Array, ...] | None
     """Scale codes (uint8, uint16) or float32 values, shaped like the tensor with the axis replaced by the number of
     blocks (all ones for a scale of the tensor); None without scales. A format of several levels has a tuple of such
-    arrays, outermost first."""
+    arrays, outermost first; zero points come last, as codes of two's complement."""
     mask: Array | None
     """bool, shaped like the tensor: True where an element was kept; None if the tensor is dense."""
     spec: Spec
@@ -94,7 +94,9 @@ class BlockTensor:
         bits = format_.element.code_bits
         if bits < 8 * self.codes.dtype.itemsize and self.codes.size and int(self.codes.max()) >> bits:
             raise ValueError(f"codes: {int(self.codes.max()):#x} has more than the {bits} bits of {format_.name}")
-        for plane in planes:
+        for plane, level in zip(planes, format_.levels, strict=True):
+            if level.combine == "subtract" and plane.size and int(plane.max()) >> bits:
+                raise ValueError(f"scales: a zero point of {int(plane.max()):#x} has more than {bits} bits")
             if plane.dtype == np.float32 and not positive_finite_or_nan(plane):
                 raise ValueError("scales: needed positive finite numbers, or NaN")
 

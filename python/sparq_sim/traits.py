@@ -64,6 +64,7 @@ def traits(format: str | Format | Spec, **choices: Any) -> Traits:
     fixed = kind == "float" and record.has_scale_codes and record.block_format.main_level == 0
     return Traits(
         idempotent=stable and how.input_subnormals == "keep" and how.preround == "none",
+        # Zero points have the full range.
         sign_symmetric=not directed and how.integer_range == "symmetric" and how.cut_offset == 0,
         monotone=how.rounding != "stochastic" and not inside,
         half_step=(
