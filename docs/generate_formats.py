@@ -134,7 +134,8 @@ def level_text(level: sq.ScaleLevel, names: dict[sq.ElementFormat, str]) -> str:
     """A level of scales and what one of them is of."""
     extents = {(0, 0): "tensor", (0, 1): "row"}
     of = extents.get((level.along, level.across), block_text((level.across, level.along)))
-    return f"`{names[level.format]}` per {of}{' (divides)' if level.combine == 'divide' else ''}"
+    how = {"divide": " (divides)", "subtract": " (zero point)"}.get(level.combine, "")
+    return f"`{names[level.format]}` per {of}{how}"
 
 
 def choices_text(format_: sq.Format) -> str:

@@ -32,7 +32,7 @@ CHOICES: tuple[dict[str, Any], ...] = (
 )
 FORMATS = (
     "mxfp4", "mxfp6_e2m3", "mxfp8_e4m3", "mxint8", "hbfp4", "mx6", "bfp16", "bfp4_b", "nvfp4", "nvfp4_one_level",
-    "int8", "fp8_e4m3", "bf16", "fp16",
+    "int8", "fp8_e4m3", "bf16", "fp16", "int8_affine", "int4_affine_g128",
 )  # fmt: skip
 
 

@@ -198,7 +198,7 @@ inline void quantize_row(const QuantizeJob& job, const TargetFamily<C>& family, 
     for (std::int64_t i = 0; i < t.length; ++i)
       values[i] = (rows.keep[i] != 0) | ((values[i] & ~sign_mask<C>) > stays) ? values[i] : 0;
     if (codes != nullptr && job.zero_points)
-      prune_to_zero_points<C>({at.first, t.length, g.block}, rows, codes);
+      prune_to_zero_points<C>(job, {at.first, t.length, g.block}, rows, codes);
     else if (codes != nullptr)
       for (std::int64_t i = 0; i < t.length; ++i) codes[i] = rows.keep[i] != 0 ? codes[i] : 0;
   }

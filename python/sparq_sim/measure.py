@@ -200,8 +200,8 @@ class Lines:
         return encode(self._floats(largest), spec, axis=1).scale_planes[:1]
 
     def _extremes(self, spec: Spec, of_tensor: bool) -> Array:
-        """The least and the largest element of the tensor or of each line, [.., 2, ..], among what zero points see:
-        a pattern may prune them."""
+        """The least and the largest element of the tensor or of each line, [.., 2, ..], among those that a pattern
+        leaves."""
         outer, _, inner = self.data.shape
         found = np.zeros((1, 2, 1) if of_tensor else (outer, 2, inner), np.float64)
         pattern = spec.sparsity if spec.order == "sparsify_first" else None
