@@ -69,7 +69,7 @@ def line_spec(made: Spec) -> Spec:
 
 def value_bits(tensor: BlockTensor) -> Array:
     """The decoded values as bits of float32."""
-    values: Array = tensor.decode("float32", inexact="round")
+    values = np.asarray(tensor.decode("float32", inexact="round"))
     return values.view(np.uint32)
 
 
