@@ -179,3 +179,33 @@ def test_tensors_that_are_no_floats_are_refused(tmp_path: Path) -> None:
 def test_an_operand_that_the_machine_cannot_take_is_refused_before_any_work() -> None:
     stderr = sparq("check", "--weights", "mxfp8", "--datapath", "hopper_fp8", code=2).stderr
     assert "this datapath takes no scales that vary along K" in stderr
+
+
+def test_diff_prints_both_sides() -> None:
+    common = ("diff", "mxfp4", "--like", "torchao-main/floor")
+    shown = sparq(*common, "--like", "quark-0.13/even").stdout
+    assert "smallest input that tells them apart: [-0 (0x80000000)]" in shown and "signed_zero" in shown
+    data = table(*common, "--with", "scale_rule=rceil,divisor=7.25", "--seed", "3")
+    assert data == sq.diff("mxfp4", "torchao-main/floor", {"scale_rule": "rceil", "divisor": 7.25}, seed=3).to_dict()
+    assert "the same spec" in sparq(*common, "--with", "").stdout
+
+
+def test_diff_measures_a_file(tmp_path: Path) -> None:
+    x = np.random.default_rng(5).standard_normal((4, 96), dtype=np.float32)
+    np.savez(tmp_path / "two.npz", a=x, b=np.arange(4))
+    data = table("diff", "mxfp4", "--with", "", "--with", "scale_rule=even", "--data", tmp_path / "two.npz")
+    assert data == sq.diff("mxfp4", {}, {"scale_rule": "even"}, data=x).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("mxfp4", "--like", "ocp"), "1 sides: needed two"),
+        (("mxfp4", "--like", "ocp", "--like", "opc"), "unknown preset 'opc'; known: ocp"),
+        (("mxfp4", "--like", "ocp", "--with", "even"), "--with even: needed name=word"),
+        (("mxfp4", "--like", "ocp", "--with", "", "--data", "missing.npy"), "missing.npy: no such file"),
+    ],
+)
+def test_wrong_arguments_of_diff_are_one_line_of_error(arguments: tuple[str, ...], message: str) -> None:
+    stderr = sparq("diff", *arguments, code=2).stderr
+    assert message in stderr and len(stderr.strip().splitlines()) == 1

@@ -5,7 +5,9 @@ from __future__ import annotations
 import doctest
 import importlib
 import importlib.util
+import json
 import pkgutil
+from itertools import combinations
 from pathlib import Path
 from types import ModuleType
 
@@ -53,15 +55,30 @@ def generator(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["generate_formats", "generate_witnesses", "generate_presets"])
+@pytest.mark.parametrize(
+    "name", ["generate_formats", "generate_witnesses", "generate_presets", "generate_disagreements"]
+)
 def test_a_written_page_is_what_its_script_writes(name: str) -> None:
     module = generator(name)
     assert module.PAGE.read_text(encoding="utf-8") == module.page(), f"run python docs/{name}.py"
+    if hasattr(module, "DATA"):
+        assert module.DATA.read_text(encoding="utf-8") == module.data(), f"run python docs/{name}.py"
 
 
 def test_the_page_of_presets_has_them_all() -> None:
     page = generator("generate_presets").PAGE.read_text(encoding="utf-8")
     assert [name for name in sparq_sim.presets() if f"| `{name}` |" not in page] == []
+
+
+def test_the_table_of_disagreements_has_every_pair_of_presets() -> None:
+    data = json.loads((ROOT / "docs" / "disagreements.json").read_text(encoding="utf-8"))["formats"]
+    for format in {name for preset in sparq_sim.presets().values() for name in preset.formats}:
+        names = [preset.name for preset in sparq_sim.presets().values() if format in preset.formats]
+        if len(names) > 1:
+            same = data[format]["same"]
+            assert sorted(name for group in same for name in group) == sorted(names)
+            pairs = {frozenset((pair["a"], pair["b"])) for pair in data[format]["pairs"]}
+            assert pairs == {frozenset((a[0], b[0])) for a, b in combinations(same, 2)}
 
 
 def test_the_page_of_formats_lists_every_nan() -> None:

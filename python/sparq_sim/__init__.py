@@ -5,7 +5,9 @@ from sparq_sim.accelerator import Accelerator
 from sparq_sim.arrays import FLOATS
 from sparq_sim.calibrate import Calibrator
 from sparq_sim.check import check, simulate
+from sparq_sim.difference import Difference, diff
 from sparq_sim.events import Events
+from sparq_sim.explain import Explanation, explain
 from sparq_sim.formats import Format, Spec, conversions, datapaths, elements, formats, spec
 from sparq_sim.layers import linear
 from sparq_sim.matmul import matmul
@@ -28,8 +30,10 @@ __all__ = [
     "Calibrator",
     "Conversion",
     "Datapath",
+    "Difference",
     "ElementFormat",
     "Events",
+    "Explanation",
     "Format",
     "LayerReport",
     "Philox",
@@ -45,9 +49,11 @@ __all__ = [
     "check",
     "conversions",
     "datapaths",
+    "diff",
     "elements",
     "emulate",
     "encode",
+    "explain",
     "find_preset",
     "formats",
     "linear",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -203,14 +204,72 @@ def _value_table(element: Element, values: list[float]) -> Table:
     return table
 
 
-def _choices(pairs: list[str]) -> dict[str, Any]:
+def _choices(pairs: list[str], option: str = "--choice") -> dict[str, Any]:
     choices: dict[str, Any] = {}
     for pair in pairs:
         name, equals, word = pair.partition("=")
         if not equals:
-            raise ValueError(f"--choice {pair}: needed name=word, such as scale_rule=rceil")
-        choices[name] = int(word) if word.isdecimal() else word
+            raise ValueError(f"{option} {pair}: needed name=word, such as scale_rule=rceil")
+        choices[name] = _number_or_word(word)
     return choices
+
+
+def _number_or_word(word: str) -> int | float | str:
+    if re.fullmatch(r"-?[0-9]+", word):
+        return int(word)
+    return float(word) if re.fullmatch(r"[0-9]+\.[0-9]*|\.[0-9]+", word) else word
+
+
+def _side(text: str) -> dict[str, Any]:
+    """Choices as one word, ``scale_rule=even,rounding=nearest_away``; empty for those of the format."""
+    return _choices([pair.strip() for pair in text.split(",") if pair.strip()], "--with")
+
+
+@app.command()
+def diff(
+    format: Annotated[str, typer.Argument(help="A format, or an element for a cast, such as mxfp4 or e4m3.")],
+    like: Annotated[list[str] | None, typer.Option(help="A preset; twice, or once beside --with.")] = None,
+    choices: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with", help="Choices, such as scale_rule=even,rounding=nearest_away, or '' for those of the format."
+        ),
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option("--data", help="An npy, npz or safetensors file to measure, not normal numbers.")
+    ] = None,
+    tensor: Annotated[str | None, typer.Option(help="The tensor of the file, if it holds several.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the normal numbers.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare two ways of encoding a format: fields, how much differs, and the smallest input that tells them apart."""
+    sides: list[str | dict[str, Any]] = [*(like or []), *(_side(text) for text in choices or [])]
+    if len(sides) != 2:
+        raise ValueError(f"{len(sides)} sides: needed two, of --like PRESET and --with CHOICES")
+    data = None if source is None else _one_float(source, tensor)
+    found = sq.diff(format, sides[0], sides[1], data=data, seed=seed)
+    if as_json:
+        return _print_json(found.to_dict())
+    _out.print(found.title, highlight=False, markup=False, soft_wrap=True)
+    for table in found.tables():
+        _out.print(table)
+    for line in found.summary():
+        _out.print(line, highlight=False, markup=False, soft_wrap=True)
+    return None
+
+
+def _one_float(path: Path, name: str | None) -> Any:
+    """A float tensor of a file."""
+    tensors = files.read_tensors(path)
+    if name is not None and name not in tensors:
+        raise ValueError(f"{path}: no tensor {name!r}; there are: {', '.join(map(repr, tensors)) or 'none'}")
+    floats = _floats(path, tensors if name is None else {name: tensors[name]})
+    if len(floats) != 1:
+        raise ValueError(
+            f"{path}: {len(floats)} tensors of floats; name one with --tensor: {', '.join(sorted(floats))}"
+        )
+    made = next(iter(floats.values()))
+    return made.array if made.dtype != "bfloat16" else (made.array.astype(np.uint32) << 16).view(np.float32)
 
 
 def _floats(path: Path, tensors: dict[str, files.Named]) -> dict[str, files.Named]:
