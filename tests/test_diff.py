@@ -330,6 +330,31 @@ def test_a_side_that_refuses_differs() -> None:
     assert "nonfinite=error refuses data" in str(made) and "refused" in str(made)
 
 
+def test_lines_that_are_refused_are_found_among_others() -> None:
+    rng = np.random.default_rng(0)
+    lines = rng.standard_normal((500, 3)).astype(np.float32)
+    wild = np.sort(rng.permutation(500)[:40])
+    lines[wild, rng.integers(0, 3, 40)] = rng.choice(np.float32([np.nan, np.inf, -np.inf]), 40)
+    strict = runs.line_spec(sq.spec("mxfp4", nonfinite="error"))
+    got = runs.encode_lines(lines, strict)
+    assert np.flatnonzero(got.refused).tolist() == wild.tolist()
+    plain = runs.encode_lines(lines, runs.line_spec(sq.spec("mxfp4")))
+    kept = ~got.refused
+    assert np.array_equal(got.values[kept], plain.values[kept]) and np.array_equal(got.codes[kept], plain.codes[kept])
+    assert not got.values[wild].any() and not got.codes[wild].any() and not got.scales[0][wild].any()
+    assert np.array_equal(runs.gaps(got, plain).lines("bits"), got.refused)
+    # A quotient beyond float32 is refused too.
+    element = sq.ElementFormat(mantissa_bits=3, bias=8)
+    large = sq.Format("large", element, sq.formats()["int8"].levels, sq.Conversion(scale_rule="amax"))
+    peaks = np.ldexp(np.float32(1), np.arange(-149, 128)).astype(np.float32).reshape(-1, 1)
+    alone = runs.encode_lines(peaks, runs.line_spec(sq.spec(large)))
+    for peak, refused in zip(peaks, alone.refused, strict=True):
+        if refused:
+            with pytest.raises(ValueError, match="beyond float32"):
+                sq.encode(peak, large)
+    assert 0 < np.count_nonzero(alone.refused) < len(peaks)
+
+
 def test_blocks_of_other_lengths_have_no_share_of_scales() -> None:
     share = sq.diff("mxfp4", {}, {"block": 16}, data=np.ones((2, 32), np.float32)).share("data")
     assert share.scales is None and share.part("scales") is None

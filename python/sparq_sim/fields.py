@@ -9,8 +9,6 @@ from typing import Any
 from sparq_sim._core import Conversion, Sparsity
 from sparq_sim.formats import Format, Spec, block_text, elements, find_format, formats, spec
 
-Given = str | Spec | Format | Mapping[str, Any] | tuple[Any, str]
-
 
 @dataclass(frozen=True)
 class FieldChange:

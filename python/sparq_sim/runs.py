@@ -79,24 +79,39 @@ def plane_bits(tensor: BlockTensor) -> tuple[Array, ...]:
 
 
 def encode_lines(x: Array, made: Spec) -> Encoded:
-    """What `made`, a `line_spec`, makes of float32 lines, [lines, width]."""
+    """What `made`, a `line_spec`, makes of float32 lines, [lines, width].
+
+    What is refused is NaN, Inf and magnitudes that are too large, so of lines in the order of their largest magnitudes
+    the last ones are.
+    """
+    whole = _accepted(x, made)
+    if whole is not None:
+        return whole
+    order = np.argsort((x.view(np.uint32) & np.uint32(0x7FFFFFFF)).max(axis=1), kind="stable")
+    good, bad = 0, len(x)  # lines of the order that are accepted, and that are not
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        accepted = _accepted(x[order[:middle]], made) is not None
+        good, bad = (middle, bad) if accepted else (good, middle)
+    finite = x.copy()
+    finite[order[good:]] = 0
+    made_of = encode_lines(finite, made)
+    refused = np.zeros(len(x), np.bool_)
+    refused[order[good:]] = True
+    for plane in (made_of.values, made_of.codes, *made_of.scales):
+        plane[refused] = 0
+    return replace(made_of, refused=refused)
+
+
+def _accepted(x: Array, made: Spec) -> Encoded | None:
+    """Lines of which none is refused; None if one is."""
     try:
         tensor = encode(np.ascontiguousarray(x), made)
     except ValueError:
-        if len(x) > 1:  # which lines?
-            halves = [encode_lines(part, made) for part in (x[: len(x) // 2], x[len(x) // 2 :])]
-            return Encoded(
-                np.concatenate([half.values for half in halves]),
-                np.concatenate([half.codes for half in halves]),
-                tuple(np.concatenate(planes) for planes in zip(*(half.scales for half in halves), strict=True)),
-                np.concatenate([half.kept for half in halves]),
-                np.concatenate([half.refused for half in halves]),
-            )
-        nothing = encode_lines(np.zeros_like(x), made)
-        planes = tuple(np.zeros_like(plane) for plane in nothing.scales)
-        return Encoded(np.zeros_like(nothing.values), nothing.codes, planes, nothing.kept, np.ones(1, np.bool_))
+        return None
     kept = np.broadcast_to(np.True_, x.shape) if tensor.mask is None else tensor.mask
-    return Encoded(value_bits(tensor), tensor.codes, plane_bits(tensor), kept, np.zeros(len(x), np.bool_))
+    planes = tuple(plane.copy() for plane in plane_bits(tensor))
+    return Encoded(value_bits(tensor), tensor.codes.copy(), planes, kept, np.zeros(len(x), np.bool_))
 
 
 def gaps(a: Encoded, b: Encoded) -> Gaps:

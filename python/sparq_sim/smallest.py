@@ -18,8 +18,8 @@ from sparq_sim.runs import Kind, Runs, encode_lines, gaps
 
 #: Of single numbers all are tried up to this many significant bits.
 EVERY_BITS = 10
-#: Beyond, those this many steps from a threshold of any binade.
-NEAR_STEPS = 48
+#: Beyond, those so many steps from a threshold of any binade, on either side.
+NEAR_STEPS = (*range(9), 12, 16, 20, 24, 32, 40, 44, 48)
 #: The first of the single numbers are tried by themselves, since most pairs differ there.
 _FIRST = 4096
 _LEAST, _TOP = -149, 128  # exponents: of the smallest float32, and beyond the largest
@@ -38,7 +38,7 @@ class Smallest:
     kind: Kind
     """What differs: ``scales`` if no value and no code does, of everything that was tried."""
     proven: bool
-    """Every block that is smaller was tried."""
+    """No block of zeros and no rounder single number differs: all of them were tried."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _near(points: tuple[float, ...]) -> Array:
     """Other numbers near the thresholds of every binade, in order."""
     exponents = np.arange(_LEAST, _TOP)
     at = np.ldexp(np.array(points)[:, None], exponents[None, :]).reshape(-1).astype(np.float32)
-    near = np.unique(np.concatenate([stepped(at, steps) for steps in range(-NEAR_STEPS, NEAR_STEPS + 1)]))
+    near = np.unique(np.concatenate([stepped(at, side * steps) for steps in NEAR_STEPS for side in (-1, 1)]))
     near = near[(near > 0) & (significance(near)[0] > EVERY_BITS)]
     return _sorted(_both_signs(near))
 
@@ -168,7 +168,7 @@ def _stages(a: Spec, b: Spec) -> Iterator[_Stage]:
     yield _Stage(text, "every", every[_FIRST:], proven=True)
     points = thresholds(a, b)
     near = _near(points)
-    yield _Stage(f"{len(near)} numbers within {NEAR_STEPS} steps of a threshold of their binade", points, near)
+    yield _Stage(f"{len(near)} numbers within {NEAR_STEPS[-1]} steps of a threshold of their binade", points, near)
     yield _Stage("Inf and NaN", "special", _f32([[np.inf], [-np.inf], [np.nan]]))
     element = a.format.element
     low = -min(48, _span(element) + 4)
