@@ -1131,8 +1131,9 @@ def _scaled_element(fmt: BlockFormat, above: Above, x: Number, how: Choices = Ch
     smallest = power_of_two(-149)
     divisor = FP32.largest if factor.kind == "infinite" else max(factor.magnitude, smallest)
     # A reciprocal beyond float32 is the largest number.
-    once = rn32(finite(1 / divisor))
-    times = computed(finite(FP32.largest) if once.kind == "infinite" else once, how.scale_compute)
+    times = computed(finite(1 / divisor), how.scale_compute)
+    if not times.is_finite:
+        times = finite(FP32.largest if how.scale_compute == "fp32" else ELEMENTS["bf16"].largest)
     if how.cut_offset:
         product = rn32(Number("finite", x.magnitude * times.magnitude, negative))
         total = rn32(add(product, finite(how.cut_offset)))

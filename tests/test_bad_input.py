@@ -103,7 +103,7 @@ def test_unknown_words_for_order_and_ties_list_the_allowed_ones() -> None:
     refuse(ValueError, "order 'first'.*sparsify_first, quantize_first", X, "mxfp4", mask=X > 3, order="first")
 
 
-@pytest.mark.parametrize("choice", ["roundng", "scale", "rule", "like", "sparse"])
+@pytest.mark.parametrize("choice", ["roundng", "scale", "rule", "likes", "sparse"])
 def test_an_unknown_choice_lists_the_known_ones(choice: str) -> None:
     listed = "block.*ties.*rounding.*overflow.*scale_rule"
     refuse(TypeError, f"unknown choice {choice!r}; choices: {listed}", X, "mxfp4", **{choice: "floor"})

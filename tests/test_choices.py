@@ -239,3 +239,45 @@ def test_the_full_range_is_read_before_results_are_written_over_the_input(isa: s
         target = x.copy()
         sq.emulate(target, "mxint8", axis=axis, integer_range="full", out=target)
         assert_same_bits(target, wanted)
+
+
+def test_a_reciprocal_beyond_bfloat16_is_its_largest_number(isa: str) -> None:
+    level = sq.ScaleLevel(format=sq.elements()["fp32"].record, along=4)
+    how = sq.Conversion(scale_rule="amax", scale_apply="reciprocal", scale_compute="bf16")
+    record = sq.Format("bf16 steps", sq.elements()["e2m1"].record, [level], how)
+    x = np.uint32([0, 1, 0x80000001, 0]).view(np.float32)
+    # 2^-149 times 0x1.FEp127 is 2^-22 and rounds to zero.
+    assert sq.encode(x, record).codes.tolist() == [0, 0, 8, 0]
+    wanted = oracle_quantize(
+        x,
+        BlockFormat(
+            oracle.ELEMENTS["e2m1"], oracle.FP32, 4, how=oracle.Choices(scale_apply="reciprocal", scale_compute="bf16")
+        ),
+    )
+    assert_same_integers(sq.encode(x, record).codes, wanted.codes, "codes")
+
+
+def test_inf_that_is_ignored_turns_its_sign_under_a_negative_zero(isa: str) -> None:
+    # Zeros alone have the scale -0 here.
+    assert sq.encode(np.float32([np.inf, 0]), "q4_0", nonfinite="ignore").codes.tolist() == [8, 0]
+
+
+def test_what_was_written_over_is_not_lost_where_new_choices_refuse(isa: str) -> None:
+    level = sq.ScaleLevel(format=sq.elements()["fp32"].record, along=4)
+    one = sq.Format(
+        "one", sq.elements()["bfp2_element"].record, [level], sq.Conversion(scale_rule="amax", scale_compute="bf16")
+    )
+    x = np.float32([1, 2, 3, 4, 3.4e38, 1, 1, 1])
+    before = x.copy()
+    with pytest.raises(ValueError, match="beyond float32"):
+        sq.emulate(x, one, out=x)
+    assert_same_bits(x, before)
+    x = np.ones(16, np.float32)
+    with pytest.raises(ValueError, match=r"beyond float32|NaN or Inf"):
+        sq.emulate(x, "nvfp4", tensor_scale=2.0**-130, out=x)
+    assert_same_bits(x, np.ones(16, np.float32))
+
+
+def test_zeros_after_negative_scales_are_refused() -> None:
+    with pytest.raises(ValueError, match="under a negative scale are not"):
+        sq.emulate(np.float32([3, -1, 2, 0.5]), "q4_0", sparsity="2:4", order="quantize_first")

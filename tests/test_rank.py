@@ -605,3 +605,22 @@ def test_wrong_arguments_of_the_command_are_one_line_of_error(
     stderr = sparq(*given, code=2).stderr
     assert message in stderr and len(stderr.strip().splitlines()) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cut.npz", "x.npz"]
+
+
+@pytest.mark.parametrize("infinite", ["same", "largest"])
+@pytest.mark.parametrize("nonfinite", ["poison", "ignore", "largest", "zero"])
+@pytest.mark.parametrize("name", ["fp8_e4m3", "int8_affine_tensor", "nvfp4", "mxfp4"])
+@pytest.mark.parametrize("special", [(np.nan,), (np.inf,), (-np.inf, np.nan)])
+def test_scales_of_a_whole_tensor_see_what_is_no_number_as_emulate_does(
+    name: str, nonfinite: str, infinite: str, special: tuple[float, ...]
+) -> None:
+    if infinite == "largest" and nonfinite in ("largest", "zero"):
+        pytest.skip("both say what Inf is")
+    x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
+    x.flat[: len(special)] = special
+    block = {"block": "tensor"} if name == "mxfp4" else {}
+    spec = sq.spec(name, nonfinite=nonfinite, infinite=infinite, **block)
+    (row,) = sq.rank(x, [spec]).rows
+    wanted = sq.emulate(x, spec, dtype="float64", inexact="round")
+    assert not row.refused
+    assert row.zeros == np.count_nonzero(wanted == 0) / x.size

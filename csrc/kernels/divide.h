@@ -51,11 +51,11 @@ inline float as_divisor(float factor) {
   return factor < 0 ? -within : within;
 }
 
-// What multiplies instead: of the same sign, and within float32.
+// What multiplies instead: of the same sign, and a number of its type.
 inline float reciprocal_of(const QuantizeJob& job, float divisor) {
-  const float largest = 0x1.fffffep127F, times = 1 / divisor;
-  const float within = smaller(larger(times, -largest), largest);
-  return job.conversion.scale_compute == ScaleCompute::bf16 ? as_bf16(within) : within;
+  const bool narrow = job.conversion.scale_compute == ScaleCompute::bf16;
+  const float largest = narrow ? 0x1.FEp127F : 0x1.fffffep127F, once = 1 / divisor;
+  return smaller(larger(narrow ? as_bf16(once) : once, -largest), largest);
 }
 
 // x * times + offset, each step in float32, cut, less the integer below the offset.
@@ -238,7 +238,8 @@ inline void quantize_divided(const QuantizeJob& job, const TargetFamily<C>& fami
     for (std::int64_t i = 0; i < s.count; ++i) {
       if (rows.places[i] == 0) continue;
       bool exact = true;
-      const Bits turned = rows.factors[block_of(i)] < 0 ? sign_mask<C> : 0;
+      const bool minus = (as_bits<Carrier32>(rows.factors[block_of(i)]) & sign_mask<Carrier32>) != 0;
+      const Bits turned = minus ? sign_mask<C> : 0;
       const RoundedElement<C> one = round_one<C>(job, rows.places[i] ^ turned, job.reach + s.shift(i), 0, exact);
       if (s.values != nullptr) s.values[i] = one.value;
       if (s.codes != nullptr) s.codes[i] = one.code;

@@ -1,4 +1,6 @@
 // What the records may say: every refusal of a combination, with its reason.
+#include <cmath>
+
 #include "../describe.h"
 #include "encode.h"
 
@@ -126,6 +128,11 @@ std::string said(const char* field, std::string_view word) {
   return std::string(field) + "='" + std::string(word) + "'";
 }
 
+double largest_value(const ElementFormat& f) {
+  const Magnitude top = magnitude_of(f, max_code(f));
+  return std::ldexp(static_cast<double>(top.significand), top.exponent);
+}
+
 // Choices about scales besides the rule.
 std::string check_scale_choices(const BlockFormat& format, const Conversion& how) {
   const ScaleKind kind = scale_kind(format);
@@ -150,7 +157,8 @@ std::string check_scale_choices(const BlockFormat& format, const Conversion& how
   if (how.align_bits == 0 && how.align_rounding != AlignRounding::toward_zero) return "align_rounding needs align_bits";
   const bool coded = kind != ScaleKind::none && !is_float32(main_scale(format).format);
   const int top = coded ? static_cast<int>(max_code(main_scale(format).format)) : -1;
-  const int least = kind == ScaleKind::floating && coded && main_scale(format).format.zero ? 1 : 0;
+  const bool divides_by_it = how.divide_by == DivideBy::stored;
+  const int least = kind == ScaleKind::floating && coded && main_scale(format).format.zero && divides_by_it ? 1 : 0;
   if (how.zero_scale != -1 && (how.zero_scale < least || how.zero_scale > top))
     return "zero_scale=" + std::to_string(how.zero_scale) +
            (coded ? ": needed a scale code, " + std::to_string(least) + " to " + std::to_string(top) + ", or -1"
@@ -161,6 +169,12 @@ std::string check_scale_choices(const BlockFormat& format, const Conversion& how
                             how.scale_rule == ScaleRule::rceil || how.scale_rule == ScaleRule::fit;
   if (how.amax_exponent == AmaxExponent::log2 && (kind != ScaleKind::power_of_two || !by_logarithm))
     return "amax_exponent='log2' is for scales that are powers of two, by scale_rule='floor', 'ceil', 'rceil' or 'fit'";
+  // The logarithm of such a divisor rounds to that of the power of two.
+  const double divisor = how.divisor != 0 ? how.divisor : largest_value(format.element);
+  int exponent = 0;
+  if (how.amax_exponent == AmaxExponent::log2 && how.scale_rule == ScaleRule::rceil &&
+      std::frexp(divisor, &exponent) > 1 - 0x1p-16)
+    return "amax_exponent='log2' with scale_rule='rceil' needs a divisor that is not just below a power of two";
   return {};
 }
 
@@ -211,10 +225,11 @@ std::string check_float_choices(const BlockFormat& format, const Conversion& how
   if (how.cut_offset == 0) return {};
   if (!(how.cut_offset >= 0.5F && how.cut_offset <= 128.5F))
     return "cut_offset must be 0, or 0.5 to 128.5: " + describe(how);
-  if (!floating || format.level_count != 1 || !integers || magnitude_of(e, 1).exponent != 0 ||
+  if (!floating || format.level_count != 1 || !integers || e.mantissa_bits > 15 || magnitude_of(e, 1).exponent != 0 ||
       how.rounding != Rounding::toward_zero || how.scale_apply != ScaleApply::reciprocal ||
       how.apply_compute != ApplyCompute::fp32 || searches(how.scale_rule))
-    return "cut_offset needs integers with the unit 1 under one level of float scales, rounding='toward_zero' and "
+    return "cut_offset needs integers of up to 16 bits with the unit 1 under one level of float scales, "
+           "rounding='toward_zero' and "
            "scale_apply='reciprocal'";
   return {};
 }

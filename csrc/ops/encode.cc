@@ -67,6 +67,12 @@ std::string run(const EncodeRequest& request, Counts& counts) {
            "be "
            "an element's or a block's: use sparsify_first";
 
+  const bool sparse_last =
+      request.order == Order::quantize_first && (request.mask_in != nullptr || request.sparsity.group != 0);
+  if (sparse_last && scale_kind(request.format) == ScaleKind::floating &&
+      is_signed(main_scale(request.format).format) && !is_float32(main_scale(request.format).format))
+    return "order='quantize_first' leaves zeros, which under a negative scale are not +0: use sparsify_first";
+
   QuantizeJob job;
   job.format = request.format;
   job.conversion = request.conversion;

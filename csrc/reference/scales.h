@@ -68,7 +68,8 @@ inline Unpacked divided(const Conversion& how, const Unpacked& x, float by) {
   const float largest = std::numeric_limits<float>::max();
   const float divisor = std::copysign(std::clamp(std::fabs(by), std::nextafter(0.0F, 1.0F), largest), by);
   const bool multiplies = how.scale_apply == ScaleApply::reciprocal;
-  const float times = computed(how, std::clamp(1 / divisor, -largest, largest));
+  const float limit = how.scale_compute == ScaleCompute::bf16 ? 0x1.FEp127F : largest;
+  const float times = std::clamp(computed(how, 1 / divisor), -limit, limit);
   if (how.cut_offset > 0 && x.finite()) {
     const float sum = to_float(x) * times + how.cut_offset;
     return from_float(std::trunc(std::clamp(sum, -0x1p20F, 0x1p20F)) - std::floor(how.cut_offset));

@@ -149,7 +149,10 @@ class Lines:
         self.steps = (lines, max(1, along), max(1, across))
         self.lines_are_cut = along < length
         # One per line only where lines are cut: then they are few.
-        self.magnitudes = np.zeros((outer, 1, inner) if self.lines_are_cut else (1, 1, 1), self._unsigned())
+        #: The largest finite magnitude of each, as bits, and whether there are Inf and NaN.
+        places = (outer, 1, inner) if self.lines_are_cut else (1, 1, 1)
+        self.magnitudes = np.zeros(places, self._unsigned())
+        self.special = np.zeros((2, *places), np.bool_)
 
     def _unsigned(self) -> np.dtype[np.unsignedinteger]:
         return np.dtype(f"uint{8 * self.data.dtype.itemsize}")
@@ -177,14 +180,21 @@ class Lines:
         return bits.view(self.dtype)
 
     def survey(self, exponents: Exponents) -> None:
-        """Counts exponents and finds the largest magnitudes, as bits: NaN is above Inf, which is above numbers."""
+        """Counts exponents, and finds the largest magnitudes and what is no number."""
         unsigned = self._unsigned()
+        infinity = self._infinity()
         mask = unsigned.type(2 ** (8 * unsigned.itemsize - 1) - 1)
         for box in self.boxes():
             exponents.add(_wide(self.piece(box)))
             bits = self.data[box].view(unsigned) & mask
-            place = self.magnitudes[box[0], :, box[2]] if self.lines_are_cut else self.magnitudes
-            np.maximum(place, bits.max(axis=1 if self.lines_are_cut else None, keepdims=True), out=place)
+            where = (box[0], slice(None), box[2]) if self.lines_are_cut else (slice(None),) * 3
+            over = 1 if self.lines_are_cut else None
+            if bits.max() >= infinity:
+                self.special[(0, *where)] |= (bits == infinity).any(axis=over, keepdims=True)
+                self.special[(1, *where)] |= (bits > infinity).any(axis=over, keepdims=True)
+                bits = np.where(bits < infinity, bits, unsigned.type(0))
+            place = self.magnitudes[where]
+            np.maximum(place, bits.max(axis=over, keepdims=True), out=place)
 
     def wide_scales(self, spec: Spec) -> tuple[Array, ...] | None:
         """The outermost scales (and their zero points) where they do not fit into a piece: of the tensor, or of rows if
@@ -194,35 +204,59 @@ class Lines:
         of_tensor = spec.format.levels[0].across == 0
         if not of_tensor and not self.lines_are_cut:
             return None
+        how = spec.conversion
+        if how.scale_rule in ("fit", "mse", "mae", "signed_max") or how.divide_by == "quotient":
+            raise ValueError(
+                f"{spec.format.name}: its scales look at all elements of a block, which is too long for that"
+            )
+        # The rules see what stands for a whole line: its extremes, Inf and NaN where there are any.
         if spec.format.has_zero_points:
-            return encode(self._extremes(spec, of_tensor), spec, axis=1, sparsity="2:2").scale_planes
-        largest = self.magnitudes.max(keepdims=True) if of_tensor else self.magnitudes
-        return encode(self._floats(largest), spec, axis=1).scale_planes[:1]
+            seen, planes = self._extremes(spec, of_tensor), 2
+        else:
+            largest, special = self.magnitudes, self.special
+            if of_tensor:
+                largest, special = largest.max(keepdims=True), special.max(axis=(1, 2, 3), keepdims=True)
+            signs = [_wide(self._floats(largest)), *_standing_for(special)]
+            seen, planes = np.concatenate(signs, axis=1), 1
+        every = f"{seen.shape[1]}:{seen.shape[1]}"  # a pattern that prunes nothing
+        return encode(seen, spec, axis=1, sparsity=every, order="sparsify_first").scale_planes[:planes]
 
     def _extremes(self, spec: Spec, of_tensor: bool) -> Array:
-        """The least and the largest element of the tensor or of each line, [.., 2, ..], among those that a pattern
-        leaves."""
+        """The least and the largest element of the tensor or of each line among those that a pattern leaves, and Inf,
+        -Inf and NaN where there are any (else 0): [.., 5, ..]."""
         outer, _, inner = self.data.shape
         found = np.zeros((1, 2, 1) if of_tensor else (outer, 2, inner), np.float64)
+        special = np.zeros((3, *((1, 1, 1) if of_tensor else (outer, 1, inner))), np.bool_)
         pattern = spec.sparsity if spec.order == "sparsify_first" else None
-        skips = spec.conversion.nonfinite == "ignore"
         for box in self.boxes():
             piece = _wide(self.piece(box))
             if pattern is not None:
                 piece = sparsify(piece, f"{pattern.kept}:{pattern.group}", axis=1, ties=pattern.ties)[0]
-            # Inf stands for NaN, which hides behind no comparison then.
-            piece = np.where(np.isfinite(piece), piece, 0.0) if skips else np.where(np.isnan(piece), np.inf, piece)
-            place = found if of_tensor else found[box[0], :, box[2]]
+            where = (slice(None),) * 3 if of_tensor else (box[0], slice(None), box[2])
             over = None if of_tensor else 1
+            for kind, of in enumerate((np.isposinf(piece), np.isneginf(piece), np.isnan(piece))):
+                special[(kind, *where)] |= of.any(axis=over, keepdims=True)
+            piece = np.where(np.isfinite(piece), piece, 0.0)
+            place = found[where]
             np.minimum(place[:, :1], piece.min(axis=over, keepdims=True), out=place[:, :1])
             np.maximum(place[:, 1:], piece.max(axis=over, keepdims=True), out=place[:, 1:])
-        return found
+        return np.concatenate([found, *_standing_for(special)], axis=1)
+
+    def _infinity(self) -> int:
+        """The bits of Inf."""
+        return {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000, "float64": 0x7FF << 52}[self.dtype]
 
     def scales_of(self, scales: tuple[Array, ...] | None, box: Box) -> list[Array] | None:
         """The part of `wide_scales` for a piece."""
         if scales is None:
             return None
         return [plane if plane.size == 1 else plane[box[0], :, box[2]] for plane in scales]
+
+
+def _standing_for(special: Array) -> list[Array]:
+    """Inf (and -Inf) and NaN where they occur, else 0, as float64."""
+    numbers = (np.inf, np.nan) if len(special) == 2 else (np.inf, -np.inf, np.nan)
+    return [np.where(there, number, 0.0) for there, number in zip(special, numbers, strict=True)]
 
 
 def measure(tensors: Sequence[tuple[str, Source, int]], tallies: Sequence[Tally], threads: int | None) -> Exponents:

@@ -140,7 +140,7 @@ def _given_level(scales: object, level: ScaleLevel, name: str, data: Source, axi
         raise TypeError(f"scales: dtype {array.dtype}; needed codes (integers) or values (floats)")
     codes, held = _codes_of_values(widened(array), record)
     if not bool((held | np.isnan(array)).all()) or (bool(np.isnan(array).any()) and not record.has_nan):
-        kind = "powers of two within its range" if record.is_power_of_two_scale else "its positive numbers"
+        kind = "powers of two within its range" if record.is_power_of_two_scale else "its numbers but zero"
         raise ValueError(f"scales: values that the scale format of {name} does not hold ({kind})")
     nan = 0 if record.nan_code is None else record.nan_code
     return np.ascontiguousarray(np.where(np.isnan(array), nan, codes), dtype=level_dtype(level))
@@ -218,6 +218,8 @@ def line_scales(format: Format, scales: tuple[Array, ...], shape: tuple[int, ...
         shift = shift + (-exponents if level.combine == "divide" else exponents)
     if format.scale_kind == "float":
         values = scale_values(own, spread[main])
+        if np.isinf(values).any():
+            raise ValueError(f"{format.name}: a product takes no infinite scales")
         if len(format.levels) > main + 1:
             lifted = as_float32_exactly(np.ldexp(widened(values), shift))
             if lifted is None:

@@ -52,12 +52,14 @@ def traits(format: str | Format | Spec, **choices: Any) -> Traits:
     kind, element = record.scale_kind, record.element
     inside = len(record.levels) > record.block_format.main_level + 1
     directed = how.rounding in ("up", "down")
-    stable = kind == "none" or (
+    # Without scales, what overflowed is no number the second time.
+    settled = how.overflow == "saturate" or how.nonfinite in ("poison", "keep", "ignore")
+    stable = (kind == "none" and settled) or (
         kind == "power_of_two"
         and how.scale_rule in _STABLE_RULES
         and (how.amax_exponent, how.scale_overflow, how.least_scale) == ("bits", "clamp", "exact")
         and how.even_bits < 0
-        and (how.divisor == 0 or how.divisor >= element.value(element.max_code))
+        and how.divisor in (0, element.value(element.max_code))
         and how.integer_range == "symmetric"
         and not inside
     )
@@ -69,7 +71,7 @@ def traits(format: str | Format | Spec, **choices: Any) -> Traits:
         monotone=how.rounding != "stochastic" and not inside,
         half_step=(
             # The largest numbers may become NaN, and the least ones are divided by something else.
-            (how.scale_overflow, how.least_scale) == ("clamp", "exact")
+            (how.scale_overflow, how.least_scale, how.amax_exponent) == ("clamp", "exact", "bits")
             and how.rounding in _NEAREST
             and kind != "float"
             and how.align_bits == 0

@@ -26,7 +26,7 @@ using namespace sparq;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::uint32_t infinity = 0x7F800000, sign = 0x80000000;
-constexpr std::size_t chunk = std::size_t{1} << 20;
+constexpr std::size_t chunk = std::size_t{1} << 15;
 constexpr std::uint32_t fixed_random = 0x9E37;  // of 16 bits: stochastic rounding with given bits is as monotone as any
 
 [[noreturn]] void fail(const std::string& what) {
@@ -79,7 +79,22 @@ struct Side {
 std::uint32_t rank_of(const ElementFormat& f, std::uint32_t code, bool negative) {
   if (classify(f, code) != CodeClass::finite) return max_code(f) + 1;
   if (f.signedness == Signedness::twos_complement && negative) return (~code + 1) & (magnitude_mask(f) | sign_bit(f));
-  return code & magnitude_mask(f);
+  return code_from_memory(f, code) & magnitude_mask(f);
+}
+
+// Whether `count` integers are all the same one.
+template <class Integer>
+bool all_are(const void* integers, std::size_t count, std::uint32_t wanted) {
+  const auto* at = static_cast<const Integer*>(integers);
+  std::uint32_t other = 0;
+  for (std::size_t i = 0; i < count; ++i) other |= at[i] ^ wanted;
+  return other == 0;
+}
+
+bool codes_are(const std::vector<std::uint8_t>& codes, int bytes, std::size_t count, std::uint32_t wanted) {
+  if (bytes == 1) return all_are<std::uint8_t>(codes.data(), count, wanted);
+  if (bytes == 2) return all_are<std::uint16_t>(codes.data(), count, wanted);
+  return all_are<std::uint32_t>(codes.data(), count, wanted);
 }
 
 Side intervals(const Case& c, bool negative) {
@@ -139,7 +154,9 @@ void sweep_range(const Case& c, const std::string& isa, const Side& side, bool n
   std::size_t rank = 0;
   for (std::uint64_t start = begin; start < end; start += chunk) {
     const auto count = static_cast<std::size_t>(std::min<std::uint64_t>(chunk, end - start));
+    bool compared = false;  // one by one, below
     for (std::size_t i = 0; i < count; ++i) patterns[i] = static_cast<std::uint32_t>(start + i) | mark;
+    encode(c, patterns.data(), count, codes.data(), reinterpret_cast<float*>(values.data()));
     for (std::size_t i = 0; i < count;) {
       const auto at = static_cast<std::uint32_t>(start + i);
       while (rank + 1 < side.first.size() && side.first[rank + 1] <= at && at <= infinity) ++rank;
@@ -148,12 +165,16 @@ void sweep_range(const Case& c, const std::string& isa, const Side& side, bool n
       std::uint64_t until = number ? infinity + std::uint64_t{1} : end;
       if (number && rank + 1 < side.first.size() && side.first[rank + 1] > at) until = side.first[rank + 1];
       const std::uint32_t code = number ? side.code[rank] : nan, value = number ? side.value[rank] : nan_value;
+      // Most pieces lie within one interval.
+      const bool whole = i == 0 && start + count <= until;
+      if (whole && codes_are(codes, bytes, count, code) && all_are<std::uint32_t>(values.data(), count, value)) break;
       for (; i < count && start + i < until; ++i) {
+        compared = true;
         expected[i] = code;
         expected_values[i] = value;
       }
     }
-    encode(c, patterns.data(), count, codes.data(), reinterpret_cast<float*>(values.data()));
+    if (!compared) continue;
     if (bytes == 1)
       for (std::size_t i = 0; i < count; ++i) wanted[i] = static_cast<std::uint8_t>(expected[i]);
     else
