@@ -168,6 +168,7 @@ def torch_inputs(rng: np.random.Generator, rows: int = 40, length: int = 384) ->
     return x.astype(np.float32)
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_int8_per_row_is_torch_s_observer_and_quantizer(isa: str) -> None:
     x = torch_inputs(np.random.default_rng(1))
     observer = PerChannelMinMaxObserver(dtype=torch.qint8, qscheme=torch.per_channel_affine, reduce_range=False)
@@ -179,8 +180,11 @@ def test_int8_per_row_is_torch_s_observer_and_quantizer(isa: str) -> None:
     assert_same_integers(ours.scale_planes[1][:, 0], zeros.numpy().astype(np.int8).view(np.uint8), "zero points")
     assert_same_integers(ours.codes, theirs.int_repr().numpy().view(np.uint8), "codes")
     assert_same_bits(ours.decode(), theirs.dequantize())
+    faked = torch.fake_quantize_per_channel_affine(torch.from_numpy(x), scales, zeros, 0, -128, 127)
+    assert_same_bits(ours.decode(), faked + 0)
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_int8_of_a_tensor_is_torch_s_observer_and_quantizer(isa: str) -> None:
     for seed in range(12):
         x = torch_inputs(np.random.default_rng(seed), 5, 77)
