@@ -184,7 +184,7 @@ def test_an_element_that_no_kernel_can_do_is_refused(fields: dict[str, Any], mat
         ({"exponent_bits": 8, "bias": 600, "signedness": "unsigned", "zero": False}, "bias must be"),
         ({"exponent_bits": 8, "bias": 127, "signedness": "unsigned"}, "a scale is"),
         ({"exponent_bits": 8, "bias": 127, "zero": False}, "a scale is|signed"),
-        ({"exponent_bits": 4, "mantissa_bits": 3, "bias": 7, "specials": "fn"}, "a scale is"),
+        ({"exponent_bits": 4, "mantissa_bits": 3, "bias": 8, "specials": "fnuz"}, "a scale is"),
         (
             {"exponent_bits": 1, "signedness": "unsigned", "zero": False, "specials": "ieee"},
             "ieee|a scale is",

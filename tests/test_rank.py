@@ -621,6 +621,9 @@ def test_scales_of_a_whole_tensor_see_what_is_no_number_as_emulate_does(
     block = {"block": "tensor"} if name == "mxfp4" else {}
     spec = sq.spec(name, nonfinite=nonfinite, infinite=infinite, **block)
     (row,) = sq.rank(x, [spec]).rows
+    if name == "int8_affine_tensor" and nonfinite == "largest" and len(special) == 2:
+        assert row.refused  # from one end of float32 to the other
+        return
     wanted = sq.emulate(x, spec, dtype="float64", inexact="round")
     assert not row.refused
     assert row.zeros == np.count_nonzero(wanted == 0) / x.size

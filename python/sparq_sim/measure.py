@@ -205,7 +205,8 @@ class Lines:
         if not of_tensor and not self.lines_are_cut:
             return None
         how = spec.conversion
-        if how.scale_rule in ("fit", "mse", "mae", "signed_max") or how.divide_by == "quotient":
+        looks = how.scale_rule in ("fit", "mse", "mae", "signed_max") or how.divide_by == "quotient"
+        if looks and spec.format.block_format.main_level == 0:
             raise ValueError(
                 f"{spec.format.name}: its scales look at all elements of a block, which is too long for that"
             )
