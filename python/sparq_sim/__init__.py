@@ -7,6 +7,7 @@ from sparq_sim.calibrate import Calibrator
 from sparq_sim.check import check, simulate
 from sparq_sim.events import Events
 from sparq_sim.formats import Format, Spec, conversions, datapaths, elements, formats, spec
+from sparq_sim.identify import Identification, identify
 from sparq_sim.layers import linear
 from sparq_sim.matmul import matmul
 from sparq_sim.presets import Preset, find_preset, presets
@@ -31,6 +32,7 @@ __all__ = [
     "ElementFormat",
     "Events",
     "Format",
+    "Identification",
     "LayerReport",
     "Philox",
     "Preset",
@@ -50,6 +52,7 @@ __all__ = [
     "encode",
     "find_preset",
     "formats",
+    "identify",
     "linear",
     "matmul",
     "presets",
