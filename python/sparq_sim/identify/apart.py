@@ -8,10 +8,10 @@ from functools import cache
 
 import numpy as np
 
-from sparq_sim._core import ElementFormat
+from sparq_sim._core import Conversion, ElementFormat
 from sparq_sim.arrays import Array
 from sparq_sim.formats import Spec
-from sparq_sim.identify.candidates import block_of
+from sparq_sim.identify.candidates import block_of, with_conversion
 from sparq_sim.identify.trial import one_nan, unsigned
 from sparq_sim.quantize import emulate
 
@@ -215,11 +215,8 @@ def _cached_probes(one: Spec, other: Spec, ndim: int) -> list[Array]:
 
 def _bare(made: Spec) -> Spec:
     """A spec without what probes do not depend on."""
-    from sparq_sim.identify.candidates import with_fields
-
     usual = "amax" if made.format.scale_kind == "float" else "floor"
-    defaults = {name: word for name, word in type(made.conversion)().to_dict().items()} | {"scale_rule": usual}
-    format = with_fields(made.format, defaults)
+    format = with_conversion(made.format, Conversion(scale_rule=usual))
     return Spec(format or made.format, None, "sparsify_first", made.axis)
 
 

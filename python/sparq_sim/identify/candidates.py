@@ -1,4 +1,4 @@
-"""What a spec is made of, as a search sees it: structures, blocks, fields, and the names that the library has for them."""
+"""What a spec is made of, as a search sees it: structures, blocks and fields, and the names that the library has."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ TILES = (16, 24, 64, 128)
 #: Fields that no value shows, or that need random bits.
 _UNSEEN = ("stochastic", "random_bits", "zero_scale")
 FIELDS: tuple[str, ...] = tuple(name for name in Conversion.fields if name not in _UNSEEN)
+
+
 def _words_of(name: str) -> tuple[str, ...] | None:
     """The words of a field, which may have those of another whose name ends its own; None for numbers."""
     if name in _core.words:
@@ -91,6 +93,14 @@ def _with_fields(format: Format, changes: tuple[tuple[str, Any], ...]) -> Format
 def with_fields(format: Format, changes: Mapping[str, Any]) -> Format | None:
     """The format with other choices; None if they mean nothing together."""
     return _with_fields(format, tuple(changes.items()))
+
+
+def with_conversion(format: Format, conversion: Conversion) -> Format | None:
+    """The format with all choices of another; None if they mean nothing for it."""
+    try:
+        return replace(format, conversion=conversion)
+    except ValueError:
+        return None
 
 
 def changed(format: Format, name: str, word: Any) -> Format | None:
@@ -170,7 +180,9 @@ def named() -> tuple[Named, ...]:
     for preset in presets().values():
         for name in preset.formats:
             if name in known:
-                made.append(Named(f"{name} like={preset.name}", spec(known[name], like=preset.name).format, preset.name))
+                made.append(
+                    Named(f"{name} like={preset.name}", spec(known[name], like=preset.name).format, preset.name)
+                )
     return tuple(made)
 
 

@@ -15,7 +15,6 @@ from sparq_sim.identify.trial import Trial, floats, unsigned
 
 #: What a difference lies in, the first that fits.
 KINDS = ("NaN/Inf blocks", "scales", "saturated maxima", "ties", "subnormals", "other roundings", "signs of zero")
-#: Lines that are looked at; kinds of the elements of others are estimated from them.
 _NEAREST = ("nearest_even", "nearest_away", "nearest_zero")
 
 
@@ -74,7 +73,7 @@ def kinds(frame: Frame, made: Spec) -> tuple[dict[str, int], int]:
 def _per_block(mask: Array, along: int, across: int) -> Array:
     """Whether any element of each block is in the mask."""
     if across == 0:
-        return mask.any(keepdims=True)
+        return np.asarray(mask.any(keepdims=True))
     some = np.logical_or.reduceat(mask, np.arange(0, mask.shape[2], along or mask.shape[2]), axis=2)
     if across > 1:
         some = np.logical_or.reduceat(some, np.arange(0, mask.shape[1], across), axis=1)
@@ -91,7 +90,8 @@ def _ties(trial: Trial, made: Spec) -> Array:
             runs.append(got)
     if len(runs) < 2:
         return np.zeros(trial.x.shape, bool)
-    return np.any([one != runs[0] for one in runs[1:]], axis=0)
+    apart: Array = np.any([one != runs[0] for one in runs[1:]], axis=0)
+    return apart
 
 
 def _other_scales(trial: Trial, made: Spec, planes: list[Array], wrong: Array, block: tuple[int, int]) -> Array:
@@ -114,7 +114,7 @@ def _other_scales(trial: Trial, made: Spec, planes: list[Array], wrong: Array, b
 def _nearby(made: Spec, planes: list[Array], at: int) -> Iterator[list[Array]]:
     """Scales of the main level a code, or a step of float32, above and below."""
     main = made.format.main
-    if main is None or main.format.signedness != "unsigned" and main.format.code_bytes < 4:
+    if main is None or (main.format.signedness != "unsigned" and main.format.code_bytes < 4):
         return
     own = planes[at]
     for step in (1, -1, 2, -2):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -290,7 +291,7 @@ def _scores(x: Array, y: Array, bits_of_y: Array) -> list[tuple[Array, int]]:
     ratio = np.where(results.max(-1) > 0, top / results.max(-1), never)
     some = top > 0
 
-    def where(mask: Array, score: Array) -> Array:
+    def where(mask: Any, score: Any) -> Array:
         return np.where(mask, score, never)
 
     def near(value: float) -> list[tuple[Array, int]]:

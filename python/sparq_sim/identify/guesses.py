@@ -21,7 +21,11 @@ def as_blocks(array: Array, block: tuple[int, int]) -> Array:
         return array.reshape(1, -1)
     if across > 1:
         return array.reshape(len(array), -1)
-    return array.reshape(-1, width if along == 0 or along >= width else along)
+    if along == 0 or along >= width:
+        return array
+    ragged = -width % along
+    whole = array if not ragged else np.pad(array, ((0, 0), (0, ragged)))
+    return whole.reshape(-1, along)
 
 
 def _sizes(trial: Trial, block: tuple[int, int]) -> tuple[Array, Array]:
@@ -62,14 +66,19 @@ def divisors(trial: Trial, format: Format) -> list[float]:
     if not some.any():
         return []
     with np.errstate(all="ignore"):
-        top = float(np.max(largest[some] * _least_value(format) / smallest[some]))
-    if not 2.0**-20 < top < 2.0**20:
-        return []
-    if format.scale_kind == "power_of_two":
-        return _plain_numbers(top, top * 1.06, 2)
-    if format.has_scale_codes:
-        return [k / 4 for k in range(int(top * 3.6), int(top * 4.4) + 2) if k > 0][:12]
-    return _plain_numbers(top * (1 - 2.0**-8), top * (1 + 2.0**-8), 2)
+        shown = largest[some] * _least_value(format) / smallest[some]
+    found: list[float] = []
+    # Blocks without the smallest element show too little, and scales at the end of their range too much.
+    for top in (float(shown.max()), float(np.median(shown))):
+        if not 2.0**-20 < top < 2.0**20:
+            continue
+        if format.scale_kind == "power_of_two":
+            found += _plain_numbers(top, top * 1.06, 2)
+        elif format.has_scale_codes:
+            found += [k / 4 for k in range(int(top * 3.6), int(top * 4.4) + 2) if k > 0][:12]
+        else:
+            found += _plain_numbers(top * (1 - 2.0**-8), top * (1 + 2.0**-8), 2)
+    return list(dict.fromkeys(found))
 
 
 @cache

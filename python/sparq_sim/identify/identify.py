@@ -11,7 +11,7 @@ import numpy as np
 from sparq_sim.arrays import Source, normal_axis, source, thread_argument
 from sparq_sim.formats import Spec, block_text
 from sparq_sim.identify.apart import tell_apart
-from sparq_sim.identify.candidates import Description, describe
+from sparq_sim.identify.candidates import Description, block_of, describe, structure
 from sparq_sim.identify.differences import kinds
 from sparq_sim.identify.facts import Frame, Pair, significant_bits
 from sparq_sim.identify.result import Group, Identification, Match, Near
@@ -117,9 +117,12 @@ def _word(made: Spec, name: str) -> str:
 
 
 def _closest(search: Search) -> list[tuple[Spec, Misses]]:
-    """What the whole tensor was run through and comes closest, one of each structure and block first."""
+    """What the whole tensor was run through and comes closest, one of each structure and block."""
     ranked = sorted(search.tried.items(), key=lambda one: (one[1].values, one[1].signs, len(describe(one[0]).changes)))
-    return ranked[:3]
+    first: dict[object, tuple[Spec, Misses]] = {}
+    for made, misses in ranked:
+        first.setdefault((structure(made.format), block_of(made.format), made.axis), (made, misses))
+    return list(first.values())[:3]
 
 
 def _near(search: Search, made: Spec) -> Near:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sparq_sim._core import Sparsity
+from sparq_sim._core import Conversion, Sparsity
 from sparq_sim.arrays import Array
 from sparq_sim.formats import Format, Spec
 from sparq_sim.identify.candidates import (
@@ -27,6 +27,7 @@ from sparq_sim.identify.candidates import (
     other_words,
     structure,
     with_block,
+    with_conversion,
     with_fields,
 )
 from sparq_sim.identify.facts import Frame, Pair, significant_bits
@@ -37,17 +38,26 @@ from sparq_sim.identify.trial import Misses, Trial, floats
 WHOLE_RUNS = 64
 #: Candidates that are improved field by field.
 _STARTS = 12
+#: Structures in a block that are tried with every scale rule and rounding.
+_CROSSED = 40
+#: Scales of one structure in one kind of blocks that are looked at further, and all of them.
+_PER_BLOCK = 4
+_STARTS_ROUNDED = 256
 #: Choices of a scale, and what else decides between which two neighbours an element lies.
-_SCALE_FIELDS = ("scale_rule", "even_bits", "divisor", "scale_rounding")
+_SCALE_FIELDS = ("scale_rule", "divisor", "scale_rounding")
 _STEP_FIELDS = ("preround", "divisor_apply", "scale_compute", "scale_apply", "divide_by")
 #: Elements that are this close to a neighbour count as near it while the steps of a float scale are unknown.
 _CLOSE = 2.0**-7
 
-_MANY = 1 << 40
+#: Below this share of y a structure in a block with a divisor is given up.
+_FAR = 0.2
+
+#: With this few misses, or this share of them, no other structure is tried.
+_NEAR = (4, 1e-5)
 
 
-def _size(misses: Misses | None) -> int:
-    return _MANY if misses is None else misses.total
+def _rate(misses: Misses | None) -> float:
+    return 2.0 if misses is None else misses.rate
 
 
 @dataclass
@@ -62,7 +72,7 @@ class Search:
     tried: dict[Spec, Misses] = field(default_factory=dict)
     """What the whole tensor said of each."""
     _memo: dict[tuple[Spec, int], Misses | None] = field(default_factory=dict)
-    _seen: set[object] = field(default_factory=set)
+    _recipes: dict[tuple[Format, float], list[Conversion]] = field(default_factory=dict)
 
     # Candidates on samples and on the whole.
 
@@ -82,11 +92,12 @@ class Search:
             self.whole_runs += 1
             frame = self.frames[made.axis]
             got = frame.whole.run(made)
+            size = frame.whole.size
             if got is None:
-                self.tried[made] = Misses(_MANY, 0)
+                self.tried[made] = Misses(size, 0, size)
             else:
                 values, signs = frame.whole.different(got)
-                self.tried[made] = Misses(int(values.size), int(signs.size))
+                self.tried[made] = Misses(int(values.size), int(signs.size), size)
                 if values.size or signs.size:
                     frame.add(values if values.size else signs)
         return self.tried[made]
@@ -105,6 +116,14 @@ class Search:
     def solved(self) -> bool:
         """Whether something makes y, zeros and all."""
         return any(not misses.signs for misses in self.matches.values())
+
+    def near(self, candidates: list[Spec]) -> bool:
+        """Whether something makes all of y but a few elements."""
+        few, share = _NEAR
+        best = self.closest(candidates)
+        misses = self.exact(best) if _rate(self.sampled(best)) < 0.01 else None
+        every = [*self.tried.values(), *([] if misses is None else [misses])]
+        return any(one.total <= max(few, share * one.elements) for one in every)
 
     # Where blocks may lie.
 
@@ -147,16 +166,15 @@ class Search:
         others: dict[Spec, None] = {}
         seen: set[object] = set()
         for one in named():
-            key = (structure(one.format), block_of(one.format), one.format.conversion)
-            if key in seen:
-                continue
-            seen.add(key)
-            made |= dict.fromkeys(self.placed(one.format))
+            key = (structure(one.format), one.format.conversion)
+            if (*key, block_of(one.format)) not in seen:
+                seen.add((*key, block_of(one.format)))
+                made |= dict.fromkeys(self.placed(one.format))
             for frame in self.frames.values():
                 for block in self.blocks(frame, one.format):
-                    key = (structure(one.format), block, one.format.conversion, frame.axis)
-                    format = None if key in seen else with_block(one.format, block)
-                    seen.add(key)
+                    there = (*key, block, frame.axis)
+                    format = None if there in seen else with_block(one.format, block)
+                    seen.add(there)
                     if format is not None and block != block_of(one.format):
                         others |= dict.fromkeys(s for s in self.placed(format) if s.axis == frame.axis)
         return made | others
@@ -164,25 +182,39 @@ class Search:
     # Step 2: field by field.
 
     def improved(self, start: Spec, rare: bool) -> Spec:
-        """The candidate after changing, as long as it helps, the one field that helps most."""
-        best, misses = start, _size(self.sampled(start))
+        """The candidate after changing, as long as it helps, the one field that helps most, or else the block."""
+        best, rate = start, _rate(self.sampled(start))
         numbers = suggested(self.frames[start.axis].sample(block_of(start.format), ordinary=False), start, self.numbers)
-        for _ in range(8):
-            if misses == 0:
+        if rare:
+            numbers = numbers.with_rare_ones()
+        for _ in range(10):
+            for options in (self.other_fields(best, numbers), self.other_blocks(best)):
+                scored = [(_rate(self.sampled(one)), i) for i, one in enumerate(options)]
+                least, at = min(scored, default=(rate, 0))
+                if least < rate:
+                    break
+            if rate == 0 or least >= rate:
                 break
-            options = [replace(best, format=one) for one in neighbours(best.format, numbers)]
-            if rare:
-                options += [replace(best, format=one) for one in neighbours(best.format, self.numbers.with_rare_ones())]
-            scored = [(_size(self.sampled(one)), i) for i, one in enumerate(options)]
-            least, at = min(scored, default=(misses, 0))
-            if least >= misses:
-                break
-            best, misses = options[at], least
+            best, rate = options[at], least
         return best
 
-    def improve(self, candidates: Iterable[Spec], rare: bool = False) -> list[Spec]:
+    def other_fields(self, made: Spec, numbers: Numbers) -> list[Spec]:
+        """The candidate with one choice changed."""
+        return [replace(made, format=one) for one in neighbours(made.format, numbers)]
+
+    def other_blocks(self, made: Spec) -> list[Spec]:
+        """The candidate in other blocks, on every axis."""
+        found = []
+        for frame in self.frames.values():
+            for block in self.blocks(frame, made.format):
+                format = with_block(made.format, block)
+                if format is not None:
+                    found.append(Spec(format, made.sparsity, made.order, frame.axis))
+        return found
+
+    def improve(self, candidates: Iterable[Spec], rare: bool = False, most: int = _STARTS) -> list[Spec]:
         """The best candidates improved; stops at the first that makes y."""
-        ranked = sorted(candidates, key=lambda one: _size(self.sampled(one)))
+        ranked = self.ranked(candidates)
         families: dict[object, int] = {}
         made: list[Spec] = []
         for start in ranked:
@@ -198,7 +230,7 @@ class Search:
                 if self.solved or version == self.frames[better.axis].version:
                     break
                 start = better
-            if self.solved or len(made) >= _STARTS:
+            if self.solved or len(made) >= most:
                 break
         return made
 
@@ -257,12 +289,11 @@ class Search:
         if not good:
             good = self._with_steps(scored)
         good.sort(key=lambda one: (-round(one[0], 4), len(describe(one[2]).changes)))
-        return [made for share, _, made in good if share >= good[0][0] - 0.02][:48]
+        return [made for share, _, made in good if share >= good[0][0] - 0.02][:_STARTS_ROUNDED]
 
     def _survey(self, base: Format) -> list[tuple[float, float, Spec]]:
         """Scales of a structure in every block: the share of y that they hold."""
         found: list[tuple[float, float, Spec]] = []
-        known: dict[tuple[float, ...], list[Format]] = {}
         for frame in self.frames.values():
             for block in self.blocks(frame, base):
                 format = with_block(base, block)
@@ -272,16 +303,29 @@ class Search:
                 if not placed:
                     continue
                 guessed = divisors(frame.sample(block, ordinary=True), format)
-                numbers = self.numbers.extended("divisor", guessed)
-                key = (*block, *numbers.divisor)
-                if key not in known:
-                    known[key] = self.recipes(format, _SCALE_FIELDS, numbers) or [format]
                 for made in placed:
-                    for recipe in known[key]:
-                        one = replace(made, format=recipe)
-                        found.append((*self.shares(one), one))
-        found.sort(key=lambda one: -max(one[0], one[1]))
-        return found[:24]
+                    here: list[tuple[float, float, Spec]] = []
+                    for divisor in dict.fromkeys((*self.numbers.divisor, *guessed)):
+                        for recipe in self._scales(base, divisor):
+                            other = with_conversion(format, recipe)
+                            if other is None:
+                                continue
+                            one = replace(made, format=other)
+                            here.append((*self.shares(one), one))
+                            if max(here[-1][:2]) < _FAR:  # other rules move a scale by a step at most
+                                break
+                    here.sort(key=lambda one: -max(one[:2]))
+                    found += here[:_PER_BLOCK]
+        return found
+
+    def _scales(self, base: Format, divisor: float) -> list[Conversion]:
+        """The choices of scales of a structure with one divisor."""
+        key = (base, divisor)
+        if key not in self._recipes:
+            numbers = replace(self.numbers, divisor=(divisor,))
+            every = self.recipes(base, _SCALE_FIELDS, numbers)
+            self._recipes[key] = [one.conversion for one in every if one.conversion.divisor == divisor]
+        return self._recipes[key]
 
     def _with_steps(self, scored: list[tuple[float, float, Spec]]) -> list[tuple[float, float, Spec]]:
         """The best of a survey with every product of the steps besides."""
@@ -312,37 +356,52 @@ class Search:
         """Fills `matches`; `tried` has what came near."""
         candidates = self.named_candidates()
         self.settle(candidates)
+        better: list[Spec] = []
         if not self.solved:
-            self.improve(candidates)
-        if not self.solved:
+            crossed = self.crossed(candidates, ("scale_rule", "rounding"), self.numbers, _CROSSED)
+            self.settle(crossed)
+            better += [] if self.solved else self.improve({**candidates, **crossed})
+        if not self.solved and not self.near(better):
             found = self.rounded(self.starts())
             self.settle(found)
-            for rare in (False, True):
-                if not self.solved:
-                    self.improve(found, rare)
+            better += [] if self.solved else self.improve(found)
+        if not self.solved and not self.near(better):
+            rare = self.numbers.with_rare_ones()
+            crossed = self.crossed(candidates, ("align_bits", "rounding"), rare, _CROSSED // 2)
+            self.settle(crossed)
+            better += [] if self.solved else self.improve({**crossed, **dict.fromkeys(better)}, rare=True, most=6)
         if not self.matches:
-            near = sorted({**candidates, **{made: None for made, _ in self._memo}}, key=self._best_known)
-            for made in near[:3]:
+            families = {(structure(one.format), block_of(one.format)): one for one in reversed(self.ranked(better))}
+            for made in self.ranked(families.values())[:3]:
                 self.exact(made)
 
-    def _best_known(self, made: Spec) -> int:
-        if made in self.tried:
-            return self.tried[made].total
-        frame = self.frames[made.axis]
-        misses = self._memo.get((made, frame.version))
-        if misses is None:
-            return _MANY
-        return misses.total
+    def ranked(self, candidates: Iterable[Spec]) -> list[Spec]:
+        """The fewest misses on samples first."""
+        return sorted(dict.fromkeys(candidates), key=lambda one: _rate(self.sampled(one)))
+
+    def closest(self, candidates: Iterable[Spec]) -> Spec:
+        """The first of `ranked`."""
+        return self.ranked(candidates)[0]
+
+    def crossed(
+        self, candidates: Iterable[Spec], names: tuple[str, ...], numbers: Numbers, most: int
+    ) -> dict[Spec, None]:
+        """The best of each structure and block, for some of them, with every product of the words of some fields."""
+        families: dict[object, Spec] = {}
+        for one in self.ranked(candidates):
+            families.setdefault((structure(one.format), block_of(one.format), one.axis), one)
+        made: dict[Spec, None] = {}
+        for one in list(families.values())[:most]:
+            recipes = self.recipes(one.format, names, numbers)
+            made |= dict.fromkeys(replace(one, format=format) for format in recipes)
+        return made
 
     def undecided(self, best: Spec) -> dict[str, list[Spec]]:
         """Fields of a match of which other words make y as well."""
         found: dict[str, list[Spec]] = {}
-        names = [name for name in FIELDS if name not in ("even_bits", "divisor", "align_bits", "cut_offset")]
-        for name in names:
-            if name == "scale_minimum":
-                continue
+        for name in (name for name in FIELDS if not isinstance(getattr(best.conversion, name), (int, float))):
             for word in other_words(best.format, name, self.numbers):
-                format = changed(best.format, name, word)
+                format = with_fields(best.format, {name: word})
                 if format is not None:
                     self._also(found, name, replace(best, format=format))
         for block in self.blocks_beyond(best):
@@ -389,10 +448,10 @@ def _usual_bits(trial: Trial) -> int:
 
 def _unlike(bases: list[Format]) -> list[Format]:
     """Formats whose conversions differ in more than what a survey tries."""
-    ours = (*_SCALE_FIELDS, *_STEP_FIELDS, "rounding", "signed_zero", "nonfinite", "scale_minimum", "zero_scale")
-    ours = (*ours, "overflow", "integer_range", "input_subnormals", "cut_offset")
+    tried = {*_SCALE_FIELDS, *_STEP_FIELDS, "rounding", "signed_zero", "nonfinite", "scale_minimum", "zero_scale"}
+    tried |= {"overflow", "integer_range", "input_subnormals", "cut_offset", "even_bits"}
     seen: dict[object, Format] = {}
     for base in bases:
         own = base.conversion.to_dict()
-        seen.setdefault(tuple(word for name, word in own.items() if name not in ours), base)
+        seen.setdefault(tuple(word for name, word in own.items() if name not in tried), base)
     return list(seen.values())

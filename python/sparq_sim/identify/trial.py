@@ -52,10 +52,17 @@ class Misses:
     values: int
     signs: int
     """Zeros of the other sign."""
+    elements: int
+    """Of how many."""
 
     @property
     def total(self) -> int:
         return self.values + self.signs
+
+    @property
+    def rate(self) -> float:
+        """Share of the elements."""
+        return self.total / max(1, self.elements)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +107,16 @@ class Trial:
         except ValueError:
             return False
         return not counts["refused"]
+
+    @cached_property
+    def size(self) -> int:
+        """Elements that count."""
+        return int(self.x.size if self.kept is None else self.kept.sum())
+
+    @cached_property
+    def _zeros(self) -> Array:
+        """Flat places where a zero is wanted."""
+        return np.flatnonzero(self.wanted << 1 == 0)
 
     @cached_property
     def _extents(self) -> tuple[int, int, int]:
@@ -156,5 +173,10 @@ class Trial:
         got = self.run(made)
         if got is None:
             return None
-        values, signs = self.different(got)
-        return Misses(int(values.size), int(signs.size))
+        unlike = got != self.wanted
+        if self.kept is not None:
+            unlike &= self.kept
+        # Every NaN of ours is the canonical one, so only zeros can be alike in other bits.
+        ours = got.reshape(-1)[self._zeros]
+        signs = int(np.count_nonzero((ours << 1 == 0) & unlike.reshape(-1)[self._zeros]))
+        return Misses(int(np.count_nonzero(unlike)) - signs, signs, self.size)
