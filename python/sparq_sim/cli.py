@@ -370,7 +370,9 @@ def _one_float(path: Path, tensor: str | None) -> tuple[str, files.Named]:
 def identify(
     before: Annotated[Path, typer.Argument(metavar="BEFORE", help="An npy, npz or safetensors file.")],
     after: Annotated[Path, typer.Argument(metavar="AFTER", help="What became of it: values, not codes.")],
-    axis: Annotated[int | None, typer.Option(help="Reduction axis; default: the last two and the first.")] = None,
+    axis: Annotated[
+        int | None, typer.Option(help="Reduction axis; default: the last two, the first, and of four all.")
+    ] = None,
     tensor: Annotated[str | None, typer.Option(help="The tensor of this name in both files.")] = None,
     threads: Threads = None,
     as_json: JsonFlag = False,

@@ -31,7 +31,6 @@ def _words_of(name: str) -> tuple[str, ...] | None:
 
 _WORDS = {name: words for name in FIELDS if (words := _words_of(name)) is not None}
 _DEFAULTS: Mapping[str, Any] = Conversion().to_dict()
-ROUNDINGS: tuple[str, ...] = tuple(word for word in _WORDS["rounding"] if word != "stochastic")
 #: What a field may need others to be.
 _COMPANY: tuple[Mapping[str, Any], ...] = (
     {"integer_range": "full"},
@@ -48,6 +47,9 @@ _COMPANY: tuple[Mapping[str, Any], ...] = (
     {"divisor_apply": "divide", "scale_compute": "fp32", "divide_by": "stored"},
     {"even_bits": -1, "divisor": 0.0, "amax_exponent": "bits"},
 )
+
+#: What was found to mean nothing in any company: kinds of formats with a field and its word.
+_MEANINGLESS: set[Hashable] = set()
 
 Block = tuple[int, int]
 """(along, across) of a main level; 0 for all."""
@@ -106,12 +108,17 @@ def with_conversion(format: Format, conversion: Conversion) -> Format | None:
 def changed(format: Format, name: str, word: Any) -> Format | None:
     """The format with one other choice, and, if that alone means nothing, with what it needs."""
     made = with_fields(format, {name: word})
+    if made is not None:
+        return made
+    main = format.main
+    kind = (format.element, len(format.levels), None if main is None else main.format, format.conversion.scale_rule)
+    if (*kind, name, word) in _MEANINGLESS:
+        return None
     for company in _COMPANY:
-        if made is not None:
-            break
-        if name not in company:
-            made = with_fields(format, {**company, name: word})
-    return made
+        if name not in company and (made := with_fields(format, {**company, name: word})) is not None:
+            return made
+    _MEANINGLESS.add((*kind, name, word))
+    return None
 
 
 @dataclass(frozen=True)
@@ -212,6 +219,8 @@ class Description:
     """Formats of the catalog, and presets, that are exactly this."""
     related: tuple[str, ...] = ()
     """Presets that are this but for the block."""
+    unusual: int = 0
+    """Changes to what no format of the catalog and no preset has."""
 
 
 def _differences(format: Format, base: Format) -> dict[str, Any]:
@@ -242,4 +251,10 @@ def describe(made: Spec) -> Description:
         words.append(f"axis={made.axis}")
     names = tuple(one.label for differs, one in bases if not differs)
     related = tuple(one.label for differs, one in bases if one.preset is not None and set(differs) == {"block"})
-    return Description(replace(made, format=format_), " ".join(words), changes, names, related)
+    unusual = sum((name, word) not in _usual_words() for name, word in changes.items() if name != "block")
+    return Description(replace(made, format=format_), " ".join(words), changes, names, related, unusual)
+
+
+@cache
+def _usual_words() -> frozenset[tuple[str, Any]]:
+    return frozenset(pair for one in named() for pair in one.format.conversion.to_dict().items())

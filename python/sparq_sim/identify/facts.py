@@ -264,14 +264,11 @@ class Frame:
     @cached_property
     def sparsity(self) -> list[Sparsity]:
         """N:M patterns that the zeros of y show: the smallest M whose groups never hold more than N < M."""
-        x, y = self._flat
+        before, after = self._flat[0] != 0, floats(self._flat[1], self.pair.y_type) != 0
         for group in (2, 4, 8, 16, 32):
-            whole = self.length // group * group
-            if not whole:
-                break
-            shape = (self.lines, whole // group, group)
-            live = (floats(y[:, :whole], self.pair.y_type) != 0).reshape(shape).sum(-1)
-            able = (x[:, :whole] != 0).reshape(shape).sum(-1)
+            starts = np.arange(0, self.length, group)
+            live = np.add.reduceat(after, starts, axis=1, dtype=np.int64)
+            able = np.add.reduceat(before, starts, axis=1, dtype=np.int64)
             kept = int(live.max())
             if 0 < kept < group and int((able > kept).sum()) > 3 and float((live == kept).mean()) > 0.5:
                 return [Sparsity(kept=kept, group=group, ties=ties) for ties in ("lowest_index", "highest_index")]

@@ -18,6 +18,8 @@ from sparq_sim.identify.result import Group, Identification, Match, Near
 from sparq_sim.identify.search import Search
 from sparq_sim.identify.trial import Misses, unsigned
 
+#: Reduction axes that are tried, by the number of axes; with more than four, those of three.
+_AXES = {1: [-1], 2: [-1, 0], 3: [-1, -2, 0], 4: [-1, -2, 0, 1]}
 #: Matches of which every pair is told apart.
 _TOLD_APART = 16
 
@@ -28,7 +30,7 @@ def identify(x: object, y: object, *, axis: int | None = None, threads: int | No
     Args:
         x: NumPy array or torch tensor of float16, bfloat16, float32 or float64, before.
         y: the same after encoding and decoding (fake quantization), of the shape of `x`; its dtype may be another one.
-        axis: the reduction axis; default: the last, the one before it, and the first are tried.
+        axis: the reduction axis; default: the last, the one before it, and the first are tried (of four, all).
         threads: threads to use; default by size. Results never depend on it.
 
     Returns:
@@ -45,8 +47,8 @@ def identify(x: object, y: object, *, axis: int | None = None, threads: int | No
     >>> found = sq.identify(x, sq.emulate(x, "mxfp4", like="torchao-main/rceil"))
     >>> found.best.label, found.best.names[:2]
     ('mxfp4 scale_rule=rceil', ('mxfp4 like=torchao-0.18/rceil', 'mxfp4 like=torchao-main/rceil'))
-    >>> sq.identify(x, np.round(x)).matches
-    ()
+    >>> sq.identify(x, x * np.float32(1.01))
+    Identification(nothing matches; nearest ...)
     """
     return identify_sources(source(x, "x"), source(y, "y"), axis=axis, threads=threads)
 
@@ -61,7 +63,7 @@ def identify_sources(
     if axis is not None:
         normal_axis(axis, ndim)
     pair = Pair.of(x, y)
-    axes = [axis] if axis is not None else [-1] if ndim == 1 else [-1, 0] if ndim == 2 else [-1, -2, 0]
+    axes = [axis] if axis is not None else _AXES.get(ndim, _AXES[3])
     frames = {one: Frame.along(pair, one, threads) for one in axes}
     search = Search(pair, frames)
     search.run()
@@ -81,25 +83,36 @@ def identify_sources(
     )
 
 
-def _place(made: Spec, misses: Misses, said: Description) -> tuple[Any, ...]:
+def _place(search: Search, made: Spec, misses: Misses, said: Description) -> tuple[Any, ...]:
     """Where a match sorts."""
-    return misses.signs > 0, not said.names, len(said.changes) + (made.axis != -1), said.label
+    block = made.format.block
+    odd = isinstance(block, tuple) or (isinstance(block, int) and block > search.frames[made.axis].length)
+    few = len(said.changes), said.unusual, odd, -len(said.names)
+    return misses.signs > 0, not said.names, made.axis != -1, *few, said.label
+
+
+def _first(search: Search) -> Spec:
+    """The match that sorts first."""
+    return min(search.matches, key=lambda made: _place(search, made, search.matches[made], describe(made)))
 
 
 def _matches(search: Search, ndim: int) -> tuple[tuple[Match, ...], dict[str, tuple[str, ...]], tuple[Group, ...]]:
     """Matches in order, the fields that they leave open, and what would tell them apart."""
     if not search.matches:
         return (), {}, ()
-    first = min(search.matches, key=lambda made: _place(made, search.matches[made], describe(made)))
-    undecided = {
-        name: tuple(dict.fromkeys(_word(made, name) for made in specs))
-        for name, specs in search.undecided(first).items()
-    }
+    first, open_fields = _first(search), {}
+    for _ in range(3):  # what is found besides may be simpler
+        search.settle(search.relatives(first))
+        open_fields = search.undecided(_first(search))
+        if (simpler := _first(search)) == first:
+            break
+        first = simpler
+    undecided = {name: tuple(dict.fromkeys(_word(made, name) for made in specs)) for name, specs in open_fields.items()}
     described: dict[Spec, tuple[Description, Misses]] = {}
     for made, misses in search.matches.items():
         said = describe(made)
         described.setdefault(replace(said.spec), (said, misses))
-    ordered = sorted(described.values(), key=lambda one: _place(one[0].spec, one[1], one[0]))
+    ordered = sorted(described.values(), key=lambda one: _place(search, one[0].spec, one[1], one[0]))
     matches = tuple(
         Match(said.label, said.spec, said.names, said.related, said.changes, not misses.signs)
         for said, misses in ordered
@@ -113,7 +126,10 @@ def _matches(search: Search, ndim: int) -> tuple[tuple[Match, ...], dict[str, tu
 
 
 def _word(made: Spec, name: str) -> str:
-    return block_text(made.format.block) if name == "block" else str(getattr(made.conversion, name))
+    if name == "block":
+        return block_text(made.format.block)
+    holder = {"axis": made, "order": made, "ties": made.sparsity}.get(name, made.conversion)
+    return str(getattr(holder, name))
 
 
 def _closest(search: Search) -> list[tuple[Spec, Misses]]:

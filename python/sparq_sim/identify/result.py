@@ -21,7 +21,7 @@ class Match:
 
     label: str
     """The format of the catalog that it differs least from, and what differs."""
-    spec: Spec
+    spec: Spec = field(repr=False)
     names: tuple[str, ...]
     """Formats of the catalog and presets (``format like=preset``) that set these very fields; empty for none."""
     related: tuple[str, ...]
@@ -42,7 +42,7 @@ class Near:
     """A spec that does not make y, and where it differs."""
 
     label: str
-    spec: Spec
+    spec: Spec = field(repr=False)
     names: tuple[str, ...]
     differing: int
     """Elements of which the values differ."""
@@ -77,7 +77,7 @@ class Group:
     """For every two of the first of them, an input that does."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Identification:
     """What `identify` found. ``print`` it for a table."""
 
@@ -96,6 +96,12 @@ class Identification:
     """Specs that the whole tensor was run through."""
     seconds: float = field(compare=False)
     name: str = ""
+
+    def __repr__(self) -> str:
+        if self.best is None:
+            near = f"{self.nearest[0].label}, {self.nearest[0].differing} elements differ" if self.nearest else "none"
+            return f"Identification(nothing matches; nearest {near})"
+        return f"Identification({self.best.label}; {len(self.matches)} matches)"
 
     @property
     def best(self) -> Match | None:
@@ -135,8 +141,10 @@ class Identification:
             table.add_column("spec", overflow="fold")
             table.add_column("the same fields as", overflow="fold")
             table.add_column("zero signs", no_wrap=True)
-            for i, one in enumerate(self.matches):
-                if one.names or i == 0:
+            first = self.matches[0]
+            for one in self.matches:
+                # Other axes and ties are among what is undecided.
+                if one is first or (one.names and _place(one.spec) == _place(first.spec)):
                     names = [name for name in one.names if name != one.label]
                     same = names or [f"{name}, but for the block" for name in one.related]
                     table.add_row(one.label, "\n".join(same), "agree" if one.zero_signs else "differ")
@@ -169,6 +177,10 @@ class Identification:
         console.print(self.table())
         text: str = console.file.getvalue()  # type: ignore[attr-defined]
         return "\n".join([*(line.rstrip() for line in text.splitlines()), *self.summary()])
+
+
+def _place(made: Spec) -> tuple[object, ...]:
+    return made.axis, made.sparsity, made.order
 
 
 def _plain(one: Match | Near) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from sparq_sim.formats import Format, Spec
 from sparq_sim.identify.candidates import (
     BLOCKS,
     FIELDS,
-    ROUNDINGS,
     TILES,
     Block,
     Numbers,
@@ -35,7 +34,7 @@ from sparq_sim.identify.guesses import divisors, suggested
 from sparq_sim.identify.trial import Misses, Trial, floats
 
 #: Runs of the whole tensor, at most.
-WHOLE_RUNS = 64
+WHOLE_RUNS = 48
 #: Candidates that are improved field by field.
 _STARTS = 12
 #: Structures in a block that are tried with every scale rule and rounding.
@@ -44,16 +43,18 @@ _CROSSED = 40
 _PER_BLOCK = 4
 _STARTS_ROUNDED = 256
 #: Choices of a scale, and what else decides between which two neighbours an element lies.
-_SCALE_FIELDS = ("scale_rule", "divisor", "scale_rounding")
+_SCALE_FIELDS = ("scale_rule", "scale_rounding")
 _STEP_FIELDS = ("preround", "divisor_apply", "scale_compute", "scale_apply", "divide_by")
 #: Elements that are this close to a neighbour count as near it while the steps of a float scale are unknown.
 _CLOSE = 2.0**-7
 
 #: Below this share of y a structure in a block with a divisor is given up.
 _FAR = 0.2
+#: If no structure holds more of y than this, choices are not gone through.
+_HOPELESS = 0.5
 
 #: With this few misses, or this share of them, no other structure is tried.
-_NEAR = (4, 1e-5)
+_NEAR = (4, 1e-3)
 
 
 def _rate(misses: Misses | None) -> float:
@@ -71,6 +72,8 @@ class Search:
     matches: dict[Spec, Misses] = field(default_factory=dict)
     tried: dict[Spec, Misses] = field(default_factory=dict)
     """What the whole tensor said of each."""
+    held: float = 1.0
+    """The largest share of y that lies near neighbours of x, of all structures; once they were looked at."""
     _memo: dict[tuple[Spec, int], Misses | None] = field(default_factory=dict)
     _recipes: dict[tuple[Format, float], list[Conversion]] = field(default_factory=dict)
 
@@ -140,7 +143,8 @@ class Search:
         alongs = {along for along, across in own if across == 1 and along} | set(BLOCKS)
         made: list[Block] = [(along, 1) for along in sorted(alongs) if along < frame.length]
         longest = [(along, 1) for along in sorted(alongs) if along >= frame.length]
-        made += [next((one for one in longest if one in own), longest[0])] if longest else [(0, 1)]
+        # A rule that looks at every element of a block needs a length.
+        made += [one for one in longest if one in own][:1] or [*longest[:1], (0, 1)]
         made += [(0, 0)] if frame.lines > 1 else []
         if frame.near > 1:
             sides = {(n, n) for n in TILES} | {(along, across) for along, across in own if across > 1}
@@ -188,7 +192,7 @@ class Search:
         if rare:
             numbers = numbers.with_rare_ones()
         for _ in range(10):
-            for options in (self.other_fields(best, numbers), self.other_blocks(best)):
+            for options in self.options(best, numbers):
                 scored = [(_rate(self.sampled(one)), i) for i, one in enumerate(options)]
                 least, at = min(scored, default=(rate, 0))
                 if least < rate:
@@ -197,6 +201,18 @@ class Search:
                 break
             best, rate = options[at], least
         return best
+
+    def options(self, made: Spec, numbers: Numbers) -> Iterator[list[Spec]]:
+        """What a candidate may be changed to: other choices, then other blocks, then other structures."""
+        yield self.other_fields(made, numbers)
+        yield self.other_blocks(made)
+        found = []
+        for family in by_structure().values():
+            format = with_block(family[0].format, block_of(made.format))
+            format = format and with_conversion(format, made.conversion)
+            if format is not None:
+                found.append(replace(made, format=format))
+        yield found
 
     def other_fields(self, made: Spec, numbers: Numbers) -> list[Spec]:
         """The candidate with one choice changed."""
@@ -220,7 +236,7 @@ class Search:
         for start in ranked:
             family = (structure(start.format), block_of(start.format), start.axis)
             families[family] = families.get(family, 0) + 1
-            if families[family] > 3 or self.sampled(start) is None:
+            if families[family] > (1 if rare else 3) or self.sampled(start) is None:
                 continue
             for _ in range(4):  # what the whole tensor shows besides is looked at again
                 better = self.improved(start, rare)
@@ -267,7 +283,7 @@ class Search:
         """The format with every product of the words of some fields that means something."""
         made = {format: None}
         for name in names:
-            change = changed if name == "scale_rule" else _only
+            change = changed if name in ("scale_rule", "align_bits") else _only
             others = (change(one, name, word) for one in list(made) for word in other_words(one, name, numbers))
             made |= dict.fromkeys(one for one in others if one is not None)
         return list(made)
@@ -285,6 +301,7 @@ class Search:
                 scored += self._survey(base)
         if not scored:
             return []
+        self.held = max(max(one[:2]) for one in scored)
         good = [one for one in scored if one[0] > 0.999]
         if not good:
             good = self._with_steps(scored)
@@ -322,9 +339,13 @@ class Search:
         """The choices of scales of a structure with one divisor."""
         key = (base, divisor)
         if key not in self._recipes:
-            numbers = replace(self.numbers, divisor=(divisor,))
-            every = self.recipes(base, _SCALE_FIELDS, numbers)
-            self._recipes[key] = [one.conversion for one in every if one.conversion.divisor == divisor]
+            every: Iterable[Format | None]
+            if divisor == 0:
+                every = self.recipes(base, _SCALE_FIELDS, self.numbers)
+            else:
+                plain = (with_conversion(base, one) for one in self._scales(base, 0))
+                every = (one and with_fields(one, {"divisor": divisor}) for one in plain)
+            self._recipes[key] = [one.conversion for one in every if one is not None]
         return self._recipes[key]
 
     def _with_steps(self, scored: list[tuple[float, float, Spec]]) -> list[tuple[float, float, Spec]]:
@@ -341,13 +362,11 @@ class Search:
         return found
 
     def rounded(self, starts: Iterable[Spec]) -> dict[Spec, None]:
-        """Starts with every rounding."""
+        """Starts with every rounding and overflow."""
         made: dict[Spec, None] = {}
         for start in starts:
-            for rounding in ROUNDINGS:
-                format = changed(start.format, "rounding", rounding)
-                if format is not None:
-                    made[replace(start, format=format)] = None
+            recipes = self.recipes(start.format, ("rounding", "overflow"), self.numbers)
+            made |= dict.fromkeys(replace(start, format=format) for format in recipes)
         return made
 
     # All of it.
@@ -358,18 +377,18 @@ class Search:
         self.settle(candidates)
         better: list[Spec] = []
         if not self.solved:
-            crossed = self.crossed(candidates, ("scale_rule", "rounding"), self.numbers, _CROSSED)
+            crossed = self.crossed(candidates, ("rounding", "scale_rule", "overflow"), self.numbers, _CROSSED)
             self.settle(crossed)
             better += [] if self.solved else self.improve({**candidates, **crossed})
-        if not self.solved and not self.near(better):
+        if not self.matches and not self.near(better):
             found = self.rounded(self.starts())
             self.settle(found)
-            better += [] if self.solved else self.improve(found)
-        if not self.solved and not self.near(better):
+            better += [] if self.solved else self.improve(found, most=_STARTS if self.held > _HOPELESS else 3)
+        if not self.matches and self.held > _HOPELESS and not self.near(better):
             rare = self.numbers.with_rare_ones()
-            crossed = self.crossed(candidates, ("align_bits", "rounding"), rare, _CROSSED // 2)
+            crossed = self.crossed(candidates, ("align_bits", "rounding"), rare, _CROSSED)
             self.settle(crossed)
-            better += [] if self.solved else self.improve({**crossed, **dict.fromkeys(better)}, rare=True, most=6)
+            better += [] if self.solved else self.improve({**crossed, **dict.fromkeys(better)}, rare=True)
         if not self.matches:
             families = {(structure(one.format), block_of(one.format)): one for one in reversed(self.ranked(better))}
             for made in self.ranked(families.values())[:3]:
@@ -391,9 +410,11 @@ class Search:
         for one in self.ranked(candidates):
             families.setdefault((structure(one.format), block_of(one.format), one.axis), one)
         made: dict[Spec, None] = {}
-        for one in list(families.values())[:most]:
-            recipes = self.recipes(one.format, names, numbers)
-            made |= dict.fromkeys(replace(one, format=format) for format in recipes)
+        for one in families.values():
+            if most and len(self.recipes(one.format, names[:1], numbers)) > 1:
+                most -= 1
+                recipes = self.recipes(one.format, names, numbers)
+                made |= dict.fromkeys(replace(one, format=format) for format in recipes)
         return made
 
     def undecided(self, best: Spec) -> dict[str, list[Spec]]:
@@ -408,7 +429,28 @@ class Search:
             other = with_block(best.format, block)
             if other is not None:
                 self._also(found, "block", replace(best, format=other))
+        for frame in self.frames.values():
+            if frame.axis != best.axis and (best.format.levels or best.sparsity):
+                self._also(found, "axis", replace(best, axis=frame.axis))
+        for pattern, order in self.patterns(self.frames[best.axis]) if best.sparsity else ():
+            if pattern is not None and pattern != best.sparsity:
+                self._also(found, "ties", replace(best, sparsity=pattern))
+            if pattern == best.sparsity and order != best.order:
+                self._also(found, "order", replace(best, order=order))
         return found
+
+    def relatives(self, best: Spec) -> Iterator[Spec]:
+        """The changes of a match, or all but one of them, made to every format of the catalog."""
+        changes = {name: word for name, word in describe(best).changes.items() if name != "block"}
+        fewer = [{name: word for name, word in changes.items() if name != left} for left in changes]
+        seen: set[Format] = set()
+        for one in named() if changes else ():
+            base = with_block(one.format, block_of(best.format))
+            for chosen in (changes, *fewer):
+                format = base and with_fields(base, chosen)
+                if format is not None and format not in seen:
+                    seen.add(format)
+                    yield replace(best, format=format)
 
     def blocks_beyond(self, best: Spec) -> list[Block]:
         """Other blocks of a match."""
@@ -448,7 +490,16 @@ def _usual_bits(trial: Trial) -> int:
 
 def _unlike(bases: list[Format]) -> list[Format]:
     """Formats whose conversions differ in more than what a survey tries."""
-    tried = {*_SCALE_FIELDS, *_STEP_FIELDS, "rounding", "signed_zero", "nonfinite", "scale_minimum", "zero_scale"}
+    tried = {
+        *_SCALE_FIELDS,
+        *_STEP_FIELDS,
+        "divisor",
+        "rounding",
+        "signed_zero",
+        "nonfinite",
+        "scale_minimum",
+        "zero_scale",
+    }
     tried |= {"overflow", "integer_range", "input_subnormals", "cut_offset", "even_bits"}
     seen: dict[object, Format] = {}
     for base in bases:
