@@ -9,6 +9,7 @@ from sparq_sim.difference import Difference, diff
 from sparq_sim.events import Events
 from sparq_sim.explain import Explanation, explain
 from sparq_sim.formats import Format, Spec, conversions, datapaths, elements, formats, spec
+from sparq_sim.identify import Identification, identify
 from sparq_sim.layers import linear
 from sparq_sim.matmul import matmul
 from sparq_sim.presets import Preset, find_preset, presets
@@ -35,6 +36,7 @@ __all__ = [
     "Events",
     "Explanation",
     "Format",
+    "Identification",
     "LayerReport",
     "Philox",
     "Preset",
@@ -56,6 +58,7 @@ __all__ = [
     "explain",
     "find_preset",
     "formats",
+    "identify",
     "linear",
     "matmul",
     "presets",

@@ -20,6 +20,7 @@ from sparq_sim import files, ranking_plot
 from sparq_sim._core import ScaleLevel
 from sparq_sim.compare import snr_db
 from sparq_sim.formats import Element, Format, Spec, block_text
+from sparq_sim.identify import identify_sources
 from sparq_sim.presets import Preset
 from sparq_sim.rank import rank_tensors
 
@@ -411,6 +412,49 @@ def rank(
     if left_out:
         _out.print(f"left out, not floats: {', '.join(left_out)}", highlight=False, markup=False)
     return None
+
+
+def _one_float(path: Path, tensor: str | None) -> tuple[str, files.Named]:
+    """The float tensor of a file that has this name, or the only one."""
+    tensors = files.read_tensors(path)
+    if tensor is not None and list(tensors) != [""]:
+        if tensor not in tensors:
+            raise ValueError(f"{path}: no tensor {tensor!r}; there are: {', '.join(map(repr, tensors)) or 'none'}")
+        tensors = {tensor: tensors[tensor]}
+    floats = _floats(path, tensors)
+    if len(floats) > 1:
+        raise ValueError(f"{path}: holds {', '.join(map(repr, floats))}: say which with --tensor")
+    return next(iter(floats.items()))
+
+
+@app.command()
+def identify(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="An npy, npz or safetensors file.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="What became of it: values, not codes.")],
+    axis: Annotated[
+        int | None, typer.Option(help="Reduction axis; default: the last two, the first, and of four all.")
+    ] = None,
+    tensor: Annotated[str | None, typer.Option(help="The tensor of this name in both files.")] = None,
+    threads: Threads = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say which format and choices made AFTER of BEFORE, or what comes closest.
+
+    Exit code 0 if something makes exactly AFTER, 1 if nothing does, 2 for wrong arguments.
+    """
+    name, x = _one_float(before, tensor)
+    _, y = _one_float(after, tensor)
+    with _log.status("identifying"):
+        title = f"{after.name} {name}".strip()
+        found = identify_sources(x.source(), y.source(), axis=axis, threads=threads, name=title)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        _out.print(found.table())
+        for line in found.summary():
+            _out.print(line, highlight=False, markup=False, soft_wrap=True)
+        _out.print(f"{found.seconds:.1f} s", highlight=False)
+    raise typer.Exit(0 if found.matches else 1)
 
 
 @app.command()
