@@ -70,7 +70,7 @@ def test_presets_are_listed_with_their_choices() -> None:
 
 def test_show_takes_a_preset() -> None:
     shown = table("show", "mxint8", "--like", "quark-0.13/even")["format"]
-    assert shown["scale_rule"] == "even" and shown["choices"] == {"even_bits": 8, "scale_minimum": 7}
+    assert shown["scale_rule"] == "even" and shown["choices"] == {"even_bits": 8, "infinite": "top", "scale_minimum": 7}
     assert "says nothing of hbfp8; formats: mxfp4" in sparq("show", "hbfp8", "--like", "ocp", code=2).stderr
     assert "presets choose for formats" in sparq("show", "e4m3", "--like", "ocp", code=2).stderr
 

@@ -30,7 +30,7 @@ KNOWN: list[tuple[Any, Any, Any, tuple[int, ...], tuple[float, ...], tuple[float
     ("mxfp4", "torchao-main/floor", "torchao-main/even", (0x40E00000,), (6.0,), (8.0,), "scale"),
     ("mxfp4", "torchao-main/floor", "torchao-main/rceil", (0x40E00000,), (6.0,), (8.0,), "scale"),
     ("mxfp4", "torchao-main/floor", "torchao-main/ceil", (0x40400000,), (3.0,), (3.0,), "scale"),
-    ("mxfp4", "torchao-main/rceil", "torchao-main/even", (0x41500000,), (12.0,), (12.0,), "scale"),
+    ("mxfp4", "torchao-main/rceil", {"scale_rule": "even"}, (0x41500000,), (12.0,), (12.0,), "scale"),
     ("mxfp4", {}, {"scale_rule": "nearest"}, (0x40400000,), (3.0,), (3.0,), "scale"),
     # The scale is at its least, 2^-127: 2^-129 is half of the smallest element.
     ("mxfp4", {}, {"rounding": "nearest_away"}, (0x00100000,), (0.0,), (2.0**-128,), "tie"),

@@ -313,4 +313,4 @@ def test_the_command_reads_the_files_of_rank(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["identify", str(before), str(after)]).exit_code == 1
     np.savez(tmp_path / "two.npz", a=x, b=x)
     run = CliRunner().invoke(app, ["identify", str(tmp_path / "two.npz"), str(after)])
-    assert isinstance(run.exception, ValueError) and "say which with --tensor" in str(run.exception)
+    assert isinstance(run.exception, ValueError) and "name one with --tensor" in str(run.exception)

@@ -24,7 +24,8 @@ MODES = {
     oracle.UP: gmpy2.RoundUp,
     oracle.DOWN: gmpy2.RoundDown,
 }
-FLOATS = [name for name, element in TABLED.items() if element.exponent_bits > 0]
+#: MPFR has one precision for all binades, which a tapered element has not.
+FLOATS = [name for name, element in TABLED.items() if element.exponent_bits > 0 and not element.taper]
 
 
 def context(element: Element, rounding: str = oracle.NEAREST_EVEN) -> Any:

@@ -247,7 +247,7 @@ def diff(
     sides: list[str | dict[str, Any]] = [*(like or []), *(_side(text) for text in choices or [])]
     if len(sides) != 2:
         raise ValueError(f"{len(sides)} sides: needed two, of --like PRESET and --with CHOICES")
-    data = None if source is None else _one_float(source, tensor)
+    data = None if source is None else _numbers(_one_float(source, tensor)[1])
     found = sq.diff(format, sides[0], sides[1], data=data, seed=seed)
     if as_json:
         return _print_json(found.to_dict())
@@ -259,17 +259,8 @@ def diff(
     return None
 
 
-def _one_float(path: Path, name: str | None) -> Any:
-    """A float tensor of a file."""
-    tensors = files.read_tensors(path)
-    if name is not None and name not in tensors:
-        raise ValueError(f"{path}: no tensor {name!r}; there are: {', '.join(map(repr, tensors)) or 'none'}")
-    floats = _floats(path, tensors if name is None else {name: tensors[name]})
-    if len(floats) != 1:
-        raise ValueError(
-            f"{path}: {len(floats)} tensors of floats; name one with --tensor: {', '.join(sorted(floats))}"
-        )
-    made = next(iter(floats.values()))
+def _numbers(made: files.Named) -> Any:
+    """The floats of a tensor, bfloat16 as float32."""
     return made.array if made.dtype != "bfloat16" else (made.array.astype(np.uint32) << 16).view(np.float32)
 
 
@@ -423,7 +414,9 @@ def _one_float(path: Path, tensor: str | None) -> tuple[str, files.Named]:
         tensors = {tensor: tensors[tensor]}
     floats = _floats(path, tensors)
     if len(floats) > 1:
-        raise ValueError(f"{path}: holds {', '.join(map(repr, floats))}: say which with --tensor")
+        raise ValueError(
+            f"{path}: {len(floats)} tensors of floats; name one with --tensor: {', '.join(sorted(floats))}"
+        )
     return next(iter(floats.items()))
 
 

@@ -447,10 +447,10 @@ def diff(
     >>> import sparq_sim as sq
     >>> found = sq.diff("mxfp4", "torchao-main/floor", "torchao-main/even")
     >>> [str(change) for change in found.fields], found.smallest.x, found.smallest.block.decides
-    (['scale_rule: floor -> even'], (7.0,), 'scale')
+    (['scale_rule: floor -> even', 'scale_overflow: clamp -> nan'], (7.0,), 'scale')
     >>> found.smallest.block.a.values, found.smallest.block.b.values
     ((6.0,), (8.0,))
-    >>> sq.diff("mxfp4", "ocp", "gfloat-0.5").verdict
+    >>> sq.diff("mxfp4", "ocp", "torchao-main/floor").verdict
     'the same spec'
     """
     base = base_format(format)
