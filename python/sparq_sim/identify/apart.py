@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 
-from sparq_sim._core import Conversion, ElementFormat
+from sparq_sim._core import ElementFormat
 from sparq_sim.arrays import Array
 from sparq_sim.formats import Spec
-from sparq_sim.identify.candidates import block_of, with_conversion
+from sparq_sim.identify.candidates import block_of
 from sparq_sim.identify.trial import one_nan, unsigned
 from sparq_sim.quantize import emulate
 
@@ -117,32 +117,46 @@ def _blocks(element: ElementFormat, width: int) -> list[Array]:
     return made
 
 
-def _probes(one: Spec, other: Spec, ndim: int) -> list[Array]:
-    """Inputs that may tell two specs apart."""
-    (a, across), (b, over) = block_of(one.format), block_of(other.format)
-    inner = max((level.along for spec in (one, other) for level in spec.format.levels), default=0)
-    width = max(a, b, inner, 16)
-    if ndim == 1:
-        shape: tuple[int, ...] = (width,)
-    else:
-        shape = (1,) * (ndim - 1) + (width,)
-    if (a, across) == (b, over) and one.axis == other.axis:
-        lines = one.axis in (-1, ndim - 1)
-        rows = _blocks(one.format.element, min(width, 32)) + _blocks(other.format.element, min(width, 32))
-        shape = (1,) * (ndim - 1) + (min(width, 32),)
-        if not lines:
-            place = one.axis % ndim
-            shape = tuple(min(width, 32) if i == place else 1 for i in range(ndim))
-        with np.errstate(all="ignore"):
-            return [row.astype(np.float32).reshape(shape) for row in rows]
-    high = max(across, over, 1) + 1 if one.axis == other.axis else width + 1
-    shape = (width + 1,) if ndim == 1 else (2,) * (ndim - 2) + (high, width + 1)
+def _alike(one: Spec, other: Spec) -> bool:
+    """Whether two specs have the same blocks on the same axis, so that a block tells them apart if anything does."""
+    return block_of(one.format) == block_of(other.format) and one.axis == other.axis
+
+
+def _width(made: Spec) -> int:
+    """Elements that a line needs for levels to show."""
+    return max(16, *(level.along for level in made.format.levels), 0)
+
+
+def _single_blocks(specs: Sequence[Spec], made: Spec, ndim: int) -> list[Array]:
+    """Blocks of one line for the elements of all specs with the blocks of one."""
+    width = min(32, _width(made))
+    place = made.axis % ndim
+    shape = tuple(width if i == place else 1 for i in range(ndim))
+    elements = dict.fromkeys(one.format.element for one in specs if _alike(one, made))
+    with np.errstate(all="ignore"):
+        return [row.astype(np.float32).reshape(shape) for element in elements for row in _blocks(element, width)]
+
+
+def _many_blocks(one: Spec, other: Spec, ndim: int) -> list[Array]:
+    """Tensors of a few lines, longer than the blocks of both."""
+    width = max(_width(one), _width(other)) + 1
+    lines = max(block_of(one.format)[1], block_of(other.format)[1], 1) + 1 if one.axis == other.axis else width
+    shape = (width,) if ndim == 1 else (2,) * (ndim - 2) + (lines, width)
     rng = np.random.default_rng(2)
-    made = []
-    for spread in (2, 6, 10, 6, 6, 6):
-        values = rng.standard_normal(shape) * np.exp2(rng.integers(-spread, spread, shape))
-        made.append(values.astype(np.float32))
-    return made
+    spreads = (2, 6, 10, 6, 6, 6)
+    made = (rng.standard_normal(shape) * np.exp2(rng.integers(-spread, spread, shape)) for spread in spreads)
+    return [values.astype(np.float32) for values in made]
+
+
+def _outcomes(made: Spec, probes: Sequence[Array]) -> list[bytes]:
+    """`outcome` of each of several inputs of one shape, in one run where they do not see each other."""
+    if all(level.across == 1 for level in made.format.levels):
+        ndim = probes[0].ndim
+        together = outcome(replace(made, axis=made.axis % ndim - ndim), np.stack(probes))
+        if together != _REFUSED:
+            size = len(together) // len(probes)
+            return [together[i : i + size] for i in range(0, len(together), size)]
+    return [outcome(made, x) for x in probes]
 
 
 def _shrunk(one: Spec, other: Spec, x: Array) -> Array:
@@ -181,43 +195,31 @@ def tell_apart(specs: Sequence[Spec], labels: Sequence[str], ndim: int) -> list[
             known[spec, at] = outcome(specs[spec], inputs[at])
         return known[spec, at]
 
-    probed: dict[tuple[int, int], bytes] = {}
+    pools: dict[object, list[Array]] = {}
+    probed: dict[tuple[int, object], list[bytes]] = {}
+
+    def probe(i: int, j: int) -> Array | None:
+        one, other = specs[i], specs[j]
+        alike = _alike(one, other)
+        key: object = (block_of(one.format), one.axis) if alike else (i, j)
+        if key not in pools:
+            pools[key] = _single_blocks(specs, one, ndim) if alike else _many_blocks(one, other, ndim)
+        for n in (i, j):
+            if (n, key) not in probed:
+                probed[n, key] = _outcomes(specs[n], pools[key])
+        results = zip(probed[i, key], probed[j, key], pools[key], strict=True)
+        return next((x for first, second, x in results if first != second), None)
+
     found = []
     for i, one in enumerate(specs):
         for j in range(i + 1, len(specs)):
             other = specs[j]
             at = next((k for k in range(len(inputs)) if made(i, k) != made(j, k)), None)
-            if at is None:
-                probes = _cached_probes(one, other, ndim)
-                for k, x in enumerate(probes):
-                    results = []
-                    for n, spec in ((i, one), (j, other)):
-                        key = (n, id(x))
-                        if key not in probed:
-                            probed[key] = outcome(spec, x)
-                        results.append(probed[key])
-                    if results[0] != results[1]:
-                        inputs.append(_shrunk(one, other, probes[k]))
-                        at = len(inputs) - 1
-                        break
+            if at is None and (x := probe(i, j)) is not None:
+                inputs.append(_shrunk(one, other, x))
+                at = len(inputs) - 1
             found.append(_pair(labels[i], labels[j], None if at is None else inputs[at], one, other))
     return found
-
-
-@cache
-def _pool(one: Spec, other: Spec, ndim: int) -> list[Array]:
-    return _probes(one, other, ndim)
-
-
-def _cached_probes(one: Spec, other: Spec, ndim: int) -> list[Array]:
-    return _pool(_bare(one), _bare(other), ndim)
-
-
-def _bare(made: Spec) -> Spec:
-    """A spec without what probes do not depend on."""
-    usual = "amax" if made.format.scale_kind == "float" else "floor"
-    format = with_conversion(made.format, Conversion(scale_rule=usual))
-    return Spec(format or made.format, None, "sparsify_first", made.axis)
 
 
 def _pair(first: str, second: str, x: Array | None, one: Spec, other: Spec) -> Apart:

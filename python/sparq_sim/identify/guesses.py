@@ -69,7 +69,10 @@ def divisors(trial: Trial, format: Format) -> list[float]:
         shown = largest[some] * _least_value(format) / smallest[some]
     found: list[float] = []
     # Blocks without the smallest element show too little, and scales at the end of their range too much.
-    for top in (float(shown.max()), float(np.median(shown))):
+    tops = [float(shown.max()), float(np.median(shown))]
+    if format.element.exponent_bits and not format.element.taper:  # subnormals may be flushed
+        tops += [top * 2.0**format.element.mantissa_bits for top in tops]
+    for top in tops:
         if not 2.0**-20 < top < 2.0**20:
             continue
         if format.scale_kind == "power_of_two":

@@ -33,8 +33,9 @@ from sparq_sim.identify.facts import Frame, Pair, significant_bits
 from sparq_sim.identify.guesses import divisors, suggested
 from sparq_sim.identify.trial import Misses, Trial, floats
 
-#: Runs of the whole tensor, at most.
+#: Runs of the whole tensor, at most, and elements that may be run through in all if that is more.
 WHOLE_RUNS = 48
+_WHOLE_ELEMENTS = 1 << 22
 #: Candidates that are improved field by field.
 _STARTS = 12
 #: Structures in a block that are tried with every scale rule and rounding.
@@ -54,7 +55,7 @@ _FAR = 0.2
 _HOPELESS = 0.5
 
 #: With this few misses, or this share of them, no other structure is tried.
-_NEAR = (4, 1e-3)
+_NEAR = (1, 5e-4)
 
 
 def _rate(misses: Misses | None) -> float:
@@ -90,7 +91,7 @@ class Search:
     def exact(self, made: Spec) -> Misses | None:
         """Misses on the whole tensor, whose places the samples then look at; None beyond the budget."""
         if made not in self.tried:
-            if self.whole_runs >= WHOLE_RUNS:
+            if self.whole_runs >= max(WHOLE_RUNS, min(512, _WHOLE_ELEMENTS // self.pair.x.size)):
                 return None
             self.whole_runs += 1
             frame = self.frames[made.axis]
@@ -234,7 +235,7 @@ class Search:
         families: dict[object, int] = {}
         made: list[Spec] = []
         for start in ranked:
-            family = (structure(start.format), block_of(start.format), start.axis)
+            family = _family(start)
             families[family] = families.get(family, 0) + 1
             if families[family] > (1 if rare else 3) or self.sampled(start) is None:
                 continue
@@ -384,7 +385,7 @@ class Search:
             found = self.rounded(self.starts())
             self.settle(found)
             better += [] if self.solved else self.improve(found, most=_STARTS if self.held > _HOPELESS else 3)
-        if not self.matches and self.held > _HOPELESS and not self.near(better):
+        if not self.matches and self.held > _HOPELESS:
             rare = self.numbers.with_rare_ones()
             crossed = self.crossed(candidates, ("align_bits", "rounding"), rare, _CROSSED)
             self.settle(crossed)
@@ -408,7 +409,7 @@ class Search:
         """The best of each structure and block, for some of them, with every product of the words of some fields."""
         families: dict[object, Spec] = {}
         for one in self.ranked(candidates):
-            families.setdefault((structure(one.format), block_of(one.format), one.axis), one)
+            families.setdefault(_family(one), one)
         made: dict[Spec, None] = {}
         for one in families.values():
             if most and len(self.recipes(one.format, names[:1], numbers)) > 1:
@@ -474,6 +475,12 @@ class Search:
     def matches_signs(self) -> int:
         """Zeros of the other sign that the best match has."""
         return min((misses.signs for misses in self.matches.values()), default=0)
+
+
+def _family(made: Spec) -> tuple[object, ...]:
+    """What candidates share that differ in little: structure, block, axis, and what happens before rounding."""
+    how = made.conversion
+    return structure(made.format), block_of(made.format), made.axis, how.preround, how.align_bits
 
 
 def _only(format: Format, name: str, word: Any) -> Format | None:
