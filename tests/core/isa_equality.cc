@@ -103,6 +103,8 @@ int quantization(int rounds) {
           r.conversion.random_bits = 1 + static_cast<int>(generator() % max_random_bits);
           // A rule that looks at all elements of a block takes no chance.
           if (!ops::check_conversion(r.format, r.conversion).empty()) r.conversion.scale_rule = ScaleRule::floor;
+          // What is cut after an offset was added knows no other rounding.
+          if (!ops::check_conversion(r.format, r.conversion).empty()) r.conversion = named.conversion;
           r.has_random = true;
           r.philox = {generator(), generator(), generator()};
           if (r.conversion.scale_rule == ScaleRule::floor)
@@ -112,6 +114,10 @@ int quantization(int rounds) {
             const int group = 1 + static_cast<int>(generator() % 16);
             r.sparsity = {1 + static_cast<int>(generator() % static_cast<unsigned>(group)), group, Ties::lowest_index};
             r.order = generator() % 2 == 0 ? Order::sparsify_first : Order::quantize_first;
+            // Zeros after negative scales are refused.
+            if (named.conversion.scale_rule == ScaleRule::signed_max ||
+                named.conversion.divide_by == DivideBy::quotient)
+              r.order = Order::sparsify_first;
           }
           const auto count = static_cast<std::size_t>(r.shape.size());
           const auto x = random_tensor(type, count, generator() % 4 == 0);
