@@ -24,8 +24,7 @@ MODES = {
     oracle.UP: gmpy2.RoundUp,
     oracle.DOWN: gmpy2.RoundDown,
 }
-#: MPFR has one precision for all binades, which a tapered element has not.
-FLOATS = [name for name, element in TABLED.items() if element.exponent_bits > 0 and not element.taper]
+FLOATS = [name for name, element in TABLED.items() if element.exponent_bits > 0]
 
 
 def context(element: Element, rounding: str = oracle.NEAREST_EVEN) -> Any:
