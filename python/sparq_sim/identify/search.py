@@ -385,15 +385,19 @@ class Search:
             found = self.rounded(self.starts())
             self.settle(found)
             better += [] if self.solved else self.improve(found, most=_STARTS if self.held > _HOPELESS else 3)
-        if not self.matches and self.held > _HOPELESS:
+        if not self.matches and self.held > _HOPELESS and not self.near(better):
             rare = self.numbers.with_rare_ones()
             crossed = self.crossed(candidates, ("align_bits", "rounding"), rare, _CROSSED)
             self.settle(crossed)
             better += [] if self.solved else self.improve({**crossed, **dict.fromkeys(better)}, rare=True)
         if not self.matches:
-            families = {(structure(one.format), block_of(one.format)): one for one in reversed(self.ranked(better))}
-            for made in self.ranked(families.values())[:3]:
-                self.exact(made)
+            families: dict[object, list[Spec]] = {}
+            for one in self.ranked({**candidates, **dict.fromkeys(better)}):
+                families.setdefault((structure(one.format), block_of(one.format), one.axis), []).append(one)
+            for alike in list(families.values())[:3]:
+                rate = _rate(self.sampled(alike[0]))
+                equal = [one for one in alike[:32] if _rate(self.sampled(one)) == rate]
+                self.exact(min(equal, key=lambda one: len(describe(one).changes)))
 
     def ranked(self, candidates: Iterable[Spec]) -> list[Spec]:
         """The fewest misses on samples first."""
