@@ -507,6 +507,13 @@ def magnitude_list(element: Element) -> tuple[Fraction, ...]:
     return (*(magnitude_of(element, code) for code in codes), beyond)
 
 
+def has_even_significand(element: Element, magnitude: Fraction) -> bool:
+    """Whether a value that the format holds is an even number of its quanta (section 2). Every power of two has the odd
+    significand 1, so without mantissa bits only zero is even."""
+    exponent = element.emin if magnitude == 0 else max(floor_log2(magnitude), element.emin)
+    return magnitude / power_of_two(exponent - mantissa_bits_of(element, exponent)) % 2 == 0
+
+
 def round_by_neighbours(element: Element, value: Number, rounding: str, overflow: str) -> int:
     """Section 2 by another method, for finite values: pick one of two neighbours in the list of values."""
     values = magnitude_list(element)
@@ -518,9 +525,7 @@ def round_by_neighbours(element: Element, value: Number, rounding: str, overflow
             middle = (low + high) // 2
             low, high = (middle, high) if values[middle] <= value.magnitude else (low, middle)
         below, above = value.magnitude - values[low], values[high] - value.magnitude
-        # Every power of two has the odd significand 1, so without mantissa bits only zero is even.
-        exponent = element.emin if values[low] == 0 else max(floor_log2(values[low]), element.emin)
-        low_is_even = values[low] / power_of_two(exponent - mantissa_bits_of(element, exponent)) % 2 == 0
+        low_is_even = has_even_significand(element, values[low])
         code = {
             NEAREST_EVEN: low if below < above or (below == above and low_is_even) else high,
             NEAREST_AWAY: low if below < above else high,

@@ -38,8 +38,21 @@ def context(element: Element, rounding: str = oracle.NEAREST_EVEN) -> Any:
 def rounded(values: Array, element: Element, rounding: str) -> list[Any]:
     """float64 values, each rounded once."""
     exact = [gmpy2.mpfr(float(value), 53) for value in values]
+    if element.taper:
+        return [rounded_in_its_binade(value, element, rounding) for value in exact]
     with context(element, rounding):
         return [gmpy2.mpfr(value) for value in exact]
+
+
+def rounded_in_its_binade(value: Any, element: Element, rounding: str) -> Any:
+    """Of an element whose precision depends on the exponent: that of the binade that the number lies in."""
+    exponent = max(gmpy2.frexp(value)[0] - 1, element.emin) if value else element.emin
+    bits = oracle.mantissa_bits_of(element, exponent)
+    with gmpy2.context(
+        precision=bits + 1, emin=element.emin - oracle.mantissa_bits_of(element, element.emin) + 1, emax=2000,
+        subnormalize=True, round=MODES[rounding],
+    ):  # fmt: skip
+        return gmpy2.mpfr(value)
 
 
 @pytest.mark.parametrize("rounding", MODES)

@@ -44,16 +44,13 @@ USER_ELEMENTS = {
     "e6m3_fn": Element(6, 3, 10, "fn"),
 }
 #: Elements of up to 16 bits; tf32 and float32 are too long a list and are left to the slow oracle.
-# The parity of a code is that of its significand, which is not so where mantissas taper (HiF8: test_catalog.py).
-TABLED = {
-    n: e for n, e in ELEMENTS.items() if e.width <= 16 and n not in oracle.SCALE_CODES and not e.taper
-} | USER_ELEMENTS
+TABLED = {n: e for n, e in ELEMENTS.items() if e.width <= 16 and n not in oracle.SCALE_CODES} | USER_ELEMENTS
 
 
 @dataclass(frozen=True)
 class Table:
-    """Code c of magnitudes of one sign begins at points[c - 1], or just above where that does not go up; the last
-    entry is where overflow begins."""
+    """Magnitude c of one sign, in the order of their values, begins at points[c - 1], or just above where that does not
+    go up; the last entry is where overflow begins."""
 
     points: Array
     goes_up: Array
@@ -74,12 +71,12 @@ def table(name: str, rounding: str, negative: bool) -> Table:
         assert Fraction(float(value)) == value
         return float(value)
 
-    # By rule, where the parity of a code says it all: the point that decides, and whether it goes up itself.
+    # By rule, where parity says it all: the point that decides, and whether it goes up itself.
     inward = rounding == oracle.TOWARD_ZERO or rounding == (oracle.UP if negative else oracle.DOWN)
     outward = rounding == (oracle.DOWN if negative else oracle.UP)
     points, goes_up = [], []
     for code, (low, high) in enumerate(pairwise(magnitudes), start=1):
-        even = (code - 1) % 2 == 0 if element.mantissa_bits else low == 0
+        even = oracle.has_even_significand(element, low)
         if rounding == oracle.TO_ODD:
             point, up = (low, False) if even else (high, True)
         elif inward or outward:
@@ -99,6 +96,17 @@ def table(name: str, rounding: str, negative: bool) -> Table:
     return Table(np.array(points), np.array(goes_up))
 
 
+@cache
+def codes_in_order(name: str) -> Array:
+    """The codes of finite magnitudes in the order of their values: of tapered elements only, not that of the bits."""
+    element = TABLED[name]
+    codes = range(element.largest_code + 1)
+    if element.taper:
+        numbers = [code for code in range(element.sign_bit) if code != element.infinity_code]
+        codes = sorted(numbers, key=lambda code: oracle.magnitude_of(element, code))
+    return np.array(codes, np.int64)
+
+
 def expected_codes(name: str, rounding: str, overflow: str, x: Array, exponent: int = 0) -> Array:
     """The codes of x / 2^exponent; NaN as section 5 says for a format without a scale."""
     element = TABLED[name]
@@ -110,10 +118,10 @@ def expected_codes(name: str, rounding: str, overflow: str, x: Array, exponent: 
         for sign in (False, True)
     ]
     codes = np.where(negative, by_sign[1], by_sign[0]).astype(np.int64)
-    top = element.largest_code
-    over = codes > top
+    in_memory = codes_in_order(name)
+    over = codes >= len(in_memory)
     finite = np.isfinite(wide)
-    codes[over] = top
+    codes = in_memory[np.minimum(codes, len(in_memory) - 1)]
     if element.signedness == "twos_complement":
         signed = np.where(negative, -codes, codes) % (1 << element.width)
     else:
