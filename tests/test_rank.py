@@ -607,15 +607,16 @@ def test_wrong_arguments_of_the_command_are_one_line_of_error(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cut.npz", "x.npz"]
 
 
-@pytest.mark.parametrize("infinite", ["same", "largest"])
-@pytest.mark.parametrize("nonfinite", ["poison", "ignore", "largest", "zero"])
+@pytest.mark.parametrize(
+    ("nonfinite", "infinite"),
+    [("poison", "same"), ("ignore", "same"), ("largest", "same"), ("zero", "same"), ("poison", "largest"),
+     ("ignore", "largest")],
+)  # fmt: skip
 @pytest.mark.parametrize("name", ["fp8_e4m3", "int8_affine_tensor", "nvfp4", "mxfp4"])
 @pytest.mark.parametrize("special", [(np.nan,), (np.inf,), (-np.inf, np.nan)])
 def test_scales_of_a_whole_tensor_see_what_is_no_number_as_emulate_does(
     name: str, nonfinite: str, infinite: str, special: tuple[float, ...]
 ) -> None:
-    if infinite == "largest" and nonfinite in ("largest", "zero"):
-        pytest.skip("both say what Inf is")
     x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
     x.flat[: len(special)] = special
     block = {"block": "tensor"} if name == "mxfp4" else {}

@@ -62,7 +62,7 @@ std::vector<std::uint64_t> log2_promotions(const QuantizeJob& job) {
           rule == ScaleRule::ceil || rule == ScaleRule::rceil ? std::ceil(logarithm) : std::floor(logarithm);
       return whole > static_cast<float>(exponent - of_divisor);
     };
-    std::uint32_t never = std::uint32_t{1} << 23, least = never, below = 0;  // nothing promotes a fraction of zero
+    std::uint32_t least = std::uint32_t{1} << 23, below = 0;  // never; nothing promotes a fraction of zero
     while (least - below > 1) {
       const std::uint32_t middle = below + (least - below) / 2;
       (promotes(middle) ? least : below) = middle;
@@ -194,6 +194,19 @@ void only_scales(QuantizeJob& job) {
   job.count = false;
 }
 
+// Quantizes `numbers`, which stand for blocks, in blocks of `along`, for their scales alone.
+void run_for_scales(const KernelTable& kernels, QuantizeJob& job, const Shape& grid, int along,
+                    const std::vector<double>& numbers, bool of_blocks, Counts& counts) {
+  job.geometry = make_geometry(grid, along, along);
+  job.input = numbers.data();
+  only_scales(job);
+  Counts of_scales;
+  run_tiles(job.geometry, 1, of_scales,
+            [&](std::int64_t first, std::int64_t last, Counts& c) { kernels.quantize(job, first, last, c); });
+  if (of_blocks) counts.zero_blocks += of_scales.zero_blocks;
+  counts.refused += of_scales.refused;
+}
+
 // Scales of one level from the largest magnitudes of its blocks: each is quantized as a block of its own, so that the
 // rule is applied by the same code.
 void scales_from(const KernelTable& kernels, const QuantizeJob& tensor, const Shape& shape, int level,
@@ -213,14 +226,7 @@ void scales_from(const KernelTable& kernels, const QuantizeJob& tensor, const Sh
     if (tensor.main > 0) job.planes[0] = make_plane(tensor.format.levels[0], grid, tensor.planes[0].data, true);
     job.planes[static_cast<std::size_t>(level)] = make_plane(single, grid, to, false);
   }
-  job.geometry = make_geometry(grid, 1, 1);
-  job.input = largest.data();
-  only_scales(job);
-  Counts of_scales;
-  run_tiles(job.geometry, 1, of_scales,
-            [&](std::int64_t first, std::int64_t last, Counts& c) { kernels.quantize(job, first, last, c); });
-  if (level == tensor.main) counts.zero_blocks += of_scales.zero_blocks;
-  counts.refused += of_scales.refused;
+  run_for_scales(kernels, job, grid, 1, largest, level == tensor.main, counts);
 }
 
 // Scales and zero points from the extremes of their blocks: each pair of them is quantized as a block of two.
@@ -243,14 +249,7 @@ void zero_points_from(const KernelTable& kernels, const QuantizeJob& tensor, con
     job.planes[i] =
         make_plane({level.format, 2, 1, level.combine}, grid, tensor.planes[i].data, tensor.planes[i].given);
   }
-  job.geometry = make_geometry(grid, 2, 2);
-  job.input = pairs.data();
-  only_scales(job);
-  Counts of_scales;
-  run_tiles(job.geometry, 1, of_scales,
-            [&](std::int64_t first, std::int64_t last, Counts& c) { kernels.quantize(job, first, last, c); });
-  counts.zero_blocks += of_scales.zero_blocks;
-  counts.refused += of_scales.refused;
+  run_for_scales(kernels, job, grid, 2, pairs, true, counts);
 }
 
 }  // namespace
