@@ -14,7 +14,12 @@ import sparq_sim as sq
 from conftest import CARRIERS, ISAS, Array, bits_of, forced_isa, from_bits
 from oracle import BLOCK_FORMATS, ELEMENTS
 
-SCALED = tuple(name for name, fmt in BLOCK_FORMATS.items() if fmt.scale is not None and fmt.has_lines_of_blocks)
+#: `signed_max` breaks premise 3 where magnitudes tie; it has its own tests.
+SCALED = tuple(
+    name
+    for name, fmt in BLOCK_FORMATS.items()
+    if fmt.scale is not None and fmt.has_lines_of_blocks and not fmt.has_signed_scale
+)
 
 
 def identity_holds(x: Array, mask: Array, format: object, **choices: object) -> bool:
@@ -48,7 +53,9 @@ def test_the_identity_holds_where_groups_and_blocks_nest(data: st.DataObject) ->
     patterns = np.where(rng.random((2, 75)) < 0.1, 0, patterns).astype(np.uint64)
     sign = rng.integers(0, 2, (2, 75), dtype=np.uint64) << np.uint64(element.width - 1)
     x = from_bits(patterns | sign, carrier)
-    name = data.draw(st.sampled_from(SCALED))
+    # The quotient that q8_0 divides by lives for one block of a line.
+    lines = [name for name in SCALED if not (block == "tensor" and BLOCK_FORMATS[name].how.divide_by == "quotient")]
+    name = data.draw(st.sampled_from(lines))
     choices: dict[str, object] = {"block": block, "rounding": data.draw(st.sampled_from(oracle.ROUNDINGS))}
     if not BLOCK_FORMATS[name].has_float_scale:
         choices["scale_rule"] = data.draw(st.sampled_from(oracle.SCALE_RULES))
@@ -120,6 +127,21 @@ def test_without_premise_3_a_scale_from_the_smaller_elements_moves() -> None:
         return sq.emulate(values, "mxfp4", scales=mean_scale(values))
 
     assert not np.array_equal(q(pruned), np.where(mask, q(x), 0))
+
+
+def test_a_signed_scale_obeys_unless_the_mask_drops_the_first_of_two_equal_maxima() -> None:
+    # Of signed_max: the sign of a scale is that of the first largest element.
+    x = np.random.default_rng(5).standard_normal((8, 64)).astype(np.float32)
+    _, mask = sq.sparsify(x, "2:4")
+    for one in (x, -x):
+        first = sq.emulate(np.where(mask, one, np.float32(0)), "q4_0")
+        assert np.array_equal(first, np.where(mask, sq.emulate(one, "q4_0"), 0))
+    x = np.float32([-4, 4])
+    for ties, holds in (("lowest_index", True), ("highest_index", False)):
+        _, mask = sq.sparsify(x, "1:2", ties=ties)
+        first = sq.emulate(np.where(mask, x, np.float32(0)), "q4_0", block=2)
+        last = np.where(mask, sq.emulate(x, "q4_0", block=2), 0)
+        assert np.array_equal(first, last) == holds
 
 
 def test_without_premise_4_a_foreign_mask_prunes_the_maximum() -> None:

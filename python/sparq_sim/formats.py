@@ -354,8 +354,22 @@ def _extent(value: object) -> bool:
     return not isinstance(value, bool) and isinstance(value, (int, np.integer)) and bool(1 <= value < 2**31)
 
 
+def with_extents(base: Format, along: int, across: int) -> Format:
+    """The format with blocks of other extents (0 for a whole axis): those of its main level."""
+    at = base.block_format.main_level
+    return replace(
+        base,
+        levels=[
+            ScaleLevel(format=level.format, along=along, across=across, combine=level.combine)
+            if i == at or level.combine == "subtract"  # zero points are those of the same blocks
+            else level
+            for i, level in enumerate(base.levels)
+        ],
+    )
+
+
 def _with_block(base: Format, block: object) -> Format:
-    """The format with other blocks: those of its main level."""
+    """The format with other blocks, as a user writes them."""
     if base.main is None:
         raise ValueError(f"block={block!r}: {base.name} has no scales")
     words = {"row": (_WHOLE, 1), "tensor": (_WHOLE, _WHOLE)}
@@ -372,16 +386,7 @@ def _with_block(base: Format, block: object) -> Format:
         raise ValueError(
             f"block={block!r}: needed a positive integer below 2^31, 'row' or 'tensor', or (lines, elements) of a tile"
         )
-    at = base.block_format.main_level
-    return replace(
-        base,
-        levels=[
-            ScaleLevel(format=level.format, along=along, across=across, combine=level.combine)
-            if i == at or level.combine == "subtract"  # zero points are those of the same blocks
-            else level
-            for i, level in enumerate(base.levels)
-        ],
-    )
+    return with_extents(base, along, across)
 
 
 def spec(

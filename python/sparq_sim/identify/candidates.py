@@ -8,8 +8,8 @@ from functools import cache, lru_cache
 from typing import Any
 
 from sparq_sim import _core
-from sparq_sim._core import Conversion, ScaleLevel
-from sparq_sim.formats import Format, Spec, block_text, elements, formats, spec
+from sparq_sim._core import Conversion
+from sparq_sim.formats import Format, Spec, block_text, elements, formats, spec, with_extents
 from sparq_sim.presets import presets
 
 #: Elements of a line under one scale that are tried besides those of the catalog.
@@ -59,7 +59,9 @@ def structure(format: Format) -> Hashable:
     """What two formats share that differ only in the blocks of their main level, their conversion or their name."""
     at = format.block_format.main_level if format.levels else -1
     levels = tuple(
-        (level.format, level.combine) if i == at else (level.format, level.combine, level.along, level.across)
+        (level.format, level.combine)
+        if i == at or level.combine == "subtract"  # zero points have the blocks of their scales
+        else (level.format, level.combine, level.along, level.across)
         for i, level in enumerate(format.levels)
     )
     return format.element, levels
@@ -76,10 +78,8 @@ def with_block(format: Format, block: Block) -> Format | None:
     main = format.main
     if main is None or block == block_of(format):
         return format
-    at = format.block_format.main_level
-    level = ScaleLevel(format=main.format, along=block[0], across=block[1], combine=main.combine)
     try:
-        return replace(format, levels=(*format.levels[:at], level, *format.levels[at + 1 :]))
+        return with_extents(format, *block)
     except ValueError:
         return None
 

@@ -199,21 +199,23 @@ class Frame:
             self._samples[key] = Trial(x, self.pair.x_type, y, self.pair.y_type, kept, self.threads)
         return self._samples[key]
 
-    def _beyond(self, values: Array) -> tuple[Array, Array]:
-        """The first largest finite number of each line, and a NaN or Inf if there is one."""
+    def _beyond(self, values: Array) -> Array:
+        """What a scale of each line sees: the first largest finite number, the largest of the other sign (a zero
+        point lies between the two), and a NaN or Inf if there is one. [lines, 3]"""
+        every = np.arange(len(values))
         with np.errstate(invalid="ignore"):
             finite = np.isfinite(values)
-            sizes = np.where(finite, np.abs(values), 0)
-            at = sizes.argmax(axis=-1)
-            largest = np.where(finite, values, 0)[np.arange(len(values)), at]
+            numbers = np.where(finite, values, 0)
+            largest = numbers[every, np.abs(numbers).argmax(axis=-1)]
+            opposite = np.where(largest > 0, numbers.min(axis=-1), numbers.max(axis=-1))
             worst = np.where(finite, 0, np.where(np.isnan(values), np.inf, 1)).argmax(axis=-1)
-            other = values[np.arange(len(values)), worst]
-        return largest, np.where(finite.all(axis=-1), values.dtype.type(0), other)
+            other = np.where(finite.all(axis=-1), values.dtype.type(0), values[every, worst])
+        return np.stack([largest, opposite, other], axis=-1)
 
     @cached_property
-    def _of_the_tensor(self) -> tuple[Array, Array]:
-        largest, other = self._beyond(self._flat[0])
-        return tuple(a.reshape(-1) for a in self._beyond(np.concatenate([largest, other])[None, :]))  # type: ignore[return-value]
+    def _of_the_tensor(self) -> Array:
+        seen: Array = self._beyond(self._beyond(self._flat[0]).reshape(1, -1))[0]
+        return seen
 
     def _lines(self, shape: tuple[object, ...], ordinary: bool) -> tuple[Array, Array, Array]:
         x, y = self._flat
@@ -230,19 +232,20 @@ class Frame:
             size = part.stop - part.start
             made[i, :size], wanted[i, :size], kept[i, :size] = x[line, part], y[line, part], True
         if extra:
-            largest, other = self._beyond(x[[line for line, _ in places]])
-            made[:count, width] = largest
+            seen = self._beyond(x[[line for line, _ in places]])
+            made[:count, width : width + 2] = seen[:, :2]
             if not ordinary:
-                made[:count, width + extra // 2] = other
+                made[:count, width + extra // 2] = seen[:, 2]
         self._above(made, ordinary)
         return made, wanted, kept
 
     def _above(self, made: Array, ordinary: bool) -> None:
         """The last two blocks hold what a scale of the tensor sees."""
-        largest, other = self._of_the_tensor
-        made[-2].flat[0] = largest[0]
+        largest, opposite, other = self._of_the_tensor
+        made[-2].flat[0] = largest
+        made[-2].flat[made[-2].size - 1] = largest if made[-2].size == 1 else opposite
         if not ordinary or not np.isfinite(floats(self.y, self.pair.y_type)).any():
-            made[-1].flat[0] = other[0]
+            made[-1].flat[0] = other
 
     def _tiles(self, across: int, along: int, ordinary: bool) -> tuple[Array, Array, Array]:
         high, wide = min(across, self.near), min(along or self.length, self.length)
