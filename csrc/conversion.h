@@ -76,11 +76,21 @@ enum class Prerounding : std::uint8_t { none, bf16, bf16_toward_zero };
 // How elements are brought to the exponent of their block, where that is a rounding of its own (section 3).
 enum class AlignRounding : std::uint8_t { toward_zero, nearest_away };
 
-// How a float scale meets an element (section 4).
-enum class ScaleApply : std::uint8_t { divide, reciprocal };
+// How a float scale meets an element (section 4); outer_reciprocal: by the reciprocal of the scale above the block's,
+// over the block's.
+enum class ScaleApply : std::uint8_t { divide, reciprocal, outer_reciprocal };
 
 // How amax meets what it is divided by (section 4).
 enum class DivisorApply : std::uint8_t { divide, reciprocal };
+
+// How the largest magnitude below a scale above others meets what that is computed from, what stands for one that is no
+// number of float32, and in which order amax, the divisor and that scale meet (section 4).
+enum class OuterApply : std::uint8_t { divide, reciprocal };
+enum class OuterOverflow : std::uint8_t { clamp, one };
+enum class ScaleOrder : std::uint8_t { amax_first, outer_first };
+
+// Of a short float scale that rounds to zero: the least that is written, that of a block of zeros, or zero (section 4).
+enum class ScaleUnderflow : std::uint8_t { least, zero_scale, zero };
 
 // What elements are divided by: the scale as it is stored, or the quotient before it was rounded to a code (section 4).
 enum class DivideBy : std::uint8_t { stored, quotient };
@@ -120,6 +130,10 @@ struct Conversion {
   ScaleApply scale_apply = ScaleApply::divide;
   DivisorApply divisor_apply = DivisorApply::divide;
   DivideBy divide_by = DivideBy::stored;
+  OuterApply outer_apply = OuterApply::divide;
+  OuterOverflow outer_overflow = OuterOverflow::clamp;
+  ScaleOrder scale_order = ScaleOrder::amax_first;
+  ScaleUnderflow scale_underflow = ScaleUnderflow::least;
   ScaleCompute scale_compute = ScaleCompute::fp32;
   ApplyCompute apply_compute = ApplyCompute::fp32;
   float divisor = 0;    // what amax is divided by (rceil, amax); 0: the largest element

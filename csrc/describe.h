@@ -56,8 +56,11 @@ struct Words<Signedness> {
 template <>
 struct Words<Combine> {
   static constexpr std::string_view what = "combine";
-  static constexpr Word<Combine> list[] = {
-      {"multiply", Combine::multiply}, {"divide", Combine::divide}, {"subtract", Combine::subtract}};
+  static constexpr Word<Combine> list[] = {{"multiply", Combine::multiply},
+                                           {"divide", Combine::divide},
+                                           {"subtract", Combine::subtract},
+                                           {"reciprocal", Combine::reciprocal},
+                                           {"reciprocals", Combine::reciprocals}};
 };
 template <>
 struct Words<Rounding> {
@@ -153,7 +156,31 @@ struct Words<AlignRounding> {
 template <>
 struct Words<ScaleApply> {
   static constexpr std::string_view what = "scale_apply";
-  static constexpr Word<ScaleApply> list[] = {{"divide", ScaleApply::divide}, {"reciprocal", ScaleApply::reciprocal}};
+  static constexpr Word<ScaleApply> list[] = {{"divide", ScaleApply::divide},
+                                              {"reciprocal", ScaleApply::reciprocal},
+                                              {"outer_reciprocal", ScaleApply::outer_reciprocal}};
+};
+template <>
+struct Words<OuterApply> {
+  static constexpr std::string_view what = "outer_apply";
+  static constexpr Word<OuterApply> list[] = {{"divide", OuterApply::divide}, {"reciprocal", OuterApply::reciprocal}};
+};
+template <>
+struct Words<OuterOverflow> {
+  static constexpr std::string_view what = "outer_overflow";
+  static constexpr Word<OuterOverflow> list[] = {{"clamp", OuterOverflow::clamp}, {"one", OuterOverflow::one}};
+};
+template <>
+struct Words<ScaleOrder> {
+  static constexpr std::string_view what = "scale_order";
+  static constexpr Word<ScaleOrder> list[] = {{"amax_first", ScaleOrder::amax_first},
+                                              {"outer_first", ScaleOrder::outer_first}};
+};
+template <>
+struct Words<ScaleUnderflow> {
+  static constexpr std::string_view what = "scale_underflow";
+  static constexpr Word<ScaleUnderflow> list[] = {
+      {"least", ScaleUnderflow::least}, {"zero_scale", ScaleUnderflow::zero_scale}, {"zero", ScaleUnderflow::zero}};
 };
 template <>
 struct Words<DivisorApply> {
@@ -244,6 +271,10 @@ struct Fields<Conversion> {
       Field{"scale_apply", &Conversion::scale_apply, "how a float scale meets an element"},
       Field{"divisor_apply", &Conversion::divisor_apply, "how amax meets what it is divided by (float scales)"},
       Field{"divide_by", &Conversion::divide_by, "what elements are divided by: the stored scale, or it unrounded"},
+      Field{"outer_apply", &Conversion::outer_apply, "how the largest magnitude meets what an outer scale comes from"},
+      Field{"outer_overflow", &Conversion::outer_overflow, "of an outer encode scale that is no finite number"},
+      Field{"scale_order", &Conversion::scale_order, "whether amax meets the divisor or the outer scale first"},
+      Field{"scale_underflow", &Conversion::scale_underflow, "of a short float scale that rounds to zero"},
       Field{"scale_compute", &Conversion::scale_compute, "type of float scales and reciprocals before they are codes"},
       Field{"apply_compute", &Conversion::apply_compute, "type of what elements become under float scales"},
       Field{"divisor", &Conversion::divisor, "what amax is divided by; 0: the largest element (rceil, amax)"},

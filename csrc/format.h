@@ -218,8 +218,10 @@ static constexpr bool is_short_float_scale(const ElementFormat& f) {
   return f.signedness != Signedness::twos_complement && f.exponent_bits >= 2 && f.mantissa_bits >= 1 && !is_float32(f);
 }
 
-// How a scale level acts on what lies inside it. What is subtracted is a zero point, in units of the element.
-enum class Combine : std::uint8_t { multiply, divide, subtract };
+// How a scale level acts on what lies inside it. What is subtracted is a zero point, in units of the element. A float32
+// scale g above others that divides is one that encoders multiply by; of a scale s below it, decoders make s / g, or
+// s * (1 / g), or the reciprocal of the reciprocal of that (docs/numerics.md section 4).
+enum class Combine : std::uint8_t { multiply, divide, subtract, reciprocal, reciprocals };
 
 // Extent of a block in elements along the reduction axis or across lines; `whole` spans it all.
 inline constexpr int whole = 0;
@@ -281,6 +283,9 @@ static constexpr ElementFormat rounded_element(const BlockFormat& f) {
 static constexpr bool has_outer_level(const BlockFormat& f) {
   return scaling_levels(f) > 1 && is_float32(f.levels[0].format);
 }
+
+// A scale of the outer level that encoders multiply by.
+static constexpr bool is_encode_scale(const ScaleLevel& level) { return level.combine != Combine::multiply; }
 
 // The level of the blocks. Only for formats with scales.
 static constexpr int main_level(const BlockFormat& f) { return has_outer_level(f) ? 1 : 0; }

@@ -95,16 +95,19 @@ struct QuantizeJob {
   // Derived from the main level and the rule: exponent = floor(log2 amax) - scale_shift, plus one if the 52-bit
   // fraction of amax exceeds promote_above; clamped to scale_low and scale_max, and stored as exponent - scale_min.
   int scale_shift = 0, scale_min = 0, scale_low = 0, scale_max = 0;
-  int zero_exponent = 0;                        // of a block of zeros
-  std::uint32_t least_code = 0, zero_code = 0;  // of short floats: the least that is written, and of a block of zeros
+  int zero_exponent = 0;  // of a block of zeros
+  // Of short floats: codes below the least become the second, blocks of zeros have the third.
+  std::uint32_t least_code = 0, underflow_code = 0, zero_code = 0;
   std::uint64_t promote_above = 0;
   bool scale_nan = false;
   std::uint32_t scale_nan_code = 0;
-  int main = 0, levels = 0;  // the level of the blocks, and the number of levels that scale
-  float scale_divisor = 1;   // float scales: amax / divisor
-  float outer_divisor = 1;   // of the level above others: the largest scale of the main level
-  bool short_scale = false;  // float scales in codes of scale_format
-  bool by_quotient = false;  // elements are divided by what was rounded to the scale
+  int main = 0, levels = 0;   // the level of the blocks, and the number of levels that scale
+  float scale_divisor = 1;    // float scales: amax / divisor
+  float outer_divisor = 1;    // of the level above others: the largest scale of the main level
+  bool makes_outer = false;   // the job is about that level alone
+  bool encode_scale = false;  // that level is one that encoders multiply by
+  bool short_scale = false;   // float scales in codes of scale_format
+  bool by_quotient = false;   // elements are divided by what was rounded to the scale
   ElementFormat scale_format;
   float scale_reciprocal = 0;  // of scale_divisor; 0: amax is divided
   // For amax_exponent=log2: like promote_above, by the exponent of amax from -149 on; null: promote_above is for all.

@@ -101,7 +101,8 @@ def user_format(fmt: oracle.BlockFormat, block: Block = None, **choices: Any) ->
     levels = []
     if fmt.outer is not None:
         across = {"row": 1, "tensor": 0}[fmt.outer]
-        levels.append(sq.ScaleLevel(format=element_record(oracle.FP32), along=0, across=across))
+        outer = element_record(oracle.FP32)
+        levels.append(sq.ScaleLevel(format=outer, along=0, across=across, combine=fmt.outer_combine))
     if fmt.scale is not None:
         across, along = block if isinstance(block, tuple) else (1, block)
         along, across = {"row": (0, 1), "tensor": (0, 0)}.get(str(block), (along, across))

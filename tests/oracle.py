@@ -56,6 +56,10 @@ class Choices:
     scale_apply: str = "divide"
     divisor_apply: str = "divide"
     divide_by: str = "stored"
+    outer_apply: str = "divide"
+    outer_overflow: str = "clamp"
+    scale_order: str = "amax_first"
+    scale_underflow: str = "least"
     scale_compute: str = "fp32"
     apply_compute: str = "fp32"
     cut_offset: Fraction = Fraction(0)  # 0: nothing is added
@@ -581,7 +585,8 @@ class BlockFormat:
 
     A scale format without zero and mantissa is a power of two (section 3); every other one is a float, and each
     arithmetic step is one of float32, `compute` (section 4). `outer` says what a float32 scale above the others is of,
-    "tensor" or "row". With `zero_point`, float32 scales have zero points beside them.
+    "tensor" or "row", and `outer_combine` how decoders use it. With `zero_point`, float32 scales have zero points
+    beside them.
     """
 
     element: Element
@@ -590,6 +595,7 @@ class BlockFormat:
     overflow: str = "saturate"
     scale_rule: str = "floor"
     outer: str | None = None
+    outer_combine: str = "multiply"
     micro: tuple[Micro, ...] = ()
     rounding: str = NEAREST_EVEN
     how: Choices = Choices()
@@ -816,13 +822,34 @@ def _quotient(
     if scale_rule == SIGNED_MAX:
         largest = fmt.element.largest + magnitude_of(fmt.element, 1)
     largest *= power_of_two(fmt.reach()) * above
-    if how.divisor_apply == "reciprocal":
+    encodes = fmt.outer_combine != "multiply"
+    if above != 1:
+        how = replace(how, divisor_apply=how.outer_apply)
+
+    def over_divisor(number: Fraction) -> Number:
+        if how.divisor_apply == "divide":
+            return computed(finite(number / largest), how.scale_compute)
         times = computed(finite(1 / largest), how.scale_compute)
-        quotient = computed(finite(amax * times.magnitude), how.scale_compute)
+        return computed(finite(number * times.magnitude), how.scale_compute)
+
+    if outer is None or amax == 0:
+        quotient = over_divisor(amax)
+    elif how.scale_order == "outer_first":
+        g = decode(FP32, outer).magnitude
+        both = over_divisor(g) if encodes else computed(finite(g * largest), how.scale_compute)
+        if not both.is_finite or both.is_zero:
+            quotient = Number("infinite") if encodes == (not both.is_finite) else finite(Fraction(0))
+        else:
+            size = both.magnitude
+            quotient = computed(finite(amax * size if encodes else amax / size), how.scale_compute)
     else:
-        quotient = computed(finite(amax / largest), how.scale_compute)
-    if outer is not None and amax > 0 and quotient.is_finite:
-        quotient = computed(finite(quotient.magnitude / decode(FP32, outer).magnitude), how.scale_compute)
+        quotient = over_divisor(amax)
+        if quotient.is_finite:
+            g = decode(FP32, outer).magnitude
+            size = quotient.magnitude
+            quotient = computed(finite(size * g if encodes else size / g), how.scale_compute)
+    if not quotient.is_finite and outer is not None and encodes:
+        return finite(FP32.largest)
     if not quotient.is_finite:
         raise RefusedError("the quotient exceeds float32")
     return quotient
@@ -832,12 +859,33 @@ def _short_scale_code(
     scale: Element, quotient: Number, scale_rounding: str, scale_minimum: int, how: Choices = Choices()
 ) -> int:
     """The code of a quotient, which is no zero if anything is divided by it (section 4, step 2)."""
-    least = max(1 if scale.zero and how.divide_by == "stored" else 0, scale_minimum)
-    smallest = magnitude_of(scale, 0)
-    if quotient.magnitude <= smallest:
-        return least
+    numbers = scale.zero and how.divide_by == "stored" and how.scale_underflow != "zero"
+    least = max(1 if numbers else 0, scale_minimum)
     overflow = "saturate" if scale.infinity_code is None else "special"
-    return max(least, round_to_code(scale, quotient, scale_rounding, overflow))
+    code = 0
+    if quotient.magnitude > magnitude_of(scale, 0):
+        code = round_to_code(scale, quotient, scale_rounding, overflow)
+    if code == 0 and how.scale_underflow == "zero_scale":
+        assert how.zero_scale is not None
+        return how.zero_scale
+    return max(least, code)
+
+
+def encode_scale(fmt: BlockFormat, amax: Fraction, how: Choices) -> int:
+    """The float32 scale above others that encoders multiply by: the largest of all over amax (section 4)."""
+    assert fmt.scale is not None
+    one = round_to_code(FP32, ONE, NEAREST_EVEN, "special")
+    if amax == 0:
+        return one
+    largest = (how.divisor or fmt.element.largest) * power_of_two(fmt.reach()) * fmt.scale.largest
+    if how.outer_apply == "reciprocal":
+        once = rn32(finite(1 / amax))
+        made = rn32(finite(largest * once.magnitude)) if once.is_finite else once
+    else:
+        made = rn32(finite(largest / amax))
+    if made.is_finite:
+        return round_to_code(FP32, made, NEAREST_EVEN, "special")
+    return one if how.outer_overflow == "one" else FP32.largest_code
 
 
 def _computed_scale(
@@ -961,8 +1009,32 @@ def _checked_scale(scale: Element, code: int) -> int:
 def factor_of(fmt: BlockFormat, above: Above) -> Number:
     """The float scales above an element as the one number that they multiply by (section 4)."""
     assert fmt.scale is not None and above.scale is not None
-    scale = decode(fmt.scale, above.scale)
-    return scale if above.outer is None else rn32(multiply(scale, decode(FP32, above.outer)))
+    if above.outer is None:
+        return decode(fmt.scale, above.scale)
+    made = divisor_of(fmt, above)
+    return inverse(inverse(made)) if fmt.outer_combine == "reciprocals" else made
+
+
+def inverse(x: Number) -> Number:
+    """RN32(1 / x), for a positive number, zero or Inf."""
+    if x.kind == "nan":
+        return x
+    if x.kind == "infinite":
+        return finite(Fraction(0))
+    return Number("infinite") if x.is_zero else rn32(finite(1 / x.magnitude))
+
+
+def divisor_of(fmt: BlockFormat, above: Above) -> Number:
+    """What elements are divided by below a float32 scale above others (section 4)."""
+    assert fmt.scale is not None and above.scale is not None and above.outer is not None
+    scale, outer = decode(fmt.scale, above.scale), decode(FP32, above.outer)
+    if fmt.outer_combine == "multiply":
+        return rn32(multiply(scale, outer))
+    if fmt.outer_combine == "divide":
+        if scale.kind == "nan" or outer.kind == "nan":
+            return Number("nan")
+        return rn32(finite(scale.magnitude / outer.magnitude))
+    return rn32(multiply(scale, inverse(outer)))
 
 
 def decode_scaled(fmt: BlockFormat, above: Above, code: int) -> Number:
@@ -1128,7 +1200,10 @@ def _scaled_element(fmt: BlockFormat, above: Above, x: Number, how: Choices = Ch
         if above.scale == 0 and how.least_scale != "exact":
             power = 2 * power if how.least_scale == "next" else Fraction(1)
         return Number("finite", x.magnitude / power * moved, x.negative)
-    factor = factor_of(fmt, above) if above.quotient is None else above.quotient
+    if above.quotient is not None:
+        factor = above.quotient
+    else:
+        factor = factor_of(fmt, above) if above.outer is None else divisor_of(fmt, above)
     negative = x.negative != factor.negative
     if above.quotient is not None and factor.is_zero:
         return Number("finite", Fraction(0), x.negative)
@@ -1144,7 +1219,16 @@ def _scaled_element(fmt: BlockFormat, above: Above, x: Number, how: Choices = Ch
         total = rn32(add(product, finite(how.cut_offset)))
         whole = math.trunc(total.fraction) if total.is_finite else (-1 if total.negative else 1) << 64
         return finite(whole - math.floor(how.cut_offset))
-    if how.scale_apply == "reciprocal":
+    if how.scale_apply == "outer_reciprocal":
+        assert above.outer is not None
+        once, scale = inverse(decode(FP32, above.outer)), decode(fmt.scale, above.scale)
+        over = once if not once.is_finite or scale.is_zero else rn32(finite(once.magnitude / scale.magnitude))
+        if x.is_zero:
+            return x
+        if not over.is_finite or scale.is_zero:
+            return Number("infinite", negative=x.negative)
+        quotient = computed(Number("finite", x.magnitude * over.magnitude, negative), how.apply_compute)
+    elif how.scale_apply == "reciprocal":
         quotient = computed(Number("finite", x.magnitude * times.magnitude, negative), how.apply_compute)
     else:
         quotient = computed(Number("finite", x.magnitude / divisor, negative), how.apply_compute)
@@ -1359,8 +1443,16 @@ def quantize_tensor(
                 amax = max((v.magnitude for v in members if v.is_finite), default=Fraction(0))
                 finite_group = how.skips or all(v.is_finite for v in members)
                 assert FP32.nan_code is not None
-                code = _float32_scale(fmt, scale_rule, amax, how, fmt.scale.largest)
-                out_outer.append([code if finite_group else FP32.nan_code] if group else [])
+                if fmt.outer_combine == "multiply":
+                    code = _float32_scale(fmt, scale_rule, amax, how, fmt.scale.largest)
+                else:
+                    code = encode_scale(fmt, amax, how)
+                if not finite_group:
+                    any_nan = any(v.kind == "nan" for v in members)
+                    code = FP32.nan_code
+                    if any_nan and how.outer_overflow == "one":
+                        code = round_to_code(FP32, ONE, NEAREST_EVEN, "special")
+                out_outer.append([code] if group else [])
         for group, row in zip(outer_groups, out_outer, strict=True):
             for places, code in zip(group, row, strict=True):
                 above_of |= {place: Above(outer=_checked_scale(FP32, code)) for place in places}

@@ -41,6 +41,9 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, choices: dict[str, Any
     powers = scaled and not fmt.has_float_scale and fmt.scale.nan_code is not None  # type: ignore[union-attr]
     one_short = floats and fmt.scale != oracle.FP32 and fmt.outer is None and not fmt.micro
     in_line = isinstance(fmt.block, int)
+    encodes = fmt.outer_combine != "multiply"
+    plain_outer = fmt.outer is not None and not encodes and not searches
+    unsigned_zero = scaled and fmt.scale.zero and not fmt.has_signed_scale and fmt.how.divide_by == "stored"  # type: ignore[union-attr]
     integers = element.signedness == "twos_complement" and oracle.magnitude_of(element, 1) == 1
     alignable = (
         scaled and not fmt.has_float_scale and not fmt.micro and rule not in (oracle.FIT, oracle.MSE, oracle.MAE)
@@ -56,10 +59,14 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, choices: dict[str, Any
         ("input_subnormals", ["flush"], True),
         ("integer_range", ["full"], element.signedness == "twos_complement"),
         ("preround", ["bf16", "bf16_toward_zero"], True),
-        ("scale_apply", ["reciprocal"], fmt.has_float_scale),
+        ("scale_apply", ["reciprocal", *(["outer_reciprocal"] if plain_outer else [])], fmt.has_float_scale),
+        ("outer_apply", ["reciprocal"], fmt.outer is not None and floats),
+        ("outer_overflow", ["one"], encodes),
+        ("scale_order", ["outer_first"], fmt.outer is not None and floats),
+        ("scale_underflow", ["zero", "zero_scale"], floats and fmt.scale != oracle.FP32 and unsigned_zero),
         ("divisor", [7.25, 0.75, 3.0], divides or rule == "rceil"),
         ("divisor_apply", ["reciprocal"], floats),
-        ("scale_compute", ["bf16"], floats),
+        ("scale_compute", ["bf16"], floats and not encodes),
         ("apply_compute", ["bf16"], fmt.has_float_scale and not fmt.how.cut_offset and not fmt.zero_point),
         ("divide_by", ["quotient"], one_short and in_line),
         ("amax_exponent", ["log2"], scaled and rule in ("floor", "ceil", "rceil", oracle.FIT)),
@@ -73,6 +80,15 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, choices: dict[str, Any
         drawn.pop("nonfinite", None)
     if "align_bits" in drawn:
         drawn.pop("least_scale", None)
+    if drawn.get("scale_apply") == "outer_reciprocal":
+        drawn.pop("scale_compute", None)
+    if drawn.get("scale_order") == "outer_first" and not encodes:
+        drawn.pop("divisor_apply", None)
+    if "scale_underflow" in drawn:
+        drawn.pop("divide_by", None)
+        choices.pop("scale_minimum", None)
+        if drawn["scale_underflow"] == "zero_scale":
+            drawn["zero_scale"] = 5
     if "cut_offset" in drawn:
         drawn.pop("apply_compute", None)
         drawn["scale_apply"], choices["rounding"] = "reciprocal", oracle.TOWARD_ZERO
@@ -98,6 +114,7 @@ def test_codes_scales_values_and_events_are_those_of_the_oracle(name: str, seed:
         choices = drawn_choices(rng, fmt)
         coded = fmt.scale != oracle.FP32 and isinstance(fmt.block, int) and isinstance(block or fmt.block, int)
         searchable = not fmt.micro and fmt.how.align_bits == 0 and fmt.how.divide_by == "stored"
+        searchable &= fmt.outer_combine == "multiply"
         if coded and searchable and rng.random() < 0.4:
             rules = [oracle.MSE, oracle.MAE] if fmt.has_float_scale else [oracle.FIT, oracle.MSE, oracle.MAE]
             choices["scale_rule"] = str(rng.choice(rules))

@@ -83,7 +83,7 @@ def check_quantize(example: Example) -> None:
         arguments["random"] = [lists.pop("random").values]
         arguments["random_bits"] = int(arguments["random_bits"])
     x = lists.pop("x")
-    fmt = BLOCK_FORMATS[example.format]
+    fmt = replace(BLOCK_FORMATS[example.format], outer_combine=arguments.pop("outer_combine", "multiply"))
     length = int(arguments.pop("shape").split("x")[1]) if "shape" in arguments else len(x.values)
     lines = [x.values[start : start + length] for start in range(0, len(x.values), length)]
     got = oracle.quantize_tensor(lines, CARRIER_OF_DIGITS[x.digits], fmt, **arguments)

@@ -300,6 +300,7 @@ void bind_catalog(py::module_& module) {
     words[text(Words<Enum>::what)] = py::tuple(list);
   };
   add_words(Rounding{});
+  add_words(Combine{});
   add_words(ScaleRounding{});
   add_words(Stochastic{});
   add_words(Overflow{});
@@ -315,6 +316,10 @@ void bind_catalog(py::module_& module) {
   add_words(ScaleApply{});
   add_words(DivisorApply{});
   add_words(DivideBy{});
+  add_words(OuterApply{});
+  add_words(OuterOverflow{});
+  add_words(ScaleOrder{});
+  add_words(ScaleUnderflow{});
   add_words(ScaleCompute{});
   add_words(ApplyCompute{});
   add_words(AlignRounding{});

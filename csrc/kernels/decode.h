@@ -54,6 +54,7 @@ struct DecodeScale {
 inline DecodeScale decode_scale(const DecodeJob& job, std::int64_t batch, std::int64_t line, std::int64_t element) {
   DecodeScale out;
   const int main = main_level(job.format);
+  const Combine outer = main > 0 ? job.format.levels[0].combine : Combine::multiply;
   for (int l = 0; l < job.format.level_count; ++l) {
     const ScalePlane& plane = job.planes[static_cast<unsigned>(l)];
     const ScaleLevel& level = job.format.levels[static_cast<unsigned>(l)];
@@ -70,8 +71,10 @@ inline DecodeScale decode_scale(const DecodeJob& job, std::int64_t batch, std::i
     const bool floating = !is_power_of_two_scale(level.format);
     const BlockScale scale =
         load_scale(level.format, floating ? ScaleKind::floating : ScaleKind::power_of_two, plane, index);
-    if (floating)
-      out.factor = scale.poisoned ? as_value<Carrier32>(nan_bits<Carrier32>) : scale.factor * out.factor;
+    if (floating && scale.poisoned)
+      out.factor = as_value<Carrier32>(nan_bits<Carrier32>);
+    else if (floating)
+      out.factor = l == 0 ? scale.factor : combined_factor(outer, combined_divisor(outer, scale.factor, out.factor));
     else
       out.power = scale.poisoned ? as_value<Carrier64>(nan_bits<Carrier64>) : power_of_two(scale.exponent);
   }

@@ -70,8 +70,18 @@ inline void cut_run(const typename C::Bits* raw, Count count, float times, float
   }
 }
 
+// What multiplies may be Inf under outer_reciprocal: zeros stay, and everything else is large.
+template <class C, class Count>
+inline void overwhelm_run(const typename C::Bits* raw, Count count, typename C::Bits* to) {
+  using Bits = typename C::Bits;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const Bits sign = raw[i] & sign_mask<C>;
+    to[i] = raw[i] == sign ? sign : sign | (infinity_bits<C> - 1);
+  }
+}
+
 // A quotient beyond float32 (under a tiny scale) saturates like any large number: it may stay a large number. Where a
-// quotient of zero was what divides, everything is zero.
+// quotient of zero was what divides, everything is zero. Under outer_reciprocal `by` is what multiplies.
 template <class C, class Count>
 inline void divide_run(const QuantizeJob& job, const typename C::Bits* raw, Count count, float by,
                        typename C::Bits* to) {
@@ -83,8 +93,10 @@ inline void divide_run(const QuantizeJob& job, const typename C::Bits* raw, Coun
     const Bits bits = as_bits<C>(quotient), sign = bits & sign_mask<C>;
     to[i] = sign | smaller_magnitude<C>(bits ^ sign, infinity_bits<C> - 1);
   };
-  const bool multiplies = job.conversion.scale_apply == ScaleApply::reciprocal;
-  const float times = multiplies ? reciprocal_of(job, divisor) : 1;
+  const bool multiplies = job.conversion.scale_apply != ScaleApply::divide;
+  const bool outer_reciprocal = job.conversion.scale_apply == ScaleApply::outer_reciprocal;
+  const float times = outer_reciprocal ? by : multiplies ? reciprocal_of(job, divisor) : 1;
+  if (outer_reciprocal && times > 0x1.fffffep127F) return overwhelm_run<C>(raw, count, to);
   if (job.conversion.cut_offset > 0) return cut_run<C>(raw, count, times, job.conversion.cut_offset, to);
   const auto factor = static_cast<Value>(multiplies ? times : divisor);
   if (narrow) {
@@ -180,7 +192,7 @@ inline void quantize_divided(const QuantizeJob& job, const TargetFamily<C>& fami
     for (std::int64_t b = 0; b < blocks; ++b) {
       const bool finite = rows.tops[b] < infinity_bits<C>;
       const BlockScale scale = block_scale<C>(job, index + b * step, rows.tops[b], outer, counts);
-      counts.refused += !finite && !scale.poisoned;  // below a given scale that is a number
+      counts.refused += !finite && !scale.poisoned && !job.makes_outer;  // below a given scale that is a number
       rows.poisoned[b] = scale.poisoned || !finite;
       any_poisoned |= rows.poisoned[b] != 0;
       rows.factors[b] = scale.factor;
@@ -193,15 +205,25 @@ inline void quantize_divided(const QuantizeJob& job, const TargetFamily<C>& fami
       if (any_poisoned && rows.poisoned[b] != 0) return;
       sign_scale<C>(job, s.raw + start, n, rows.tops[b], index + b * step, rows.factors[b], rows.quotients[b]);
     });
-  const float* divisors = job.by_quotient && made ? rows.quotients : rows.factors;
-  // The product may leave the positive numbers where the decoder's does; nothing is divided by that.
-  for (std::int64_t b = 0; job.main > 0 && b < blocks; ++b) rows.factors[b] = rows.factors[b] * outer;
+  const float* divisors = (job.by_quotient && made) || job.main > 0 ? rows.quotients : rows.factors;
+  // What they make with the outer scale may leave the positive numbers where the decoder's does; nothing is divided by
+  // that.
+  if (job.main > 0) {
+    const Combine combine = job.format.levels[0].combine;
+    const bool outer_reciprocal = job.conversion.scale_apply == ScaleApply::outer_reciprocal;
+    for (std::int64_t b = 0; b < blocks; ++b) {
+      const float stored = rows.factors[b], divisor = combined_divisor(combine, stored, outer);
+      rows.factors[b] = combined_factor(combine, divisor);
+      rows.quotients[b] = outer_reciprocal ? 1 / outer / stored : divisor;
+    }
+  }
   if (searches(job.conversion.scale_rule) && made)
     visit([&](std::int64_t b, std::int64_t start, std::int64_t n) {
       if (rows.tops[b] == 0 || (any_poisoned && rows.poisoned[b] != 0)) return;
       const Stretch<C> part{s.raw + start, nullptr, s.chances + start, n, nullptr, nullptr};
-      rows.factors[b] =
-          searched_factor<C, mode>(job, family, part, rows.tops[b], outer, rows.factors[b], index + b * step);
+      const float first = rows.factors[b];
+      rows.factors[b] = rows.quotients[b] =
+          searched_factor<C, mode>(job, family, part, rows.tops[b], outer, first, index + b * step);
     });
   if (!all_finite && job.skip_nonfinite)  // results may overwrite input
     for (std::int64_t i = 0; i < s.count; ++i)

@@ -125,8 +125,8 @@ struct ShortScale {
   FixedPrecision<C> precision;
   int mantissa_bits;
   Bits min_power, limit;
-  Int first, least, largest;  // the code of min_power, and those between which finite scales lie
-  std::uint32_t least_value;
+  Int first, least, largest;                 // the code of min_power, and those between which finite scales lie
+  std::uint32_t underflow, underflow_value;  // what those below become
 
   explicit ShortScale(const QuantizeJob& job)
       : precision(job.scale_format.mantissa_bits), mantissa_bits(job.scale_format.mantissa_bits) {
@@ -137,7 +137,8 @@ struct ShortScale {
     first = static_cast<Int>(Bits{f.zero ? 0U : 1U} << mantissa_bits);  // the funnel counts from zero
     least = static_cast<Int>(job.least_code);
     largest = static_cast<Int>(max_code(f));
-    least_value = as_bits<Carrier32>(short_scale_value(f, job.least_code));
+    underflow = job.underflow_code;
+    underflow_value = as_bits<Carrier32>(short_scale_value(f, underflow));
   }
 
   struct Scale {
@@ -151,7 +152,8 @@ struct ShortScale {
     const Int code = static_cast<Int>(rounded_code<C>(r, min_power, mantissa_bits)) - first;
     const auto rounded = as_bits<Carrier32>(static_cast<float>(as_value<C>(rounded_value<C>(r))));
     const std::uint32_t value = code > largest ? infinity_bits<Carrier32> : rounded;
-    return {static_cast<std::uint32_t>(larger(code, least)), code < least ? least_value : value};
+    const bool under = code < least;
+    return {under ? underflow : static_cast<std::uint32_t>(code), under ? underflow_value : value};
   }
 };
 
@@ -200,18 +202,40 @@ inline void store_scale(const QuantizeJob& job, std::int64_t index, const BlockS
                                : static_cast<std::uint32_t>(scale.exponent - job.scale_min));
 }
 
+// A scale above others that encoders multiply by (docs/numerics.md section 4).
+inline float encode_scale(const QuantizeJob& job, float amax) {
+  const bool multiplies = job.conversion.outer_apply == OuterApply::reciprocal;
+  const float once = multiplies ? job.scale_divisor * (1 / amax) : job.scale_divisor / amax;
+  if (once <= 0x1.fffffep127F) return once;
+  return job.conversion.outer_overflow == OuterOverflow::one ? 1 : 0x1.fffffep127F;
+}
+
 // docs/numerics.md section 4, step 2.
 inline float scale_quotient(const QuantizeJob& job, float amax, float outer) {
   const bool narrow = job.conversion.scale_compute == ScaleCompute::bf16;
-  const float once = job.scale_reciprocal != 0 ? amax * job.scale_reciprocal : amax / job.scale_divisor;
-  const float first = narrow ? as_bf16(once) : once;
-  if (job.main == 0) return first;
-  const float second = first / outer;
-  return narrow ? as_bf16(second) : second;
+  const auto step = [narrow](float number) { return narrow ? as_bf16(number) : number; };
+  const auto over_divisor = [&](float number) {
+    return step(job.scale_reciprocal != 0 ? number * job.scale_reciprocal : number / job.scale_divisor);
+  };
+  if (job.main == 0) return over_divisor(amax);
+  const bool outer_first = job.conversion.scale_order == ScaleOrder::outer_first;
+  if (!job.encode_scale) return step(outer_first ? amax / step(outer * job.scale_divisor) : over_divisor(amax) / outer);
+  return smaller(step(outer_first ? amax * over_divisor(outer) : over_divisor(amax) * outer), 0x1.fffffep127F);
+}
+
+// What a scale and the one above it become for elements: what divides, and what multiplies when decoding.
+inline float combined_divisor(Combine combine, float scale, float outer) {
+  if (combine == Combine::multiply) return scale * outer;
+  return combine == Combine::divide ? scale / outer : scale * (1 / outer);
+}
+
+inline float combined_factor(Combine combine, float divisor) {
+  return combine == Combine::reciprocals ? 1 / (1 / divisor) : divisor;
 }
 
 inline float float_scale(const QuantizeJob& job, float amax, float outer) {
   if (amax == 0) return 1;
+  if (job.makes_outer && job.encode_scale) return encode_scale(job, amax);
   const float scale = scale_quotient(job, amax, outer);
   return scale == 0 && !job.by_quotient ? 0x1p-149f : scale;
 }
@@ -242,6 +266,8 @@ inline BlockScale make_scale(const QuantizeJob& job, std::int64_t index, typenam
   const bool finite = amax < infinity_bits<C>, counted = finite || (job.infinite_counts && amax == infinity_bits<C>);
   BlockScale scale;
   scale.poisoned = !counted;
+  if (job.makes_outer && amax > infinity_bits<C> && job.conversion.outer_overflow == OuterOverflow::one)
+    scale.poisoned = false;  // the scale of a tensor with NaN is 1
   if (job.scale_kind == ScaleKind::power_of_two) {
     scale.exponent = job.zero_exponent;
     if (counted && amax != 0) {

@@ -57,6 +57,8 @@ std::string check_scale_format(const ElementFormat& scale) {
 
 std::string check_micro_level(const ScaleLevel& level, const ScaleLevel& outside) {
   const ElementFormat& f = level.format;
+  if (level.combine != Combine::multiply && level.combine != Combine::divide)
+    return "a level inside blocks multiplies or divides: " + describe(level);
   if (!is_power_of_two_scale(f) || f.exponent_bits < 1 || f.exponent_bits > 2 || f.specials != Specials::finite ||
       f.bias < -8 || f.bias > 8)
     return "a level inside blocks is a power of two of 1 or 2 exponent bits without NaN, or its outside is a float32 "
@@ -98,7 +100,8 @@ std::string check_level(const BlockFormat& format, int i) {
   if (level.across == whole && level.along != whole)
     return "a scale across all lines spans all of each line (along=0), not along=" + std::to_string(level.along);
   if (i > main_level(format)) return check_micro_level(level, format.levels[static_cast<std::size_t>(i - 1)]);
-  if (level.combine != Combine::multiply) return "only levels inside blocks divide: " + describe(level);
+  if (i == main_level(format) && level.combine != Combine::multiply)
+    return "scales of blocks multiply; a scale above others, and levels inside blocks, may divide: " + describe(level);
   if (i < main_level(format)) {
     const ScaleLevel& main = main_scale(format);
     if (!is_short_float_scale(main.format)) return "a float32 scale lies above short floats: " + describe(main.format);
@@ -158,7 +161,8 @@ std::string check_scale_choices(const BlockFormat& format, const Conversion& how
   const bool coded = kind != ScaleKind::none && !is_float32(main_scale(format).format);
   const int top = coded ? static_cast<int>(max_code(main_scale(format).format)) : -1;
   const bool divides_by_it = how.divide_by == DivideBy::stored;
-  const int least = kind == ScaleKind::floating && coded && main_scale(format).format.zero && divides_by_it ? 1 : 0;
+  const bool needs_number = divides_by_it && how.scale_underflow != ScaleUnderflow::zero;
+  const int least = kind == ScaleKind::floating && coded && main_scale(format).format.zero && needs_number ? 1 : 0;
   if (how.zero_scale != -1 && (how.zero_scale < least || how.zero_scale > top))
     return "zero_scale=" + std::to_string(how.zero_scale) +
            (coded ? ": needed a scale code, " + std::to_string(least) + " to " + std::to_string(top) + ", or -1"
@@ -234,6 +238,44 @@ std::string check_float_choices(const BlockFormat& format, const Conversion& how
   return {};
 }
 
+// Choices about a scale above others, and about short float scales that would be zero.
+std::string check_outer_choices(const BlockFormat& format, const Conversion& how) {
+  const bool two = format.level_count > 1 && has_outer_level(format);
+  const bool encodes = two && is_encode_scale(format.levels[0]);
+  const bool outer_first = how.scale_order == ScaleOrder::outer_first;
+  const bool over = how.scale_apply == ScaleApply::outer_reciprocal;
+  if (!two && how.outer_apply != OuterApply::divide)
+    return "outer_apply='reciprocal' is for a float32 scale above others, such as that of nvfp4";
+  if (!two && outer_first)
+    return "scale_order='outer_first' is for a float32 scale above others, such as that of nvfp4";
+  if (!encodes && how.outer_overflow != OuterOverflow::clamp)
+    return said("outer_overflow", word_of(how.outer_overflow)) +
+           " is for a scale above others that encoders multiply by (combine other than 'multiply')";
+  if (over && (!two || encodes || how.scale_compute == ScaleCompute::bf16))
+    return "scale_apply='outer_reciprocal' is for a float32 scale above others that decoders multiply by, and float32 "
+           "steps";
+  if (outer_first && !encodes && how.divisor_apply == DivisorApply::reciprocal)
+    return "scale_order='outer_first' multiplies such a scale by the divisor: divisor_apply='reciprocal' has nothing "
+           "to "
+           "do";
+  if (encodes && how.scale_compute == ScaleCompute::bf16)
+    return "scale_compute='bf16' and a scale that encoders multiply by are of different machines";
+  if (searches(how.scale_rule) && (encodes || outer_first || over))
+    return said("scale_rule", word_of(how.scale_rule)) +
+           " computes its scales amax first, below a scale that decoders multiply by";
+  if (how.scale_underflow == ScaleUnderflow::least) return {};
+  const bool coded = scale_kind(format) == ScaleKind::floating && is_short_float_scale(main_scale(format).format);
+  if (!coded || !main_scale(format).format.zero || is_signed(main_scale(format).format) || how.scale_minimum != 0 ||
+      how.divide_by != DivideBy::stored || searches(how.scale_rule))
+    return said("scale_underflow", word_of(how.scale_underflow)) +
+           " is for unsigned short float scales with a zero, by scale_rule='amax', without scale_minimum, that "
+           "elements "
+           "are divided by";
+  if (how.scale_underflow == ScaleUnderflow::zero_scale && how.zero_scale < 1)
+    return "scale_underflow='zero_scale' needs zero_scale, the code that it writes";
+  return {};
+}
+
 // Choices about elements that the format may not know.
 std::string check_element_choices(const ElementFormat& element, const Conversion& how) {
   if (how.signed_zero == SignedZero::negative && !has_negative_zero(element))
@@ -282,6 +324,7 @@ std::string check_conversion(const BlockFormat& format, const Conversion& conver
   if (std::string error = check_scale_choices(format, conversion); !error.empty()) return error;
   if (std::string error = check_range_choices(format, conversion); !error.empty()) return error;
   if (std::string error = check_float_choices(format, conversion); !error.empty()) return error;
+  if (std::string error = check_outer_choices(format, conversion); !error.empty()) return error;
   if (std::string error = check_element_choices(format.element, conversion); !error.empty()) return error;
   if (has_zero_points(format))
     if (std::string error = check_zero_point_choices(conversion); !error.empty()) return error;

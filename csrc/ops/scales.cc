@@ -157,8 +157,11 @@ void derive_scale(QuantizeJob& job) {
   job.zero_exponent = how.zero_scale < 0 ? job.scale_low : job.scale_min + how.zero_scale;
   // Nothing is divided by zero; under by_quotient nothing is divided by what is stored.
   job.by_quotient = how.divide_by == DivideBy::quotient;
-  job.least_code = static_cast<std::uint32_t>(std::max(how.scale_minimum, s.zero && !job.by_quotient ? 1 : 0));
+  const bool needs_number = s.zero && !job.by_quotient && how.scale_underflow != ScaleUnderflow::zero;
+  job.least_code = static_cast<std::uint32_t>(std::max(how.scale_minimum, needs_number ? 1 : 0));
   job.zero_code = how.zero_scale < 0 ? job.least_code : static_cast<std::uint32_t>(how.zero_scale);
+  job.underflow_code = how.scale_underflow == ScaleUnderflow::zero_scale ? job.zero_code : job.least_code;
+  job.encode_scale = job.main > 0 && is_encode_scale(format.levels[0]);
   derive_reciprocal(job);
   job.promote_above = promotion_threshold(e, how);
 }
@@ -170,6 +173,9 @@ void derive_outer_scale(QuantizeJob& job) {
   const Magnitude top = magnitude_of(job.scale_format, max_code(job.scale_format));
   job.outer_divisor = std::ldexp(static_cast<float>(top.significand), top.exponent);
   job.scale_divisor *= job.outer_divisor;
+  job.makes_outer = true;
+  job.conversion.divisor_apply =
+      job.conversion.outer_apply == OuterApply::reciprocal ? DivisorApply::reciprocal : DivisorApply::divide;
   derive_reciprocal(job);
   job.scale_format = job.format.levels[0].format;
   job.format.levels[0].across = whole;

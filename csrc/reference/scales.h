@@ -21,7 +21,9 @@ inline std::uint32_t random_of(const QuantizeJob& job, std::int64_t index) {
 struct Scale {
   int exponent = 0;   // of powers of two, micro-exponents included
   float factor = 1;   // of float scales, the outer one included
-  float divisor = 1;  // what elements are divided by: the same, or what the scale was before it became a code
+  float divisor = 1;  // what elements are divided by: the same but for section 4's exceptions
+  float stored = 1;   // the scale of the innermost float level as it is stored
+  float outer = 1;    // that of the level above the main one
   int zero = 0;       // zero point, in units of the element
   bool poisoned = false;
 };
@@ -43,9 +45,15 @@ inline Scale inside(const BlockFormat& format, int l, Scale outside, std::uint32
       is_float32(level.format) ? unpack(code, ieee_type(FloatType::fp32)) : decode_code(level.format, code);
   Scale scale = outside;
   scale.poisoned = outside.poisoned || x.nan;
-  if (!is_power_of_two_scale(level.format))
-    scale.divisor = scale.factor = to_float(x) * outside.factor;
-  else
+  if (!is_power_of_two_scale(level.format)) {
+    scale.outer = outside.stored;
+    scale.stored = to_float(x);
+    const Combine outer = l == 0 ? Combine::multiply : format.levels[0].combine;
+    scale.divisor = outer == Combine::multiply ? scale.stored * scale.outer
+                    : outer == Combine::divide ? scale.stored / scale.outer
+                                               : scale.stored * (1 / scale.outer);
+    scale.factor = outer == Combine::reciprocals ? 1 / (1 / scale.divisor) : scale.divisor;
+  } else
     scale.exponent += level.combine == Combine::divide ? -x.magnitude.exponent : x.magnitude.exponent;
   return scale;
 }
@@ -63,13 +71,19 @@ inline float computed(const Conversion& how, float number) {
 
 // Section 4, step 3: what is rounded under a float scale. Where that is no number of float32 other than zero, the
 // nearest one divides; where a quotient of zero divides, everything is zero.
-inline Unpacked divided(const Conversion& how, const Unpacked& x, float by) {
+inline Unpacked divided(const Conversion& how, const Unpacked& x, const Scale& scale) {
+  const float by = scale.divisor;
   if (how.divide_by == DivideBy::quotient && by == 0 && x.finite()) return {.negative = x.negative, .magnitude = {}};
   const float largest = std::numeric_limits<float>::max();
-  const float divisor = std::copysign(std::clamp(std::fabs(by), std::nextafter(0.0F, 1.0F), largest), by);
-  const bool multiplies = how.scale_apply == ScaleApply::reciprocal;
+  const float least = std::nextafter(0.0F, 1.0F);  // also where zero times Inf was to divide
+  const float divisor = std::copysign(std::isnan(by) ? least : std::clamp(std::fabs(by), least, largest), by);
+  const bool multiplies = how.scale_apply != ScaleApply::divide;
   const float limit = how.scale_compute == ScaleCompute::bf16 ? 0x1.FEp127F : largest;
-  const float times = std::clamp(computed(how, 1 / divisor), -limit, limit);
+  float times = std::clamp(computed(how, 1 / divisor), -limit, limit);
+  if (how.scale_apply == ScaleApply::outer_reciprocal) {
+    if (x.finite() && x.magnitude.significand == 0) return x;
+    times = 1 / scale.outer / scale.stored;
+  }
   if (how.cut_offset > 0 && x.finite()) {
     const float sum = to_float(x) * times + how.cut_offset;
     return from_float(std::trunc(std::clamp(sum, -0x1p20F, 0x1p20F)) - std::floor(how.cut_offset));
@@ -93,11 +107,22 @@ inline std::uint32_t short_code(const QuantizeJob& job, float quotient) {
   const bool up = job.conversion.scale_rounding == ScaleRounding::up;
   const Conversion how{.rounding = up ? Rounding::up : Rounding::nearest_even,
                        .overflow = has_infinity(format) ? Overflow::special : Overflow::saturate};
-  const bool needs_number = format.zero && job.conversion.divide_by == DivideBy::stored;
+  const bool needs_number = format.zero && job.conversion.divide_by == DivideBy::stored &&
+                            job.conversion.scale_underflow != ScaleUnderflow::zero;
   const auto least = static_cast<std::uint32_t>(std::max(needs_number ? 1 : 0, job.conversion.scale_minimum));
   const Unpacked x = from_float(quotient);
-  if (compare(x.magnitude, value_of(format, 0)) <= 0) return least;
-  return std::max(least, encode_element(format, how, x, 0, 0).code);
+  std::uint32_t code = 0;
+  if (compare(x.magnitude, value_of(format, 0)) > 0) code = encode_element(format, how, x, 0, 0).code;
+  if (job.conversion.scale_underflow == ScaleUnderflow::zero_scale && code == 0)
+    return static_cast<std::uint32_t>(job.conversion.zero_scale);
+  return std::max(least, code);
+}
+
+// Section 4: the scale above others that encoders multiply by.
+inline float encode_scale(const QuantizeJob& job, float amax, float largest) {
+  const float once = job.conversion.outer_apply == OuterApply::reciprocal ? largest * (1 / amax) : largest / amax;
+  if (!std::isinf(once)) return once;
+  return job.conversion.outer_overflow == OuterOverflow::one ? 1 : std::numeric_limits<float>::max();
 }
 
 // Section 4, step 2, before it is rounded to a code: amax / Vmax, below `outer`.
@@ -106,9 +131,23 @@ inline float scale_quotient(const QuantizeJob& job, Dyadic amax, float outer) {
   Dyadic top = divisor_of(job.format.element, how);
   top.exponent += job.reach;
   const float divisor = job.outer_divisor * to_float({.magnitude = top}), size = to_float({.magnitude = amax});
-  const bool multiplies = how.divisor_apply == DivisorApply::reciprocal;
-  float quotient = computed(how, multiplies ? size * computed(how, 1 / divisor) : size / divisor);
-  if (has_outer_level(job.format)) quotient = computed(how, quotient / outer);
+  const bool encodes = is_encode_scale(job.format.levels[0]), two = has_outer_level(job.format);
+  if (job.makes_outer && encodes) return encode_scale(job, size, divisor);
+  const auto over_divisor = [&](float number, DivisorApply apply) {
+    return computed(how, apply == DivisorApply::reciprocal ? number * computed(how, 1 / divisor) : number / divisor);
+  };
+  float quotient = 0;
+  if (two && how.scale_order == ScaleOrder::outer_first) {
+    quotient = encodes ? size * over_divisor(outer, how.divisor_apply) : size / computed(how, outer * divisor);
+    quotient = computed(how, quotient);
+  } else {
+    const bool of_outer = job.makes_outer;
+    const bool multiplies =
+        of_outer ? how.outer_apply == OuterApply::reciprocal : how.divisor_apply == DivisorApply::reciprocal;
+    quotient = over_divisor(size, multiplies ? DivisorApply::reciprocal : DivisorApply::divide);
+    if (two) quotient = computed(how, encodes ? quotient * outer : quotient / outer);
+  }
+  if (two && encodes && std::isinf(quotient)) quotient = std::numeric_limits<float>::max();
   return quotient == 0 && how.divide_by == DivideBy::stored ? std::nextafter(0.0F, 1.0F) : quotient;
 }
 
@@ -217,7 +256,7 @@ inline Encoded encode_moved(const QuantizeJob& job, const Unpacked& x, const Unp
 // One element under a scale, before its value is decoded.
 inline Encoded encode_scaled(const QuantizeJob& job, const Unpacked& x, const Scale& scale, std::uint32_t random) {
   const bool floating = job.scale_kind == ScaleKind::floating;
-  Unpacked v = floating ? divided(job.conversion, x, scale.divisor) : x;
+  Unpacked v = floating ? divided(job.conversion, x, scale) : x;
   if (v.infinite && x.finite()) v = as_largest(v);  // x / s left float32: a large number
   if (has_zero_points(job.format)) return encode_moved(job, x, v, scale, random);
   if (job.conversion.align_bits > 0)
@@ -325,6 +364,9 @@ inline std::uint32_t main_code(const QuantizeJob& job, const Line& line, const s
   const bool infinite = counts_infinite(job.conversion, x, start, count);
   for (std::int64_t i = start; i < start + count; ++i)
     poisoned = poisoned || (!job.skip_nonfinite && !infinite && !x[static_cast<std::size_t>(i)].finite());
+  if (poisoned && job.makes_outer && job.conversion.outer_overflow == OuterOverflow::one &&
+      x[static_cast<std::size_t>(start)].nan)
+    return std::bit_cast<std::uint32_t>(1.0F);
   if (poisoned) {
     counts.refused += !has_nan(format);
     return has_nan(format) ? nan_code(format) : 0;
@@ -383,7 +425,7 @@ inline std::uint32_t micro_code(const QuantizeJob& job, const std::vector<Unpack
   const ScaleLevel& level = job.format.levels[static_cast<std::size_t>(l)];
   const bool floating = job.scale_kind == ScaleKind::floating;
   Dyadic amax = outside.poisoned ? Dyadic{} : largest_of(x, start, count);
-  if (floating) amax = as_largest(divided(job.conversion, {.magnitude = amax}, outside.divisor)).magnitude;
+  if (floating) amax = as_largest(divided(job.conversion, {.magnitude = amax}, outside)).magnitude;
   if (outside.poisoned) return 0;
   int shift = lowest_shift(level);
   Conversion how = job.conversion;

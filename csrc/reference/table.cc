@@ -104,7 +104,7 @@ std::vector<Scale> scale_line(const QuantizeJob& job, const Line& line, const st
       bool finite = true;
       for (std::int64_t i = start; i < end; ++i) finite = finite && x[static_cast<std::size_t>(i)].finite();
       const bool counted = finite || job.skip_nonfinite || counts_infinite(job.conversion, x, start, end - start);
-      if (main && !counted && !scale.poisoned) {
+      if (main && !counted && !scale.poisoned && !job.makes_outer) {
         ++counts.refused;
         scale.poisoned = true;
       }
@@ -121,7 +121,7 @@ BlockResult encode_line(const QuantizeJob& job, const Line& line, const std::vec
     const Scale& scale = result.scales[i];
     counts.nonfinite += !x[i].finite();
     counts.refused += !x[i].finite() && job.conversion.nonfinite == NonFinite::error;
-    if (scale.poisoned) continue;
+    if (scale.poisoned || job.makes_outer) continue;  // whose elements stand for blocks
     Encoded e = encode_scaled(job, x[i], scale, random_of(job, line.at(static_cast<std::int64_t>(i))));
     const Unpacked made = decode_code(job.format.element, e.code);
     const bool zero = has_zero_points(job.format) ? e.code == code_of_zero(job.format.element, scale)

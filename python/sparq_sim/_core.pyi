@@ -83,6 +83,10 @@ class Conversion:
     scale_apply: str
     divisor_apply: str
     divide_by: str
+    outer_apply: str
+    outer_overflow: str
+    scale_order: str
+    scale_underflow: str
     scale_compute: str
     apply_compute: str
     divisor: float
@@ -114,6 +118,10 @@ class Conversion:
         scale_apply: str = ...,
         divisor_apply: str = ...,
         divide_by: str = ...,
+        outer_apply: str = ...,
+        outer_overflow: str = ...,
+        scale_order: str = ...,
+        scale_underflow: str = ...,
         scale_compute: str = ...,
         apply_compute: str = ...,
         divisor: float = ...,

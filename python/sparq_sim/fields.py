@@ -6,8 +6,18 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sparq_sim._core import Conversion, Sparsity
-from sparq_sim.formats import Format, Spec, block_text, elements, find_format, formats, spec
+from sparq_sim._core import Conversion, ElementFormat, Sparsity
+from sparq_sim.formats import (
+    Format,
+    Spec,
+    block_text,
+    elements,
+    find_format,
+    formats,
+    levels_with_extents,
+    levels_with_outer,
+    spec,
+)
 
 
 @dataclass(frozen=True)
@@ -32,10 +42,11 @@ def _text(word: object) -> str:
 
 
 def fields_of(made: Spec) -> dict[str, Any]:
-    """The choices of a spec by name: blocks, sparsity and every field of `Conversion`."""
+    """The choices of a spec by name: levels, sparsity and every field of `Conversion`."""
     pattern = made.sparsity
     return {
         "block": made.format.block,
+        "outer_combine": made.format.outer_combine,
         "sparsity": None if pattern is None else f"{pattern.kept}:{pattern.group}",
         "ties": None if pattern is None else pattern.ties,
         "order": made.order,
@@ -59,7 +70,11 @@ def mixed(a: Spec, b: Spec, taken: Collection[str]) -> Spec:
     """
     left, right = a.conversion.to_dict(), b.conversion.to_dict()
     conversion = Conversion(**{name: (right if name in taken else left)[name] for name in left})
-    levels = (b if "block" in taken else a).format.levels
+    levels = a.format.levels
+    if "block" in taken and b.format.main is not None:
+        levels = levels_with_extents(a.format, b.format.main.along, b.format.main.across)
+    if "outer_combine" in taken and b.format.outer_combine is not None:
+        levels = levels_with_outer(levels, b.format.outer_combine)
     pattern = (b if "sparsity" in taken else a).sparsity
     ties = (b if "ties" in taken else a).sparsity
     if pattern is not None and ties is not None:
@@ -129,7 +144,12 @@ def _choices_text(choices: Mapping[str, Any]) -> str:
 
 def require_one_format(a: Spec, b: Spec) -> None:
     """ValueError unless two specs differ in fields alone: one element, scales of the same codes, one axis."""
-    kinds = [[(level.format, level.combine) for level in made.format.levels] for made in (a, b)]
+
+    def kinds_of(format: Format) -> list[tuple[ElementFormat, str]]:
+        main = format.block_format.main_level if format.levels else 0
+        return [(level.format, level.combine if i >= main else "") for i, level in enumerate(format.levels)]
+
+    kinds = [kinds_of(made.format) for made in (a, b)]
     if a.format.element != b.format.element or kinds[0] != kinds[1]:
         raise ValueError(
             f"{a.format.name} and {b.format.name} are two formats: needed two ways of encoding one "

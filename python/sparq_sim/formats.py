@@ -21,7 +21,7 @@ SPEC_VERSION = 1
 _WHOLE = 0  # block extent: all of the axis
 _WORDS: Mapping[str, tuple[str, ...]] = _core.words
 _CONVERSION_CHOICES = tuple(Conversion.fields)
-_CHOICES = ("block", "ties", *_CONVERSION_CHOICES)
+_CHOICES = ("block", "outer_combine", "ties", *_CONVERSION_CHOICES)
 _DEFAULTS: Mapping[str, Any] = Conversion().to_dict()
 # Choices that only stochastic rounding reads.
 _STOCHASTIC = ("stochastic", "random_bits")
@@ -110,6 +110,12 @@ class Format:
         return bool(self.levels) and self.levels[-1].combine == "subtract"
 
     @property
+    def outer_combine(self) -> str | None:
+        """How the scale above those of blocks meets them, where there is one: ``"multiply"``, or one of the words for
+        a scale that encoders multiply by (``"divide"``, ``"reciprocal"``, ``"reciprocals"``)."""
+        return self.levels[0].combine if self.levels and self.block_format.main_level > 0 else None
+
+    @property
     def has_scale_codes(self) -> bool:
         """Whether the scales of blocks are stored as codes; else they are float32 numbers (or there are none)."""
         return self.main is not None and self.main.format.code_bytes < 4
@@ -160,6 +166,8 @@ class Spec:
         parts = [self.format.name]
         if self.format.block is not None:
             parts.append(f"block={block_text(self.format.block)}")
+        if self.format.outer_combine not in (None, "multiply"):
+            parts.append(f"outer_combine={self.format.outer_combine}")
         chosen = self._said()
         if self.format.scale_kind == "none":
             chosen.pop("scale_rule")
@@ -274,7 +282,8 @@ def formats() -> dict[str, Format]:
 
 def conversions() -> dict[str, tuple[str, ...]]:
     """The choices of an encoder and their allowed words."""
-    return {name: _WORDS[name] for name in (*_CONVERSION_CHOICES, "ties", "order") if name in _WORDS}
+    words = {name: _WORDS[name] for name in (*_CONVERSION_CHOICES, "ties", "order") if name in _WORDS}
+    return {**words, "outer_combine": tuple(word for word in _WORDS["combine"] if word != "subtract")}
 
 
 def datapaths() -> dict[str, Machine]:
@@ -354,18 +363,22 @@ def _extent(value: object) -> bool:
     return not isinstance(value, bool) and isinstance(value, (int, np.integer)) and bool(1 <= value < 2**31)
 
 
-def with_extents(base: Format, along: int, across: int) -> Format:
-    """The format with blocks of other extents (0 for a whole axis): those of its main level."""
+def levels_with_extents(base: Format, along: int, across: int) -> tuple[ScaleLevel, ...]:
+    """The levels of a format under blocks of other extents (0 for a whole axis): those of its main level."""
     at = base.block_format.main_level
-    return replace(
-        base,
-        levels=[
-            ScaleLevel(format=level.format, along=along, across=across, combine=level.combine)
-            if i == at or level.combine == "subtract"  # zero points are those of the same blocks
-            else level
-            for i, level in enumerate(base.levels)
-        ],
+    return tuple(
+        ScaleLevel(format=level.format, along=along, across=across, combine=level.combine)
+        if i == at or level.combine == "subtract"  # zero points are those of the same blocks
+        else level
+        for i, level in enumerate(base.levels)
     )
+
+
+def levels_with_outer(levels: Sequence[ScaleLevel], combine: str) -> tuple[ScaleLevel, ...]:
+    """Levels whose outermost one meets those inside it in another way."""
+    first = levels[0]
+    outer = ScaleLevel(format=first.format, along=first.along, across=first.across, combine=combine)
+    return (outer, *levels[1:])
 
 
 def _with_block(base: Format, block: object) -> Format:
@@ -386,7 +399,7 @@ def _with_block(base: Format, block: object) -> Format:
         raise ValueError(
             f"block={block!r}: needed a positive integer below 2^31, 'row' or 'tensor', or (lines, elements) of a tile"
         )
-    return with_extents(base, along, across)
+    return replace(base, levels=levels_with_extents(base, along, across))
 
 
 def spec(
@@ -407,11 +420,13 @@ def spec(
         order: ``"sparsify_first"`` (default) or ``"quantize_first"``.
         like: a preset of `presets()`, whose choices are made first; others then override them. The spec holds what
             was chosen, and not the name.
-        choices: ``block`` (elements, ``"row"``, ``"tensor"``, or (lines, elements) of a tile), ``ties``, and every
-            field of `Conversion`: ``rounding``, ``overflow``, ``scale_rule``, ``scale_rounding``, ``scale_minimum``
-            and ``zero_scale`` (scale codes), ``divisor``, ``even_bits``, ``amax_exponent``, ``scale_overflow``,
-            ``least_scale``, ``scale_apply``, ``divisor_apply``, ``divide_by``, ``scale_compute``, ``apply_compute``,
-            ``cut_offset``, ``align_bits``, ``align_rounding``, ``nonfinite``, ``infinite``, ``signed_zero``,
+        choices: ``block`` (elements, ``"row"``, ``"tensor"``, or (lines, elements) of a tile), ``outer_combine`` (what
+            the float32 scale above those of blocks does: multiply, divide, reciprocal, reciprocals), ``ties``, and
+            every field of `Conversion`: ``rounding``, ``overflow``, ``scale_rule``, ``scale_rounding``,
+            ``scale_minimum`` and ``zero_scale`` (scale codes), ``divisor``, ``even_bits``, ``amax_exponent``,
+            ``scale_overflow``, ``least_scale``, ``scale_underflow``, ``scale_apply``, ``divisor_apply``, ``divide_by``,
+            ``outer_apply``, ``outer_overflow``, ``scale_order``, ``scale_compute``, ``apply_compute``, ``cut_offset``,
+            ``align_bits``, ``align_rounding``, ``nonfinite``, ``infinite``, ``signed_zero``,
             ``subnormals``, ``input_subnormals``, ``integer_range``, ``preround``, ``stochastic``,
             ``random_bits`` (1 to 22). The words are in `conversions()`, their meaning in docs/numerics.md.
 
@@ -443,12 +458,20 @@ def spec(
         choices = find_preset(like).choices_for(record.name) | given
     if choices.get("block") is not None:
         record = _with_block(record, choices["block"])
+    combine = choices.get("outer_combine")
+    if combine is not None:
+        if record.outer_combine is None:
+            raise ValueError(f"outer_combine={combine!r}: {record.name} has no float32 scale above those of blocks")
+        if combine not in conversions()["outer_combine"]:
+            raise _unknown("outer_combine", combine, conversions()["outer_combine"])
     chosen = {name: choices[name] for name in _CONVERSION_CHOICES if choices.get(name) is not None}
     for name in ("scale_rule", "divisor", "even_bits"):
         if name in chosen and not record.levels:
             raise ValueError(f"{name}={chosen[name]!r}: {record.name} has no scales")
-    if chosen:
-        record = replace(record, conversion=Conversion(**{**record.conversion.to_dict(), **chosen}))
+    if chosen or combine is not None:
+        levels = record.levels if combine is None else levels_with_outer(record.levels, combine)
+        conversion = Conversion(**{**record.conversion.to_dict(), **chosen})
+        record = replace(record, levels=levels, conversion=conversion)
     for name in _STOCHASTIC:
         if name in chosen and record.conversion.rounding != "stochastic":
             raise ValueError(f"{name}={chosen[name]!r} needs rounding='stochastic'")

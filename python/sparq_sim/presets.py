@@ -91,7 +91,7 @@ def _torchao(version: str, source: str, rule: str, notes: str, **choices: str) -
         choices={},
         by_format={
             **_each(MX_FLOATS, scale_rule=rule, **choices),
-            "nvfp4": nvfp4,
+            "nvfp4": {**nvfp4, "scale_apply": "outer_reciprocal"},
             "nvfp4_one_level": {**nvfp4, "scale_apply": "reciprocal"},
         },
         source=source,
@@ -162,13 +162,28 @@ def _neural_compressor(word: str, rounding: str) -> Preset:
     )
 
 
+#: A tensor scale that encoders multiply by, of amax by its reciprocal.
+_ENCODE_SCALE = {"outer_apply": "reciprocal", "signed_zero": "underflow"}
+
+
 def _auto_round(rule: str) -> Preset:
+    nvfp4 = {
+        **_ENCODE_SCALE,
+        "outer_combine": "reciprocals",
+        "divisor_apply": "reciprocal",
+        "scale_apply": "reciprocal",
+        "scale_underflow": "zero",
+    }
     return Preset(
         name=f"auto-round-0.16/{rule}",
-        formats=_MX,
-        choices={"scale_rule": rule, "amax_exponent": "log2", "signed_zero": "underflow"},
-        source="auto-round 0.16.1, quant_mx and quant_mx_rceil on the CPU",
-        notes="Exponents are float32 logarithms."
+        formats=(*_MX, "nvfp4"),
+        choices={},
+        by_format={
+            **_each(_MX, scale_rule=rule, amax_exponent="log2", signed_zero="underflow"),
+            "nvfp4": nvfp4,
+        },
+        source="auto-round 0.16.1, quant_mx, quant_mx_rceil and ref_nvfp4_quant on the CPU",
+        notes="Exponents are float32 logarithms; NVFP4 has no rules, and its codes are not looked at."
         + (" A quotient that underflows is NaN there." if rule == "rceil" else ""),
     )
 
@@ -278,10 +293,20 @@ _ALL = (
     ),
     Preset(
         name="compressed-tensors-0.20",
-        formats=("mxfp4", "mxfp6_e2m3", "mxfp8_e4m3"),
-        choices={"scale_rule": "even", "signed_zero": "underflow", "scale_overflow": "nan"},
-        by_format={"mxfp8_e4m3": {"even_bits": 1}},
-        source="compressed-tensors 0.20.0, calculate_qparams and fake_quantize, group_size=32",
+        formats=("mxfp4", "mxfp6_e2m3", "mxfp8_e4m3", "nvfp4"),
+        choices={"signed_zero": "underflow"},
+        by_format={
+            **_each(("mxfp4", "mxfp6_e2m3"), scale_rule="even", scale_overflow="nan"),
+            "mxfp8_e4m3": {"scale_rule": "even", "scale_overflow": "nan", "even_bits": 1},
+            "nvfp4": {
+                **_ENCODE_SCALE,
+                "outer_combine": "divide",
+                "outer_overflow": "one",
+                "scale_underflow": "zero_scale",
+                "zero_scale": 0x20,
+            },
+        },
+        source="compressed-tensors 0.20.0, calculate_qparams and fake_quantize, group_size=32; NVFP4 in blocks of 16",
         notes="A block with NaN takes the least scale there; one whose amax rounds beyond float32 is NaN.",
     ),
     Preset(
@@ -328,11 +353,22 @@ _ALL = (
     ),
     Preset(
         name="transformer-engine",
-        formats=_FP8,
-        choices={"scale_rule": "rceil"},
-        source="NVIDIA TransformerEngine at d0067d0, the MXFP8 kernels",
+        formats=(*_FP8, "nvfp4"),
+        choices={},
+        by_format={
+            **_each(_FP8, scale_rule="rceil"),
+            "nvfp4": {
+                "outer_combine": "reciprocal",
+                "scale_order": "outer_first",
+                "divisor_apply": "reciprocal",
+                "scale_apply": "reciprocal",
+                "scale_underflow": "zero",
+            },
+        },
+        source="NVIDIA TransformerEngine at d0067d0, the MXFP8 and NVFP4 kernels",
         evidence="documented",
-        notes="Inf gives the scale 2^127 there. Its NVFP4 multiplies in another order, which no choice says yet.",
+        notes="Inf gives the scale 2^127 there. NVFP4: the scale of the tensor is 2688 / amax, that of a block amax "
+        "times (that times 1/6), and elements are multiplied by the reciprocal of the scale times its reciprocal.",
     ),
     Preset(
         name="cudnn",

@@ -218,6 +218,8 @@ def line_scales(format: Format, scales: tuple[Array, ...], shape: tuple[int, ...
         shift = shift + (-exponents if level.combine == "divide" else exponents)
     if format.scale_kind == "float":
         values = scale_values(own, spread[main])
+        if tensor_scale is not None and format.levels[0].combine != "multiply":
+            values, tensor_scale = _decode_factors(values, tensor_scale, format.levels[0].combine), None
         if np.isinf(values).any():
             raise ValueError(f"{format.name}: a product takes no infinite scales")
         if len(format.levels) > main + 1:
@@ -229,6 +231,21 @@ def line_scales(format: Format, scales: tuple[Array, ...], shape: tuple[int, ...
     if len(format.levels) == 1:
         return LineScales(block, codes=np.ascontiguousarray(spread[main]), record=own.format)
     return _merged(own.format, spread[main], shift, block)
+
+
+def _decode_factors(scales: Array, outer: float, combine: str) -> Array:
+    """What scales are for decoding below one that encoders multiply by (docs/numerics.md section 4). Each step rounds
+    to float32 what float64 holds, which is as good as one rounding."""
+    wide = widened(scales).astype(np.float64)
+    with np.errstate(all="ignore"):
+        if combine == "divide":
+            made = (wide / outer).astype(np.float32)
+        else:
+            made = (wide * float(np.float32(1 / np.float64(outer)))).astype(np.float32)
+        if combine == "reciprocals":
+            once = (1 / made.astype(np.float64)).astype(np.float32)
+            made = (1 / once.astype(np.float64)).astype(np.float32)
+    return made
 
 
 def _merged(record: ElementFormat, codes: Array, shift: Array, block: int) -> LineScales:

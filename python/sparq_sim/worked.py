@@ -186,27 +186,53 @@ def _level_value(format: Format, at: int, bits: int) -> float:
     return record.value(bits)
 
 
-def element_scale(made: Spec, scales: Sequence[int]) -> float:
-    """What an element is a multiple of, from the bits of its scales; 1 without scales."""
+def _float_scales(made: Spec, scales: Sequence[int]) -> tuple[np.float32, np.float32]:
+    """What float scales divide by, and what multiplies when decoding (docs/numerics.md section 4)."""
+    outer = made.format.outer_combine
+    values = [np.float32(_level_value(made.format, at, bits)) for at, bits in enumerate(scales)]
+    main = made.format.block_format.main_level
+    with np.errstate(all="ignore"):
+        if outer is None or len(values) == main:
+            divisor = values[0]
+        elif outer == "divide":
+            divisor = values[1] / values[0]
+        else:
+            divisor = values[1] * (values[0] if outer == "multiply" else np.float32(1) / values[0])
+        factor = np.float32(1) / (np.float32(1) / divisor) if outer == "reciprocals" else divisor
+    return divisor, factor
+
+
+def _inside(made: Spec, scales: Sequence[int]) -> float:
+    """The powers of two of the levels that are not float scales."""
+    first = made.format.block_format.main_level + 1 if made.format.scale_kind == "float" else 0
     total = 1.0
-    for at, bits in enumerate(scales):
+    for at, bits in list(enumerate(scales))[first:]:
         value = _level_value(made.format, at, bits)
         total = total / value if made.format.levels[at].combine == "divide" else total * value
-    if made.format.scale_kind == "float":
-        with np.errstate(all="ignore"):
-            total = float(np.float32(total))
     return total
 
 
-def _scaled(x: float, scale: float, made: Spec) -> float:
+def element_scale(made: Spec, scales: Sequence[int]) -> float:
+    """What an element is a multiple of, from the bits of its scales; 1 without scales."""
+    if made.format.scale_kind != "float" or not scales:
+        return _inside(made, scales)
+    with np.errstate(all="ignore"):
+        return float(np.float32(float(_float_scales(made, scales)[1]) * _inside(made, scales)))
+
+
+def _scaled(x: float, scales: Sequence[int], made: Spec) -> float:
     """An element over its scale; under a float scale as float32 divides or multiplies it."""
     if made.format.scale_kind != "float":
-        return x / scale
+        return x / _inside(made, scales)
+    one, inside = np.float32(1), np.float32(_inside(made, scales))
     with np.errstate(all="ignore"):
+        divisor = _float_scales(made, scales)[0] * inside
+        if made.conversion.scale_apply == "outer_reciprocal":
+            outer, main = (np.float32(_level_value(made.format, at, scales[at])) for at in (0, 1))
+            return float(np.float32(x) * (one / outer / main / inside))
         if made.conversion.scale_apply == "reciprocal":
-            reciprocal = np.minimum(np.float32(1) / np.float32(scale), np.finfo(np.float32).max)
-            return float(np.float32(x) * reciprocal)
-        return float(np.float32(x) / np.float32(scale))
+            return float(np.float32(x) * np.minimum(one / divisor, np.finfo(np.float32).max))
+        return float(np.float32(x) / divisor)
 
 
 def _side(x: Array, made: BlockBits, name: str, places: Array) -> BlockSide:
@@ -240,7 +266,7 @@ def _all_scaled(x: Array, made: BlockBits, places: Array) -> list[float]:
     seen = prepared(x[places], made.spec.conversion)
     scales = zip(*(plane[places] for plane in made.scales), strict=True) if made.scales else ([] for _ in places)
     return [
-        _scaled(float(value), element_scale(made.spec, [int(bits) for bits in each]), made.spec)
+        _scaled(float(value), [int(bits) for bits in each], made.spec)
         for value, each in zip(seen, scales, strict=False)
     ]
 

@@ -86,6 +86,24 @@ void choose(ops::EncodeRequest& r) {
   attempt([](Conversion& c) { c.divisor = 7.25F; });
   attempt([](Conversion& c) { c.even_bits = static_cast<int>(generator() % 4); });
   attempt([](Conversion& c) { c.zero_scale = 5; });
+  attempt([](Conversion& c) { c.scale_rounding = ScaleRounding::up; });
+  attempt([](Conversion& c) { c.amax_exponent = AmaxExponent::log2; });
+  attempt([](Conversion& c) { c.scale_overflow = ScaleOverflow::nan; });
+  attempt([](Conversion& c) { c.least_scale = static_cast<LeastScale>(generator() % 3); });
+  attempt([](Conversion& c) { c.divisor_apply = DivisorApply::reciprocal; });
+  attempt([](Conversion& c) { c.scale_compute = ScaleCompute::bf16; });
+  attempt([](Conversion& c) { c.apply_compute = ApplyCompute::bf16; });
+  if (has_outer_level(r.format) && generator() % 2 == 0) {
+    constexpr Combine words[] = {Combine::divide, Combine::reciprocal, Combine::reciprocals};
+    BlockFormat other = r.format;
+    other.levels[0].combine = words[generator() % 3];
+    if (ops::check_conversion(other, r.conversion).empty()) r.format = other;
+  }
+  attempt([](Conversion& c) { c.outer_apply = OuterApply::reciprocal; });
+  attempt([](Conversion& c) { c.outer_overflow = OuterOverflow::one; });
+  attempt([](Conversion& c) { c.scale_order = ScaleOrder::outer_first; });
+  attempt([](Conversion& c) { c.scale_apply = ScaleApply::outer_reciprocal; });
+  attempt([](Conversion& c) { c.scale_underflow = static_cast<ScaleUnderflow>(generator() % 3); });
 }
 
 int quantization(int rounds) {

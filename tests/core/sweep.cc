@@ -215,12 +215,17 @@ std::vector<Case> cases() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 2) fail("usage: sweep STATE [--only NAME[:ROUNDING]] [--threads N]");
+  const std::string usage = "usage: sweep STATE [--only NAME[:ROUNDING]] [--threads N]";
+  if (argc < 2 || argv[1][0] == '-' || argc % 2 != 0) fail(usage);
   std::string only;
   unsigned threads = std::thread::hardware_concurrency();
   for (int i = 2; i + 1 < argc; i += 2) {
-    if (std::string(argv[i]) == "--only") only = argv[i + 1];
-    if (std::string(argv[i]) == "--threads") threads = static_cast<unsigned>(std::atoi(argv[i + 1]));
+    if (std::string(argv[i]) == "--only")
+      only = argv[i + 1];
+    else if (std::string(argv[i]) == "--threads")
+      threads = static_cast<unsigned>(std::atoi(argv[i + 1]));
+    else
+      fail(usage);
   }
   threads = std::max(1U, threads);
   std::set<std::string> done;

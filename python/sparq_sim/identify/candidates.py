@@ -9,7 +9,7 @@ from typing import Any
 
 from sparq_sim import _core
 from sparq_sim._core import Conversion
-from sparq_sim.formats import Format, Spec, block_text, elements, formats, spec, with_extents
+from sparq_sim.formats import Format, Spec, block_text, elements, formats, levels_with_extents, spec
 from sparq_sim.presets import presets
 
 #: Elements of a line under one scale that are tried besides those of the catalog.
@@ -55,11 +55,14 @@ Block = tuple[int, int]
 """(along, across) of a main level; 0 for all."""
 
 
-def structure(format: Format) -> Hashable:
-    """What two formats share that differ only in the blocks of their main level, their conversion or their name."""
+def structure(format: Format, *, outer_combine: str | None = None) -> Hashable:
+    """What two formats share that differ only in the blocks of their main level, their conversion or their name; as if
+    the scale above others had another `outer_combine`."""
     at = format.block_format.main_level if format.levels else -1
     levels = tuple(
-        (level.format, level.combine)
+        (level.format, outer_combine or level.combine, level.along, level.across)
+        if i < at
+        else (level.format, level.combine)
         if i == at or level.combine == "subtract"  # zero points have the blocks of their scales
         else (level.format, level.combine, level.along, level.across)
         for i, level in enumerate(format.levels)
@@ -79,7 +82,7 @@ def with_block(format: Format, block: Block) -> Format | None:
     if main is None or block == block_of(format):
         return format
     try:
-        return with_extents(format, *block)
+        return replace(format, levels=levels_with_extents(format, *block))
     except ValueError:
         return None
 
@@ -225,6 +228,8 @@ class Description:
 
 def _differences(format: Format, base: Format) -> dict[str, Any]:
     made: dict[str, Any] = {}
+    if format.outer_combine != base.outer_combine:
+        made["outer_combine"] = format.outer_combine
     if block_of(format) != block_of(base):
         block = format.block
         made["block"] = block_text(block) if isinstance(block, tuple) else block
@@ -236,6 +241,8 @@ def _differences(format: Format, base: Format) -> dict[str, Any]:
 def describe(made: Spec) -> Description:
     """The names of a spec."""
     family = by_structure().get(structure(made.format), ())
+    if made.format.outer_combine not in (None, "multiply"):  # as the catalog has none
+        family = (*family, *by_structure().get(structure(made.format, outer_combine="multiply"), ()))
     bases = [(_differences(made.format, one.format), one) for one in family]
     catalog = [(changes, one) for changes, one in bases if one.preset is None]
     if not catalog:
@@ -251,7 +258,7 @@ def describe(made: Spec) -> Description:
         words.append(f"axis={made.axis}")
     names = tuple(one.label for differs, one in bases if not differs)
     related = tuple(one.label for differs, one in bases if one.preset is not None and set(differs) == {"block"})
-    unusual = sum((name, word) not in _usual_words() for name, word in changes.items() if name != "block")
+    unusual = sum((name, word) not in _usual_words() for name, word in changes.items() if name in Conversion.fields)
     return Description(replace(made, format=format_), " ".join(words), changes, names, related, unusual)
 
 

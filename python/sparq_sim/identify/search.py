@@ -446,7 +446,7 @@ class Search:
 
     def relatives(self, best: Spec) -> Iterator[Spec]:
         """The changes of a match, or all but one of them, made to every format of the catalog."""
-        changes = {name: word for name, word in describe(best).changes.items() if name != "block"}
+        changes = {name: word for name, word in describe(best).changes.items() if name in Conversion.fields}
         fewer = [{name: word for name, word in changes.items() if name != left} for left in changes]
         seen: set[Format] = set()
         for one in named() if changes else ():
