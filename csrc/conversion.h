@@ -89,8 +89,14 @@ enum class OuterApply : std::uint8_t { divide, reciprocal };
 enum class OuterOverflow : std::uint8_t { clamp, one };
 enum class ScaleOrder : std::uint8_t { amax_first, outer_first };
 
-// Of a short float scale that rounds to zero: the least that is written, that of a block of zeros, or zero (section 4).
-enum class ScaleUnderflow : std::uint8_t { least, zero_scale, zero };
+// Of a short float scale that rounds to zero: the least that is written, that of a block of zeros, or zero; `zeros`
+// makes zeros of the elements below it too (section 4).
+enum class ScaleUnderflow : std::uint8_t { least, zero_scale, zero, zeros };
+
+// Whether a short float scale may be zero.
+static constexpr bool writes_zero(ScaleUnderflow underflow) {
+  return underflow == ScaleUnderflow::zero || underflow == ScaleUnderflow::zeros;
+}
 
 // What elements are divided by: the scale as it is stored, or the quotient before it was rounded to a code (section 4).
 enum class DivideBy : std::uint8_t { stored, quotient };

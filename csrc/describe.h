@@ -179,8 +179,10 @@ struct Words<ScaleOrder> {
 template <>
 struct Words<ScaleUnderflow> {
   static constexpr std::string_view what = "scale_underflow";
-  static constexpr Word<ScaleUnderflow> list[] = {
-      {"least", ScaleUnderflow::least}, {"zero_scale", ScaleUnderflow::zero_scale}, {"zero", ScaleUnderflow::zero}};
+  static constexpr Word<ScaleUnderflow> list[] = {{"least", ScaleUnderflow::least},
+                                                  {"zero_scale", ScaleUnderflow::zero_scale},
+                                                  {"zero", ScaleUnderflow::zero},
+                                                  {"zeros", ScaleUnderflow::zeros}};
 };
 template <>
 struct Words<DivisorApply> {

@@ -859,7 +859,7 @@ def _short_scale_code(
     scale: Element, quotient: Number, scale_rounding: str, scale_minimum: int, how: Choices = Choices()
 ) -> int:
     """The code of a quotient, which is no zero if anything is divided by it (section 4, step 2)."""
-    numbers = scale.zero and how.divide_by == "stored" and how.scale_underflow != "zero"
+    numbers = scale.zero and how.divide_by == "stored" and how.scale_underflow not in ("zero", "zeros")
     least = max(1 if numbers else 0, scale_minimum)
     overflow = "saturate" if scale.infinity_code is None else "special"
     code = 0
@@ -1207,6 +1207,8 @@ def _scaled_element(fmt: BlockFormat, above: Above, x: Number, how: Choices = Ch
     negative = x.negative != factor.negative
     if above.quotient is not None and factor.is_zero:
         return Number("finite", Fraction(0), x.negative)
+    if how.scale_underflow == "zeros" and factor.is_zero:
+        return Number("finite")
     # Where the product of two scales is no positive number, the nearest one divides.
     smallest = power_of_two(-149)
     divisor = FP32.largest if factor.kind == "infinite" else max(factor.magnitude, smallest)

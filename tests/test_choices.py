@@ -63,7 +63,7 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, choices: dict[str, Any
         ("outer_apply", ["reciprocal"], fmt.outer is not None and floats),
         ("outer_overflow", ["one"], encodes),
         ("scale_order", ["outer_first"], fmt.outer is not None and floats),
-        ("scale_underflow", ["zero", "zero_scale"], floats and fmt.scale != oracle.FP32 and unsigned_zero),
+        ("scale_underflow", ["zero", "zeros", "zero_scale"], floats and fmt.scale != oracle.FP32 and unsigned_zero),
         ("divisor", [7.25, 0.75, 3.0], divides or rule == "rceil"),
         ("divisor_apply", ["reciprocal"], floats),
         ("scale_compute", ["bf16"], floats and not encodes),
@@ -82,6 +82,8 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, choices: dict[str, Any
         drawn.pop("least_scale", None)
     if drawn.get("scale_apply") == "outer_reciprocal":
         drawn.pop("scale_compute", None)
+        if drawn.get("scale_underflow") == "zeros":
+            drawn.pop("scale_apply")
     if drawn.get("scale_order") == "outer_first" and not encodes:
         drawn.pop("divisor_apply", None)
     if "scale_underflow" in drawn:

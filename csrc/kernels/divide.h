@@ -87,6 +87,10 @@ inline void divide_run(const QuantizeJob& job, const typename C::Bits* raw, Coun
                        typename C::Bits* to) {
   using Bits = typename C::Bits;
   using Value = typename C::Value;
+  if (by == 0 && job.conversion.scale_underflow == ScaleUnderflow::zeros) {
+    for (std::int64_t i = 0; i < count; ++i) to[i] = 0;
+    return;
+  }
   const float divisor = job.by_quotient && by == 0 ? as_value<Carrier32>(infinity_bits<Carrier32>) : as_divisor(by);
   const bool narrow = job.conversion.apply_compute == ApplyCompute::bf16;
   const auto put = [=](std::int64_t i, Value quotient) {

@@ -161,7 +161,7 @@ std::string check_scale_choices(const BlockFormat& format, const Conversion& how
   const bool coded = kind != ScaleKind::none && !is_float32(main_scale(format).format);
   const int top = coded ? static_cast<int>(max_code(main_scale(format).format)) : -1;
   const bool divides_by_it = how.divide_by == DivideBy::stored;
-  const bool needs_number = divides_by_it && how.scale_underflow != ScaleUnderflow::zero;
+  const bool needs_number = divides_by_it && !writes_zero(how.scale_underflow);
   const int least = kind == ScaleKind::floating && coded && main_scale(format).format.zero && needs_number ? 1 : 0;
   if (how.zero_scale != -1 && (how.zero_scale < least || how.zero_scale > top))
     return "zero_scale=" + std::to_string(how.zero_scale) +
@@ -271,6 +271,8 @@ std::string check_outer_choices(const BlockFormat& format, const Conversion& how
            " is for unsigned short float scales with a zero, by scale_rule='amax', without scale_minimum, that "
            "elements "
            "are divided by";
+  if (how.scale_underflow == ScaleUnderflow::zeros && over)
+    return "scale_underflow='zeros' is about what divides, and under scale_apply='outer_reciprocal' nothing does";
   if (how.scale_underflow == ScaleUnderflow::zero_scale && how.zero_scale < 1)
     return "scale_underflow='zero_scale' needs zero_scale, the code that it writes";
   return {};

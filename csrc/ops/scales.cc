@@ -157,7 +157,7 @@ void derive_scale(QuantizeJob& job) {
   job.zero_exponent = how.zero_scale < 0 ? job.scale_low : job.scale_min + how.zero_scale;
   // Nothing is divided by zero; under by_quotient nothing is divided by what is stored.
   job.by_quotient = how.divide_by == DivideBy::quotient;
-  const bool needs_number = s.zero && !job.by_quotient && how.scale_underflow != ScaleUnderflow::zero;
+  const bool needs_number = s.zero && !job.by_quotient && !writes_zero(how.scale_underflow);
   job.least_code = static_cast<std::uint32_t>(std::max(how.scale_minimum, needs_number ? 1 : 0));
   job.zero_code = how.zero_scale < 0 ? job.least_code : static_cast<std::uint32_t>(how.zero_scale);
   job.underflow_code = how.scale_underflow == ScaleUnderflow::zero_scale ? job.zero_code : job.least_code;

@@ -74,6 +74,7 @@ inline float computed(const Conversion& how, float number) {
 inline Unpacked divided(const Conversion& how, const Unpacked& x, const Scale& scale) {
   const float by = scale.divisor;
   if (how.divide_by == DivideBy::quotient && by == 0 && x.finite()) return {.negative = x.negative, .magnitude = {}};
+  if (how.scale_underflow == ScaleUnderflow::zeros && by == 0 && x.finite()) return {};
   const float largest = std::numeric_limits<float>::max();
   const float least = std::nextafter(0.0F, 1.0F);  // also where zero times Inf was to divide
   const float divisor = std::copysign(std::isnan(by) ? least : std::clamp(std::fabs(by), least, largest), by);
@@ -107,8 +108,8 @@ inline std::uint32_t short_code(const QuantizeJob& job, float quotient) {
   const bool up = job.conversion.scale_rounding == ScaleRounding::up;
   const Conversion how{.rounding = up ? Rounding::up : Rounding::nearest_even,
                        .overflow = has_infinity(format) ? Overflow::special : Overflow::saturate};
-  const bool needs_number = format.zero && job.conversion.divide_by == DivideBy::stored &&
-                            job.conversion.scale_underflow != ScaleUnderflow::zero;
+  const bool needs_number =
+      format.zero && job.conversion.divide_by == DivideBy::stored && !writes_zero(job.conversion.scale_underflow);
   const auto least = static_cast<std::uint32_t>(std::max(needs_number ? 1 : 0, job.conversion.scale_minimum));
   const Unpacked x = from_float(quotient);
   std::uint32_t code = 0;

@@ -172,7 +172,7 @@ def _auto_round(rule: str) -> Preset:
         "outer_combine": "reciprocals",
         "divisor_apply": "reciprocal",
         "scale_apply": "reciprocal",
-        "scale_underflow": "zero",
+        "scale_underflow": "zeros",
     }
     return Preset(
         name=f"auto-round-0.16/{rule}",
@@ -275,7 +275,7 @@ _ALL = (
                 "signed_zero": "negative",
             },
             "mxfp8_e4m3": {"scale_rule": "rceil", "amax_exponent": "log2", "infinite": "top"},
-            "nvfp4": {"signed_zero": "drop", "zero_scale": 0x38},
+            "nvfp4": {"signed_zero": "drop", "zero_scale": 0x38, "scale_order": "outer_first"},
         },
         source="NVIDIA Model Optimizer 0.47.0, MXFP4QTensor, MXFP8QTensor and NVFP4QTensor on the CPU",
         notes="MXFP4 makes every zero of the input -0, and a block with NaN or Inf all -0 (+0 and numbers here); the "

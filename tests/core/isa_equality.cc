@@ -103,7 +103,7 @@ void choose(ops::EncodeRequest& r) {
   attempt([](Conversion& c) { c.outer_overflow = OuterOverflow::one; });
   attempt([](Conversion& c) { c.scale_order = ScaleOrder::outer_first; });
   attempt([](Conversion& c) { c.scale_apply = ScaleApply::outer_reciprocal; });
-  attempt([](Conversion& c) { c.scale_underflow = static_cast<ScaleUnderflow>(generator() % 3); });
+  attempt([](Conversion& c) { c.scale_underflow = static_cast<ScaleUnderflow>(generator() % 4); });
 }
 
 int quantization(int rounds) {
