@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sparq_sim._core import Conversion, Sparsity
-from sparq_sim.formats import Format, Spec, block_text, elements, find_format, formats, spec
+from sparq_sim.formats import Format, Spec, block_text, elements, find_format, formats, pattern_text, spec
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def fields_of(made: Spec) -> dict[str, Any]:
     pattern = made.sparsity
     return {
         "block": made.format.block,
-        "sparsity": None if pattern is None else f"{pattern.kept}:{pattern.group}",
+        "sparsity": None if pattern is None else pattern_text(pattern),
         "ties": None if pattern is None else pattern.ties,
         "order": made.order,
         **made.conversion.to_dict(),
@@ -63,7 +63,7 @@ def mixed(a: Spec, b: Spec, taken: Collection[str]) -> Spec:
     pattern = (b if "sparsity" in taken else a).sparsity
     ties = (b if "ties" in taken else a).sparsity
     if pattern is not None and ties is not None:
-        pattern = Sparsity(kept=pattern.kept, group=pattern.group, ties=ties.ties)
+        pattern = Sparsity(kept=pattern.kept, group=pattern.group, ties=ties.ties, unit=pattern.unit)
     order = (b if "order" in taken else a).order
     return replace(a, format=replace(a.format, levels=levels, conversion=conversion), sparsity=pattern, order=order)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +19,8 @@ from sparq_sim.arrays import (
     positive_finite_or_nan,
     thread_argument,
 )
-from sparq_sim.formats import Format, Spec
+from sparq_sim.formats import Format, Spec, parse_sparsity, pattern_text
+from sparq_sim.positions import compress, group_count, group_units
 from sparq_sim.scales import (
     exact_float,
     level_dtype,
@@ -28,6 +30,11 @@ from sparq_sim.scales import (
     scale_values,
     spans_lines,
 )
+
+if TYPE_CHECKING:
+    from sparq_sim.layouts import Layout
+    from sparq_sim.packing import Packed
+    from sparq_sim.storage import Storage
 
 
 def inexact_policy(inexact: str | None, format: Format, result: str) -> str:
@@ -129,6 +136,121 @@ class BlockTensor:
     def format(self) -> Format:
         """The block format."""
         return self.spec.format
+
+    @property
+    def positions(self) -> Array | None:
+        """Where in its group each stored unit of an N:M tensor lies, ascending: uint8, shaped like the tensor with the
+        axis replaced by N / unit for every group, a ragged last one too. None if the tensor is dense.
+
+        >>> import numpy as np, sparq_sim as sq
+        >>> sq.encode(np.float32([1, -3, 2, 2, 0, 0, 0, 5]), "mxfp4", sparsity="2:4").positions
+        array([1, 2, 0, 3], dtype=uint8)
+        """
+        return None if self.spec.sparsity is None else self.compressed()[1]
+
+    def compressed(self, fill: str = "lowest", *, threads: int | None = None) -> tuple[Array, Array]:
+        """The codes that an N:M tensor stores, and their `positions`, both shaped like the tensor with a shorter axis.
+
+        Args:
+            fill: which positions a group stores that keeps fewer than N: ``lowest`` or ``highest`` of the free ones, or
+                what ``cutlass2`` (torch) or ``cutlass3`` writes for 2:4 (docs/numerics.md section 15).
+            threads: threads to use; default by size.
+
+        Raises:
+            ValueError: a dense tensor, or a mask that is not N:M.
+        """
+        pattern = self.spec.sparsity
+        if pattern is None or self.mask is None:
+            raise ValueError("the tensor is dense: .structured('2:4') gives one with a mask its pattern")
+        axis, shape = self.axis, self.shape or (1,)
+        moved = [shape[i] for i in range(len(shape)) if i != axis]
+        lines = [
+            np.ascontiguousarray(np.moveaxis(array.reshape(shape), axis, -1)).reshape(-1, shape[axis])
+            for array in (self.codes, self.mask.view(np.uint8))
+        ]
+        stored, places = compress(lines[0], lines[1], pattern, fill, threads)
+        groups = group_count(pattern, shape[axis])
+        return tuple(
+            np.ascontiguousarray(np.moveaxis(made.reshape(*moved, groups * each), -1, axis))
+            for made, each in ((stored, pattern.kept), (places, group_units(pattern)[0]))
+        )  # type: ignore[return-value]
+
+    def structured(self, sparsity: str, *, ties: str | None = None) -> BlockTensor:
+        """The tensor with its mask (all of it where there is none) as the N:M pattern of its spec.
+
+        Raises:
+            ValueError: a mask that is not N:M.
+
+        >>> import numpy as np, sparq_sim as sq
+        >>> x = np.float32([0, 0, 2, 3, 0, 1, 0, 0])
+        >>> sq.encode(x, "mxfp4", mask=x != 0).structured("2:4").positions
+        array([2, 3, 0, 1], dtype=uint8)
+        """
+        pattern = parse_sparsity(sparsity, ties)
+        mask = np.ones(self.shape, np.bool_) if self.mask is None else self.mask
+        made = replace(self, mask=mask, spec=replace(self.spec, sparsity=pattern))
+        try:
+            made.compressed()
+        except ValueError as error:
+            name = "None" if pattern is None else pattern_text(pattern)
+            raise ValueError(f"structured({name!r}): {error}") from None
+        return made
+
+    def dense(self) -> BlockTensor:
+        """The tensor without its mask and pattern: pruned elements are elements of zero. It decodes alike."""
+        spec = replace(self.spec, sparsity=None, order="sparsify_first", scale_space="dense")
+        return replace(self, mask=None, spec=spec)
+
+    def pack(
+        self,
+        layout: str | Layout = "row_major",
+        *,
+        encoding: str | None = None,
+        fill: str | None = None,
+        threads: int | None = None,
+    ) -> Packed:
+        """The bytes that memory holds (docs/numerics.md section 15); `unpack` reads them.
+
+        Args:
+            layout: a name of `layouts()`, or a `Layout`.
+            encoding: of positions, if not that of the layout: ``index``, ``relative``, ``halves``, ``bitmask`` or
+                ``rank``.
+            fill: what groups that keep fewer than N store, if not as the layout says; see `compressed`.
+            threads: threads to use; default by size.
+
+        Raises:
+            ValueError: a layout that does not hold such tensors, or a mask that is not N:M.
+
+        >>> import numpy as np, sparq_sim as sq
+        >>> sq.encode(np.float32([[1, -3, 2, 2]]), "mxfp4").pack().planes["elements"].tolist()
+        [[244, 102]]
+        """
+        from sparq_sim.packing import pack
+
+        return pack(self, layout, encoding=encoding, fill=fill, threads=threads)
+
+    def storage(
+        self, layout: str | Layout = "row_major", *, encoding: str | None = None, fill: str | None = None
+    ) -> Storage:
+        """The bits that the tensor takes in a layout, by what they are for; see `storage`."""
+        from sparq_sim.storage import storage
+
+        return storage(self.spec, self.shape, layout=layout, encoding=encoding, fill=fill)
+
+    def save(self, path: str | Path, *, layout: str | Layout | None = None, name: str = "tensor") -> None:
+        """Writes the tensor to a safetensors file, which appears as a whole or not at all; `load` reads it.
+
+        Args:
+            path: of the file, ``*.safetensors``.
+            layout: as in `pack`; default ``row_major``.
+            name: of the tensor in the file.
+
+        Raises:
+            ValueError: a layout that does not hold the tensor, or a directory that cannot be written.
+        """
+        from sparq_sim.store import save
+
+        save(path, {name: self}, layout="row_major" if layout is None else layout)
 
     def __repr__(self) -> str:
         return f"BlockTensor(shape={self.shape}, {self.spec})"
