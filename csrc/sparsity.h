@@ -38,9 +38,9 @@ static constexpr bool fills(Fill fill, const Sparsity& s) {
 
 // The units that CUTLASS stores for a group of two units or four that keeps fewer than it has room for, by the bits of
 // those kept: second * 4 + first, as its metadata has them (docs/numerics.md section 15). -1: none is missing.
-inline constexpr std::int8_t cutlass2_of_four[16] = {14, 8, 9, -1, 14, -1, -1, -1, 14, -1, -1, -1, -1, -1, -1, -1};
-inline constexpr std::int8_t cutlass3_of_four[16] = {0, 12, 13, -1, 14, -1, -1, -1, 12, -1, -1, -1, -1, -1, -1, -1};
-inline constexpr int cutlass2_of_two = 1;  // of a group that keeps none
+static constexpr std::int8_t cutlass2_of_four[16] = {14, 8, 9, -1, 14, -1, -1, -1, 14, -1, -1, -1, -1, -1, -1, -1};
+static constexpr std::int8_t cutlass3_of_four[16] = {0, 12, 13, -1, 14, -1, -1, -1, 12, -1, -1, -1, -1, -1, -1, -1};
+static constexpr int cutlass2_of_two = 1;  // of a group that keeps none
 
 // Stored codes of a line: groups are stored whole, a ragged last one too.
 static constexpr std::int64_t stored_length(const Sparsity& s, std::int64_t length) {

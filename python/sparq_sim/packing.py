@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from sparq_sim import _core
 from sparq_sim._core import Sparsity
-from sparq_sim.arrays import Array, normal_axis, positive_finite_or_nan, thread_argument, widened
-from sparq_sim.formats import Format, Spec, find_format, pattern_text, scale_bits
+from sparq_sim.arrays import Array, dtype_name, normal_axis, positive_finite_or_nan, thread_argument, widened
+from sparq_sim.dtypes import DTYPE_ELEMENTS, in_dtype
+from sparq_sim.formats import Format, Spec, find_element, find_format, pattern_text, scale_bits
 from sparq_sim.layouts import Digit, Layout, Plane, find_layout, parse_order
 from sparq_sim.positions import (
     ENCODINGS,
@@ -43,6 +45,27 @@ class Packed:
     """Of the dense tensor."""
     dtype: str
     library: str
+
+    def elements_as(self, dtype: Any) -> Any:
+        """The elements as an array or tensor of a dtype whose items they are, over the same memory: ``torch``'s
+        float4_e2m1fn_x2 of pairs of E2M1, the first in the low bits; else codes that fill their bytes, as in
+        `BlockTensor.codes_as`.
+
+        Raises:
+            TypeError: a dtype of other bytes.
+        """
+        plane, record = self.layout.elements, self.spec.format.element
+        plain = replace(plane, container_bits=0) == Plane() and not self.layout.chunk
+        bits = plane.container_bits or record.code_bits
+        name = dtype_name(dtype)
+        if name == "float4_e2m1fn_x2" and plain and record == find_element("e2m1") and bits == 4:
+            import torch.utils.dlpack
+
+            return torch.utils.dlpack.from_dlpack(self.planes["elements"]).view(torch.float4_e2m1fn_x2)
+        if not plain or bits != 8 * record.code_bytes:
+            raise TypeError(f"elements: dtype {name}; layout {self.layout.name} has no plain codes of {bits} bits")
+        codes = self.planes["elements"].view(np.dtype(f"uint{bits}"))
+        return in_dtype(codes, record, dtype, DTYPE_ELEMENTS, "elements")
 
     @property
     def nbytes(self) -> int:

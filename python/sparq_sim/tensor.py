@@ -14,12 +14,15 @@ from sparq_sim.arrays import (
     Source,
     extents,
     float_name,
+    is_torch,
     normal_axis,
     numpy_dtype,
     positive_finite_or_nan,
     thread_argument,
+    to_numpy,
 )
-from sparq_sim.formats import Format, Spec, parse_sparsity, pattern_text
+from sparq_sim.dtypes import DTYPE_ELEMENTS, DTYPE_SCALES, as_codes, in_dtype
+from sparq_sim.formats import Format, Spec, parse_sparsity, pattern_text, spec
 from sparq_sim.positions import compress, group_count, group_units
 from sparq_sim.scales import (
     exact_float,
@@ -228,6 +231,78 @@ class BlockTensor:
         from sparq_sim.packing import pack
 
         return pack(self, layout, encoding=encoding, fill=fill, threads=threads)
+
+    def codes_as(self, dtype: Any) -> Any:
+        """The codes as an array or tensor of a dtype whose items they are, over the same memory: torch's and ml_dtypes'
+        float8, ml_dtypes' float6 and float4 (one to a byte), float16, bfloat16, int8.
+
+        Raises:
+            TypeError: a dtype of other codes.
+
+        >>> import ml_dtypes, numpy as np, sparq_sim as sq
+        >>> sq.encode(np.float32([7.5, 1, -0.25, 0]), "mxfp4").codes_as(ml_dtypes.float4_e2m1fn)
+        array([6, 1, -0, 0], dtype=float4_e2m1fn)
+        """
+        return in_dtype(self.codes, self.format.element, dtype, DTYPE_ELEMENTS, "codes")
+
+    def scales_as(self, dtype: Any, *, level: int | None = None) -> Any:
+        """The scales of a level (default that of the blocks) likewise: E8M0 as float8_e8m0fnu, UE4M3 as float8_e4m3fn.
+
+        Raises:
+            TypeError: a dtype of other codes.
+            ValueError: no such level.
+        """
+        at = self.format.block_format.main_level if level is None else level
+        if not 0 <= at < len(self.scale_planes):
+            raise ValueError(f"level={at}: {self.format.name} has {len(self.scale_planes)}")
+        return in_dtype(self.scale_planes[at], self.format.levels[at].format, dtype, DTYPE_SCALES, "scales")
+
+    @classmethod
+    def from_codes(
+        cls,
+        codes: object,
+        scales: object = None,
+        *,
+        format: str | Format | Spec,
+        mask: object = None,
+        dtype: str = "float32",
+        **choices: Any,
+    ) -> BlockTensor:
+        """A tensor of codes and scales that are there already, over their own memory where that is contiguous: arrays
+        or torch tensors of dtypes that `codes_as` and `scales_as` take, or of unsigned integers. Others come in by
+        ``numpy.from_dlpack``.
+
+        Args:
+            codes: shaped like the tensor.
+            scales: of the blocks; a list of all levels, outermost first, where there are several.
+            format, choices: as in `spec`.
+            mask: bool, True where an element was kept.
+            dtype: what `decode` gives by default.
+
+        Raises:
+            TypeError: dtypes that are other codes.
+            ValueError: shapes that do not fit.
+
+        >>> import torch, sparq_sim as sq
+        >>> x = torch.tensor([[1.0, -3.0]]).to(torch.float8_e4m3fn)
+        >>> sq.BlockTensor.from_codes(x, torch.ones(1, 1).to(torch.float8_e8m0fnu), format="mxfp8").decode()
+        tensor([[ 1., -3.]])
+        """
+        made = spec(format, **choices)
+        record = made.format
+        own = as_codes(codes, record.element, DTYPE_ELEMENTS, "codes")
+        levels = list(scales) if isinstance(scales, (list, tuple)) else [] if scales is None else [scales]
+        if len(levels) != len(record.levels):
+            raise ValueError(f"scales: {len(levels)} levels; {record.name} has {len(record.levels)}")
+        planes = [
+            np.ascontiguousarray(as_codes(one, level.format, DTYPE_SCALES, "scales"))
+            for one, level in zip(levels, record.levels, strict=True)
+        ]
+        kept = None if mask is None else np.ascontiguousarray(to_numpy(mask, "mask")).view()
+        library = "torch" if is_torch(codes) else "numpy"
+        return cls(
+            np.ascontiguousarray(own).view(), stored_scales(planes), kept, made, float_name(dtype, "dtype"), library
+        )
 
     def storage(
         self, layout: str | Layout = "row_major", *, encoding: str | None = None, fill: str | None = None

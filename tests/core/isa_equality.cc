@@ -105,7 +105,9 @@ int storage(int rounds) {
           for (auto& byte : codes) byte = static_cast<std::uint8_t>(generator());
           for (std::int64_t i = 0; i < lines * length; ++i) {
             const std::int64_t in_group = i % length % pattern.group;
-            mask[static_cast<std::size_t>(i)] = in_group < pattern.kept && (in_group / pattern.unit + round) % 3 != 0;
+            const auto at = static_cast<std::size_t>(i);
+            mask[at] = in_group < pattern.kept && (in_group / pattern.unit + round) % 3 != 0;
+            if (mask[at] == 0) std::memset(codes.data() + at * width, 0, width);
           }
           compare("storage", [&] {
             std::vector<std::uint8_t> stored(kept * width), positions(kept), packed(kept);
