@@ -26,6 +26,12 @@ def test_size_says_both_numbers() -> None:
     assert "7.529 times smaller" in shown and "10.67 times (what papers often count)" in shown
 
 
+def test_tradeoff_measures_a_model() -> None:
+    made = table("tradeoff", "tests/data/digits_cnn.safetensors", "-f", "mxfp6", "-f", "mxfp4", "--sparsity", "2:4")
+    assert [row["format"] for row in made["rows"]] == ["mxfp4", "mxfp6"] and made["rows"][0]["sparsity"] == "2:4"
+    assert made["rows"][0]["snr_db"] < made["rows"][1]["snr_db"]
+
+
 def test_inspect_lists_tensors_and_shows_the_bits_of_a_block(tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((4, 64), dtype=np.float32)
     path = tmp_path / "two.safetensors"

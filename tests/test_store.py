@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors
+import safetensors.numpy
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -276,6 +277,34 @@ def test_traffic_of_a_product() -> None:
     assert (moved.result, moved.operations) == (2 * 16 * 4096, 2 * 16 * 4096 * 2048)
     assert moved.total == moved.a + moved.b + moved.result
     assert moved.intensity == moved.operations / moved.total
+
+
+def test_size_against_noise(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.standard_normal((32, 64), dtype=np.float32), rng.standard_normal((16, 48)).astype(np.float16)
+    found = sq.tradeoff({"x": x, "y": y}, ["mxfp8", "mxfp4"], [None, "1:4"])
+    assert [(row.format, row.sparsity) for row in found.rows] == [
+        ("mxfp4", "1:4"), ("mxfp8", "1:4"), ("mxfp4", None), ("mxfp8", None)
+    ]  # fmt: skip
+    for row in found.rows:
+        signal = noise = bits = 0.0
+        for one in (x, y):
+            wide = one.astype(np.float64)
+            error = sq.emulate(wide, row.format, sparsity=row.sparsity) - wide
+            signal, noise = signal + (wide**2).sum(), noise + (error**2).sum()
+            bits += sq.encode(one, row.format, sparsity=row.sparsity).storage().total
+        assert row.bits_per_element == bits / (x.size + y.size)
+        assert row.snr_db == pytest.approx(10 * np.log10(signal / noise), abs=1e-6)
+    front = [row.snr_db for row in found.rows if row.on_frontier]
+    assert front == sorted(front) and found.rows[0].on_frontier and found.rows[-1].on_frontier
+    safetensors.numpy.save_file({"x": x, "bias": x[0]}, tmp_path / "m.safetensors")
+    for source in (tmp_path, tmp_path / "m.safetensors"):
+        from_file = sq.tradeoff(source, ["mxfp8"], ["2:4"])
+        assert (from_file.tensors, from_file.elements) == (1, x.size)
+    found.plot(tmp_path / "drawing.svg")
+    assert "mxfp4" in (tmp_path / "drawing.svg").read_text()
+    with pytest.raises(ValueError, match="no elements"):
+        sq.tradeoff({}, ["mxfp8"])
 
 
 # The bits of a block

@@ -26,6 +26,7 @@ from sparq_sim.sparsify import sparsify
 from sparq_sim.storage import Storage, Traffic, storage, traffic
 from sparq_sim.store import Stored, contents, load, save
 from sparq_sim.tensor import BlockTensor
+from sparq_sim.tradeoff import Tradeoff, tradeoff
 from sparq_sim.traits import Traits, traits
 
 __version__ = "0.1.0"
@@ -58,6 +59,7 @@ __all__ = [
     "Spec",
     "Storage",
     "Stored",
+    "Tradeoff",
     "Traffic",
     "Traits",
     "available_isas",
@@ -87,6 +89,7 @@ __all__ = [
     "sparsify",
     "spec",
     "storage",
+    "tradeoff",
     "traffic",
     "traits",
     "unpack",

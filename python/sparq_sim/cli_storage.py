@@ -18,6 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from sparq_sim import ranking_plot
 from sparq_sim.console import Choices, JsonFlag, Like, Pattern, Threads, choices_of, log, out, print_json
 from sparq_sim.convert import convert
 from sparq_sim.formats import spec
@@ -26,6 +27,7 @@ from sparq_sim.layouts import layouts as all_layouts
 from sparq_sim.packing import chosen_layout
 from sparq_sim.storage import Storage, storage, traffic
 from sparq_sim.store import contents, load
+from sparq_sim.tradeoff import tradeoff as measure_tradeoff
 
 LayoutName = Annotated[str, typer.Option("--layout", help="A layout of `sparq layouts`.")]
 Encoding = Annotated[str | None, typer.Option(help="Of positions: index, relative, halves, bitmask or rank.")]
@@ -237,4 +239,29 @@ def encode(
     return None
 
 
-COMMANDS = (layouts, size, inspect, encode)
+def tradeoff(
+    source: Annotated[Path, typer.Argument(metavar="MODEL", help="A safetensors file, or a directory of them.")],
+    format: Annotated[list[str], typer.Option("--format", "-f", help="A format of the catalog; repeatable.")],
+    sparsity: Annotated[
+        list[str] | None, typer.Option(help="An N:M pattern, or dense; repeatable; default dense and 2:4.")
+    ] = None,
+    axis: Annotated[int, typer.Option(help="Reduction axis.")] = -1,
+    plot: Annotated[Path | None, typer.Option(help="Draw size against noise to this png, svg or pdf file.")] = None,
+    threads: Threads = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare size with signal-to-noise ratio over formats and sparsities, on all weights of a model."""
+    if plot is not None:
+        ranking_plot.require(plot)
+    patterns = [None if one == "dense" else one for one in sparsity or ["dense", "2:4"]]
+    with log.status("measuring"):
+        found = measure_tradeoff(source, format, patterns, axis=axis, threads=threads)
+    if plot is not None:
+        found.plot(plot)
+    if as_json:
+        return print_json(found.to_dict())
+    out.print(found.table())
+    return None
+
+
+COMMANDS = (layouts, size, inspect, encode, tradeoff)

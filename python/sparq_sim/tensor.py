@@ -240,8 +240,8 @@ class BlockTensor:
             TypeError: a dtype of other codes.
 
         >>> import ml_dtypes, numpy as np, sparq_sim as sq
-        >>> sq.encode(np.float32([7.5, 1, -0.25, 0]), "mxfp4").codes_as(ml_dtypes.float4_e2m1fn)
-        array([6, 1, -0, 0], dtype=float4_e2m1fn)
+        >>> sq.encode(np.float32([7.5, 1, -0.25, 0]), "mxfp4").codes_as(ml_dtypes.float4_e2m1fn).astype(np.float32)
+        array([ 6.,  1., -0.,  0.], dtype=float32)
         """
         return in_dtype(self.codes, self.format.element, dtype, DTYPE_ELEMENTS, "codes")
 
