@@ -216,6 +216,12 @@ struct Words<Ties> {
   static constexpr Word<Ties> list[] = {{"lowest_index", Ties::lowest_index}, {"highest_index", Ties::highest_index}};
 };
 template <>
+struct Words<Fill> {
+  static constexpr std::string_view what = "fill";
+  static constexpr Word<Fill> list[] = {
+      {"lowest", Fill::lowest}, {"highest", Fill::highest}, {"cutlass2", Fill::cutlass2}, {"cutlass3", Fill::cutlass3}};
+};
+template <>
 struct Words<Order> {
   static constexpr std::string_view what = "order";
   static constexpr Word<Order> list[] = {{"sparsify_first", Order::sparsify_first},
@@ -292,7 +298,8 @@ struct Fields<Sparsity> {
   static constexpr std::string_view name = "Sparsity";
   static constexpr std::tuple list{Field{"kept", &Sparsity::kept, "N of N:M"},
                                    Field{"group", &Sparsity::group, "M of N:M"},
-                                   Field{"ties", &Sparsity::ties, "which of equals is kept"}};
+                                   Field{"ties", &Sparsity::ties, "which of equals is kept"},
+                                   Field{"unit", &Sparsity::unit, "neighbours that are kept or pruned together"}};
 };
 template <>
 struct Fields<Datapath> {

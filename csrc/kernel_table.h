@@ -200,6 +200,45 @@ static constexpr std::int64_t multiply_workspace(std::int64_t k, std::int64_t se
   return (panel_rows + block_rows) * (k + 2 * segments) * 8 + 64;
 }
 
+// Lines of codes under an N:M mask, to what is stored of them: `stored` codes and the position of each unit in its
+// group (docs/numerics.md section 15). Lines are contiguous.
+struct CompressJob {
+  Sparsity sparsity;
+  Fill fill = Fill::lowest;
+  std::int64_t length = 0;  // of a line
+  const void* codes = nullptr;
+  int code_bytes = 1;
+  const std::uint8_t* mask = nullptr;  // 0 or 1
+  void* stored = nullptr;
+  std::uint8_t* positions = nullptr;
+};
+
+// The way back: pruned codes are 0. Counts.refused: groups whose positions are none.
+struct ExpandJob {
+  Sparsity sparsity;
+  std::int64_t length = 0;
+  const void* stored = nullptr;
+  const std::uint8_t* positions = nullptr;
+  int code_bytes = 1;
+  bool repeats = false;  // the positions of a group may all be 0, over codes of 0
+  void* codes = nullptr;
+  std::uint8_t* mask = nullptr;
+};
+
+// Lines of items in few bits, to bytes or back. Item i of a run takes container_bits from bit i * container_bits on,
+// the lowest bits of a byte first, and lies `shift` bits above the lowest of them. Runs follow each other in run_bytes
+// each. Everything else is 0, and Counts.refused counts bytes in which it is not.
+struct PackJob {
+  int item_bytes = 1, item_bits = 8, container_bits = 8, shift = 0;
+  bool from_top = false;    // the first item of a byte lies in its highest bits; containers then divide a byte
+  std::int64_t length = 0;  // items of a line
+  std::int64_t run = 0, run_bytes = 0;
+  void* items = nullptr;
+  std::uint8_t* bytes = nullptr;
+};
+
+static constexpr std::int64_t line_bytes(const PackJob& j) { return (j.length + j.run - 1) / j.run * j.run_bytes; }
+
 struct KernelTable {
   const char* name;
   void (*quantize)(const QuantizeJob&, std::int64_t first_tile, std::int64_t last_tile, Counts&) noexcept;
@@ -207,6 +246,10 @@ struct KernelTable {
   void (*select)(const SelectJob&, std::int64_t first_tile, std::int64_t last_tile, Counts&) noexcept;
   void (*decode)(const DecodeJob&, std::int64_t first_tile, std::int64_t last_tile, Counts&) noexcept;
   void (*multiply)(const MultiplyJob&, std::int64_t first_row, std::int64_t last_row, void* workspace) noexcept;
+  void (*compress)(const CompressJob&, std::int64_t first_line, std::int64_t last_line, Counts&) noexcept;
+  void (*expand)(const ExpandJob&, std::int64_t first_line, std::int64_t last_line, Counts&) noexcept;
+  void (*pack)(const PackJob&, std::int64_t first_line, std::int64_t last_line) noexcept;
+  void (*unpack)(const PackJob&, std::int64_t first_line, std::int64_t last_line, Counts&) noexcept;
 };
 
 }  // namespace sparq

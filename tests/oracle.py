@@ -1068,23 +1068,33 @@ def rank(value: Number) -> tuple[int, Fraction]:
 
 
 def sparsify(
-    line: Sequence[Number], n: int, m: int, ties: str = "lowest_index", score: Sequence[Number] | None = None
+    line: Sequence[Number],
+    n: int,
+    m: int,
+    ties: str = "lowest_index",
+    score: Sequence[Number] | None = None,
+    unit: int = 1,
 ) -> list[bool]:
-    """Which elements of a line N:M pruning keeps (section 8)."""
+    """Which elements of a line N:M pruning keeps (section 8), `unit` neighbours together."""
     _check_word("ties", ties, TIES)
-    if not 0 < n <= m:
-        raise RefusedError(f"{n}:{m} keeps no elements, or more than there are")
-    ranks = _ranks(line, score)
-    mask = [False] * len(line)
-    for start in range(0, len(line), m):
-        group = range(start, min(start + m, len(line)))
+    if not 0 < n <= m or unit < 1 or n % unit or m % unit:
+        raise RefusedError(f"{n}:{m} in units of {unit} keeps no elements, more than there are, or parts of units")
+    ranks = unit_ranks(_ranks(line, score), unit)
+    mask = [False] * len(ranks)
+    for start in range(0, len(ranks), m // unit):
+        group = range(start, min(start + m // unit, len(ranks)))
         # The index decides last: among equals the preferred one must sort first.
         by_preference = sorted(group, reverse=ties == "highest_index")
         by_rank = sorted(by_preference, key=lambda i: ranks[i], reverse=True)
         # sorted is stable also with reverse=True, so equals are still in order of preference.
-        for kept in by_rank[: min(n, len(group))]:
+        for kept in by_rank[: min(n // unit, len(group))]:
             mask[kept] = True
-    return mask
+    return [mask[i // unit] for i in range(len(line))]
+
+
+def unit_ranks(ranks: Sequence[tuple[int, Fraction]], unit: int) -> list[tuple[int, Fraction]]:
+    """A unit ranks as the highest of its elements (section 8)."""
+    return [max(ranks[i : i + unit]) for i in range(0, len(ranks), unit)]
 
 
 def _ranks(line: Sequence[Number], score: Sequence[Number] | None) -> list[tuple[int, Fraction]]:

@@ -15,7 +15,7 @@ from numerics_examples import Example, Patterns, load_examples
 CARRIER_OF_DIGITS = {8: "fp32", 16: "fp64"}
 DTYPE_OF_DIGITS = {8: "float32", 16: "float64"}
 #: Numbers of examples of each operation when this was written: the page may gain some, never lose any.
-AT_LEAST = {"decode": 3, "quantize": 20, "sparsify": 2, "matmul": 5}
+AT_LEAST = {"decode": 3, "quantize": 20, "sparsify": 3, "matmul": 5, "store": 5, "pack": 4}
 
 
 #: Choices that are numbers.
@@ -98,11 +98,36 @@ def check_matmul(example: Example) -> None:
     assert hexes(bits_of(got)) == hexes(example.lists["d"].values)
 
 
+def check_store(example: Example) -> None:
+    codes, mask = (np.array(example.lists[name].values) for name in ("codes", "mask"))
+    format_ = sq.formats()["int8"]
+    scales = np.ones(1, np.float32)
+    spec = sq.Spec(format_)
+    tensor = sq.BlockTensor(codes.astype(np.uint8), scales, mask.astype(bool), spec, "float32", "numpy")
+    sparse = tensor.structured(example.format)
+    stored, places = sparse.compressed(example.options["fill"])
+    assert hexes(stored) == hexes(example.lists["stored"].values)
+    assert hexes(places) == hexes(example.lists["positions"].values)
+    assert hexes(sparse.pack(**example.options).planes["positions"]) == hexes(example.lists["bytes"].values)
+
+
+def check_pack(example: Example) -> None:
+    codes = np.array(example.lists["codes"].values, np.uint8)
+    scales = np.array(example.lists["scale"].values if "scale" in example.lists else [127], np.uint8)
+    spec = sq.Spec(sq.formats()[example.format])
+    tensor = sq.BlockTensor(codes, scales, None, spec, "float32", "numpy")
+    packed = tensor.pack(example.options["layout"])
+    assert hexes(packed.planes["elements"]) == hexes(example.lists["elements"].values)
+    assert sq.unpack(packed) == tensor
+
+
 CHECKS = {
     "decode": check_decode,
     "quantize": check_quantize,
     "sparsify": check_sparsify,
     "matmul": check_matmul,
+    "store": check_store,
+    "pack": check_pack,
 }
 
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracle
+import storage_oracle
 from numerics_examples import Example, load_examples, parse_examples
 from oracle import (
     BLOCK_FORMATS,
@@ -100,13 +101,42 @@ def check_quantize(example: Example) -> None:
         assert name not in lists or lists[name].digits == (width + 3) // 4, f"digits of {name}"
 
 
+def pattern_of(text: str) -> tuple[int, int, int]:
+    """N, M and the unit of ``N:M`` or ``N:M/unit``."""
+    pattern, _, unit = text.partition("/")
+    n, m = map(int, pattern.split(":"))
+    return n, m, int(unit or 1)
+
+
+def check_store(example: Example) -> None:
+    n, m, unit = pattern_of(example.format)
+    codes, mask = (list(example.lists[name].values) for name in ("codes", "mask"))
+    stored, places = storage_oracle.store_line(codes, [bool(k) for k in mask], n, m, unit, example.options["fill"])
+    fields_ = storage_oracle.position_fields(places, n // unit, m // unit, example.options["encoding"])
+    assert stored == list(example.lists["stored"].values)
+    assert places == list(example.lists["positions"].values)
+    assert storage_oracle.stream(fields_) == bytes(example.lists["bytes"].values)
+
+
+def check_pack(example: Example) -> None:
+    codes = list(example.lists["codes"].values)
+    bits = BLOCK_FORMATS[example.format].element.width
+    scale = bytes(example.lists["scale"].values) if "scale" in example.lists else b""
+    packed = {
+        "row_major": lambda: storage_oracle.stream([(code, bits) for code in codes]),
+        "gguf_mxfp4": lambda: scale + storage_oracle.split_half(codes, 16),
+        "xdna_bfp16": lambda: storage_oracle.xdna([codes], [list(scale)], False),
+    }[example.options["layout"]]()
+    assert packed == bytes(example.lists["elements"].values)
+
+
 def check_sparsify(example: Example) -> None:
-    n, m = (int(part) for part in example.format.split(":"))
+    n, m, unit = pattern_of(example.format)
     x = example.lists["x"]
     carrier = CARRIER_OF_DIGITS[x.digits]
     numbers = [oracle.decode(ELEMENTS[carrier], bits) for bits in x.values]
     choices: dict[str, Any] = dict(example.options)
-    mask = oracle.sparsify(numbers, n, m, **choices)
+    mask = oracle.sparsify(numbers, n, m, unit=unit, **choices)
     assert mask == [bool(keep) for keep in example.lists["mask"].values]
     if "values" in example.lists:
         assert oracle.apply_mask(x.values, carrier, mask) == list(example.lists["values"].values)
@@ -132,6 +162,8 @@ CHECKS = {
     "quantize": check_quantize,
     "sparsify": check_sparsify,
     "matmul": check_matmul,
+    "store": check_store,
+    "pack": check_pack,
 }
 
 

@@ -9,6 +9,7 @@
 #include "../ops/guard.h"
 #include "../ops/multiply.h"
 #include "records.h"
+#include "storage.h"
 
 namespace py = pybind11;
 
@@ -275,6 +276,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.doc() = "The C++ core of sparq_sim. Private: use the names of sparq_sim.";
   bind_records(m);
   bind_catalog(m);
+  bind_storage(m);
   py::class_<SideArrays>(m, "Side").def(
       py::init([](py::array codes, const sparq::ElementFormat& element, std::optional<sparq::ElementFormat> scale,
                   Array block_scales, std::vector<std::int64_t> segment_end, Array float_scales,

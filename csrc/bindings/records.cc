@@ -325,6 +325,7 @@ void bind_catalog(py::module_& module) {
   add_words(AlignRounding{});
   add_words(ScaleRule{});
   add_words(Ties{});
+  add_words(Fill{});
   add_words(Order{});
   module.attr("words") = words;
 }

@@ -81,14 +81,58 @@ inline DecodeScale decode_scale(const DecodeJob& job, std::int64_t batch, std::i
   return out;
 }
 
+// Bytes of codes under one power of two for each block, to float32: what products with weights read most. Each value is
+// one exact multiplication.
+struct DirectDecode {
+  bool applies = false;
+  int lowest = 0, highest = 0;  // exponents of scales under which every element value is a float32
+  float values[256];
+
+  DirectDecode(const DecodeJob& job, const ElementTable& table) {
+    const ElementFormat& f = job.format.element;
+    const bool plain = job.format.level_count == 1 && job.scale_kind == ScaleKind::power_of_two;
+    const int quantum = min_exponent(f) - f.mantissa_bits;
+    applies = plain && max_exponent(f) <= 126 && quantum >= -149 && table.tabled && job.code_bytes == 1 &&
+              job.values_type == FloatType::fp32 && job.geometry.step == 1;
+    // Two's complement reaches one binade higher with its lowest code.
+    highest = smaller(126 - max_exponent(f), 127);
+    lowest = larger(-149 - quantum, -126);
+    for (int code = 0; code < 256; ++code) values[code] = static_cast<float>(table.values[code]);
+  }
+};
+
+// False where a block has a scale beyond those exponents, or none.
+inline bool decode_directly(const DecodeJob& job, const DirectDecode& direct, const Tile& t) {
+  const Geometry& g = job.geometry;
+  const ScalePlane& plane = job.planes[0];
+  for (std::int64_t l = 0; l < t.lines; ++l) {
+    const std::int64_t offset = element_offset(g, t, l);
+    const std::uint8_t* codes = static_cast<const std::uint8_t*>(job.codes) + offset;
+    float* __restrict to = static_cast<float*>(job.values) + offset;
+    std::int64_t count = 0;
+    for (std::int64_t start = 0; start < t.length; start += count) {
+      const std::int64_t at = t.first_element + start;
+      count = smaller((at / g.block + 1) * g.block - at, t.length - start);
+      const BlockScale scale = load_scale(job.format.levels[0].format, ScaleKind::power_of_two, plane,
+                                          scale_index(plane, t.batch, t.first_line + l, at));
+      if (scale.poisoned || scale.exponent < direct.lowest || scale.exponent > direct.highest) return false;
+      const float power = static_cast<float>(power_of_two(scale.exponent));
+      for (std::int64_t i = start; i < start + count; ++i) to[i] = direct.values[codes[i]] * power;
+    }
+  }
+  return true;
+}
+
 inline void decode_tiles(const DecodeJob& job, std::int64_t first, std::int64_t last, Counts& counts) {
   using C = Carrier64;
   C::Bits rows[tile_capacity];
   const Geometry& g = job.geometry;
   const ElementTable table(job.format.element);
+  const DirectDecode direct(job, table);
   const bool floating = job.scale_kind == ScaleKind::floating;
   for (std::int64_t index = first; index < last; ++index) {
     const Tile t = tile_at(g, index);
+    if (direct.applies && decode_directly(job, direct, t)) continue;
     for (std::int64_t l = 0; l < t.lines; ++l) {
       const std::int64_t offset = element_offset(g, t, l);
       std::int64_t count = 0;

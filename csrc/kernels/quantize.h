@@ -145,7 +145,7 @@ inline void quantize_row(const QuantizeJob& job, const TargetFamily<C>& family, 
   if (job.mask_source == MaskSource::given)
     for (std::int64_t i = 0; i < t.length; ++i) rows.keep[i] = job.mask_in[offset + i * g.step];
   if (sparsify_first) {
-    if (choose) counts.ties += select_row<C>(row, t.length, RankBy::magnitude, job.sparsity, job.count, rows.keep);
+    if (choose) counts.ties += select_units<C>(row, t.length, RankBy::magnitude, job.sparsity, job.count, rows.keep);
     prune<C>(row, rows.keep, t.length, rows.input);
     row = rows.input;
   }
@@ -191,7 +191,7 @@ inline void quantize_row(const QuantizeJob& job, const TargetFamily<C>& family, 
   }
 
   if (quantize_first) {
-    if (choose) counts.ties += select_row<C>(values, t.length, RankBy::magnitude, job.sparsity, job.count, rows.keep);
+    if (choose) counts.ties += select_units<C>(values, t.length, RankBy::magnitude, job.sparsity, job.count, rows.keep);
     // A poisoned value stays NaN: its scale says so, whatever the code.
     const Bits stays = job.scale_kind != ScaleKind::none ? infinity_bits<C> : ~sign_mask<C>;
 #pragma GCC ivdep

@@ -87,6 +87,28 @@ inline std::int64_t select_row(const typename C::Bits* row, std::int64_t count, 
   return ties;
 }
 
+// Units of several elements: each ranks as the highest of its own.
+template <class C>
+inline std::int64_t select_units(const typename C::Bits* row, std::int64_t count, RankBy by, const Sparsity& rule,
+                                 bool want_ties, std::uint8_t* keep) {
+  if (rule.unit == 1) return select_row<C>(row, count, by, rule, want_ties, keep);
+  typename C::Bits highest[tile_capacity];
+  typename C::Int keys[max_group];
+  std::int64_t units = 0;
+  for (std::int64_t start = 0; start < count; start += rule.unit) {
+    const std::int64_t n = smaller<std::int64_t>(rule.unit, count - start);
+    rank_keys<C>(row + start, n, by, keys);
+    std::int64_t best = 0;
+    for (std::int64_t i = 1; i < n; ++i)
+      if (keys[i] > keys[best]) best = i;
+    highest[units++] = row[start + best];
+  }
+  const Sparsity of_units{stored_units(rule), group_units(rule), rule.ties};
+  const std::int64_t ties = select_row<C>(highest, units, by, of_units, want_ties, keep);
+  for (std::int64_t i = count - 1; i >= 0; --i) keep[i] = keep[i / rule.unit];
+  return ties;
+}
+
 template <class C>
 inline void select_tiles(const SelectJob& job, std::int64_t first, std::int64_t last, Counts& counts) {
   typename C::Bits rows[tile_capacity];
@@ -98,7 +120,7 @@ inline void select_tiles(const SelectJob& job, std::int64_t first, std::int64_t 
     load_tile<C>(g, t, job.input, job.input_type, rows);
     for (std::int64_t l = 0; l < t.lines; ++l) {
       const typename C::Bits* row = rows + l * t.length;
-      counts.ties += select_row<C>(row, t.length, by, job.sparsity, job.count, keep);
+      counts.ties += select_units<C>(row, t.length, by, job.sparsity, job.count, keep);
       std::uint8_t* to = job.mask_out + element_offset(g, t, l);
       for (std::int64_t i = 0; i < t.length; ++i) to[i * g.step] = keep[i];
     }

@@ -1,6 +1,7 @@
 // One instruction set's kernels, behind one exported table.
 #include "drive.h"
 #include "quantize.h"
+#include "storage.h"
 
 namespace sparq::SPARQ_ISA_NAME {
 namespace {
@@ -27,9 +28,24 @@ void multiply(const MultiplyJob& job, std::int64_t first, std::int64_t last, voi
   multiply_rows(job, first, last, workspace);
 }
 
+void compress(const CompressJob& job, std::int64_t first, std::int64_t last, Counts& counts) noexcept {
+  compress_lines(job, first, last, counts);
+}
+
+void expand(const ExpandJob& job, std::int64_t first, std::int64_t last, Counts& counts) noexcept {
+  expand_lines(job, first, last, counts);
+}
+
+void pack(const PackJob& job, std::int64_t first, std::int64_t last) noexcept { pack_lines(job, first, last); }
+
+void unpack(const PackJob& job, std::int64_t first, std::int64_t last, Counts& counts) noexcept {
+  unpack_lines(job, first, last, counts);
+}
+
 }  // namespace
 
 extern const KernelTable table;
-constinit const KernelTable table{SPARQ_STRING(SPARQ_ISA_NAME), quantize, amax, select, decode, multiply};
+constinit const KernelTable table{
+    SPARQ_STRING(SPARQ_ISA_NAME), quantize, amax, select, decode, multiply, compress, expand, pack, unpack};
 
 }  // namespace sparq::SPARQ_ISA_NAME

@@ -348,10 +348,13 @@ std::string check_conversion(const BlockFormat& format, const Conversion& conver
 }
 
 std::string check_sparsity(const Sparsity& s) {
-  if (s.group == 0 && s.kept == 0) return {};
+  if (s.group == 0 && s.kept == 0 && s.unit == 1) return {};
   if (s.group < 1 || s.group > max_group || s.kept < 1 || s.kept > s.group)
     return "N:M sparsity needs 1 <= N <= M <= " + std::to_string(max_group) + ", got " + std::to_string(s.kept) + ":" +
            std::to_string(s.group);
+  if (s.unit < 1 || s.kept % s.unit != 0 || s.group % s.unit != 0)
+    return "N:M sparsity in units of " + std::to_string(s.unit) + " needs both " + std::to_string(s.kept) + " and " +
+           std::to_string(s.group) + " to be multiples of it";
   return {};
 }
 

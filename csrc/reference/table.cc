@@ -5,6 +5,7 @@
 
 #include "dot.h"
 #include "scales.h"
+#include "storage.h"
 
 namespace sparq::reference {
 namespace {
@@ -25,6 +26,19 @@ std::vector<std::uint8_t> select_line(const std::vector<Unpacked>& line, const S
                                       std::int64_t& ties) {
   std::vector<std::uint8_t> keep(line.size(), 0);
   const auto group = static_cast<std::size_t>(rule.group), kept = static_cast<std::size_t>(rule.kept);
+  if (const auto unit = static_cast<std::size_t>(rule.unit); unit > 1) {
+    // A unit ranks as the highest of its elements.
+    std::vector<Unpacked> highest;
+    for (std::size_t i = 0; i < line.size(); ++i) {
+      if (i % unit == 0)
+        highest.push_back(line[i]);
+      else if (outranks(line[i], highest.back(), by_score))
+        highest.back() = line[i];
+    }
+    const auto units = select_line(highest, {stored_units(rule), group_units(rule), rule.ties}, by_score, ties);
+    for (std::size_t i = 0; i < line.size(); ++i) keep[i] = units[i / unit];
+    return keep;
+  }
   for (std::size_t start = 0; start < line.size(); start += group) {
     std::vector<std::size_t> order(std::min(group, line.size() - start));
     for (std::size_t i = 0; i < order.size(); ++i)
@@ -240,6 +254,7 @@ void multiply(const MultiplyJob& job, std::int64_t first, std::int64_t last, voi
 }  // namespace
 
 extern const KernelTable table;
-constinit const KernelTable table{"reference", quantize, amax, select, decode, multiply};
+constinit const KernelTable table{"reference", quantize, amax,   select, decode,
+                                  multiply,    compress, expand, pack,   unpack};
 
 }  // namespace sparq::reference

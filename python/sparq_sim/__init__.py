@@ -8,10 +8,14 @@ from sparq_sim.check import check, simulate
 from sparq_sim.difference import Difference, diff
 from sparq_sim.events import Events
 from sparq_sim.explain import Explanation, explain
+from sparq_sim.faults import flip_bits
 from sparq_sim.formats import Format, Spec, conversions, datapaths, elements, formats, spec
 from sparq_sim.identify import Identification, identify
+from sparq_sim.inspection import BlockBits, inspect_block
 from sparq_sim.layers import linear
+from sparq_sim.layouts import Layout, Plane, find_layout, layouts
 from sparq_sim.matmul import matmul
+from sparq_sim.packing import Packed, unpack
 from sparq_sim.presets import Preset, find_preset, presets
 from sparq_sim.quantize import emulate, encode
 from sparq_sim.random import Philox, ShiftRegister
@@ -19,7 +23,10 @@ from sparq_sim.rank import rank
 from sparq_sim.ranking import Ranking
 from sparq_sim.report import LayerReport, Report
 from sparq_sim.sparsify import sparsify
+from sparq_sim.storage import Storage, Traffic, storage, traffic
+from sparq_sim.store import Stored, contents, load, save
 from sparq_sim.tensor import BlockTensor
+from sparq_sim.tradeoff import Tradeoff, tradeoff
 from sparq_sim.traits import Traits, traits
 
 __version__ = "0.1.0"
@@ -27,6 +34,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FLOATS",
     "Accelerator",
+    "BlockBits",
     "BlockTensor",
     "Calibrator",
     "Conversion",
@@ -38,7 +46,10 @@ __all__ = [
     "Format",
     "Identification",
     "LayerReport",
+    "Layout",
+    "Packed",
     "Philox",
+    "Plane",
     "Preset",
     "Ranking",
     "Report",
@@ -46,9 +57,14 @@ __all__ = [
     "ShiftRegister",
     "Sparsity",
     "Spec",
+    "Storage",
+    "Stored",
+    "Tradeoff",
+    "Traffic",
     "Traits",
     "available_isas",
     "check",
+    "contents",
     "conversions",
     "datapaths",
     "diff",
@@ -56,15 +72,25 @@ __all__ = [
     "emulate",
     "encode",
     "explain",
+    "find_layout",
     "find_preset",
+    "flip_bits",
     "formats",
     "identify",
+    "inspect_block",
+    "layouts",
     "linear",
+    "load",
     "matmul",
     "presets",
     "rank",
+    "save",
     "simulate",
     "sparsify",
     "spec",
+    "storage",
+    "tradeoff",
+    "traffic",
     "traits",
+    "unpack",
 ]

@@ -138,7 +138,8 @@ class Sparsity:
     kept: int
     group: int
     ties: str
-    def __init__(self, *, kept: int = ..., group: int = ..., ties: str = ...) -> None: ...
+    unit: int
+    def __init__(self, *, kept: int = ..., group: int = ..., ties: str = ..., unit: int = ...) -> None: ...
     def to_dict(self) -> dict[str, Any]: ...
 
 class Datapath:
@@ -246,3 +247,48 @@ def multiply(
 ) -> None: ...
 def philox(seed: int, stream: int, offset: int, count: int) -> _Array: ...
 def shift_register(state: int, count: int) -> _Array: ...
+def check_fill(sparsity: Sparsity, fill: str) -> None: ...
+def compress(
+    *,
+    sparsity: Sparsity,
+    fill: str,
+    codes: _Array,
+    mask: _Array,
+    stored: _Array,
+    positions: _Array,
+    threads: int,
+) -> None: ...
+def expand(
+    *,
+    sparsity: Sparsity,
+    repeats: bool,
+    stored: _Array,
+    positions: _Array,
+    codes: _Array,
+    mask: _Array,
+    threads: int,
+) -> None: ...
+def pack(
+    *,
+    items: _Array,
+    bytes: _Array,
+    item_bits: int,
+    container_bits: int,
+    shift: int,
+    from_top: bool,
+    run: int,
+    run_bytes: int,
+    threads: int,
+) -> None: ...
+def unpack(
+    *,
+    bytes: _Array,
+    items: _Array,
+    item_bits: int,
+    container_bits: int,
+    shift: int,
+    from_top: bool,
+    run: int,
+    run_bytes: int,
+    threads: int,
+) -> None: ...

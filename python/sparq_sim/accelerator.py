@@ -8,7 +8,7 @@ from typing import Any
 
 from sparq_sim import _core
 from sparq_sim._core import Datapath, Sparsity
-from sparq_sim.formats import Format, Machine, Spec, datapaths, parse_sparsity, spec
+from sparq_sim.formats import Format, Machine, Spec, datapaths, parse_sparsity, pattern_text, spec
 from sparq_sim.matmul import resolve_datapath
 
 #: How blocks lie in a convolution: along the channels of one tap, or along the flattened window.
@@ -132,7 +132,7 @@ class Accelerator:
 
     def __str__(self) -> str:
         def operand(made: Spec) -> str:
-            return made.format.name + (f" {made.sparsity.kept}:{made.sparsity.group}" if made.sparsity else "")
+            return made.format.name + (f" {pattern_text(made.sparsity)}" if made.sparsity else "")
 
         text = f"{operand(self.weight_spec)} x {operand(self.activation_spec)} on {self.datapath_name}"
         return text if self.output_spec is None else f"{text} to {self.output_spec.format.name}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,31 +10,26 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import sparq_sim as sq
-from sparq_sim import files, ranking_plot
+from sparq_sim import cli_storage, files, ranking_plot
 from sparq_sim._core import ScaleLevel
 from sparq_sim.compare import snr_db
-from sparq_sim.formats import Element, Format, Spec, block_text
+from sparq_sim.console import JsonFlag, Like, Threads
+from sparq_sim.console import choices_of as _choices
+from sparq_sim.console import log as _log
+from sparq_sim.console import out as _out
+from sparq_sim.console import print_json as _print_json
+from sparq_sim.formats import Element, Format, Spec, block_text, code_text
 from sparq_sim.identify import identify_sources
 from sparq_sim.presets import Preset
 from sparq_sim.rank import rank_tensors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=sq.__doc__)
-# Redirected output has no width of its own.
-_out = Console(width=None if sys.stdout.isatty() else 120)
-_log = Console(stderr=True)
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Threads = Annotated[int | None, typer.Option(help="Threads to use; results never depend on it.")]
-Like = Annotated[str | None, typer.Option(help="A preset, such as torchao-main/rceil; --choice overrides it.")]
-
-
-def _print_json(data: Any) -> None:
-    typer.echo(json.dumps(data, indent=1, allow_nan=False))
+for _command in cli_storage.COMMANDS:
+    app.command()(_command)
 
 
 def _scale_text(format_: Format) -> str:
@@ -142,19 +136,6 @@ def _element_of(name: str, like: str | None) -> tuple[Element, Format | None]:
     return next(e for e in elements.values() if e.record == format_.element), format_
 
 
-def _code_text(element: Element, code: int) -> str:
-    """Sign, exponent and mantissa of a code; sign, prefix and the rest of a tapered one."""
-    record = element.record
-    bits = f"{code:0{record.code_bits}b}"
-    sign = 1 if record.signedness != "unsigned" else 0
-    first = record.exponent_bits
-    if record.taper:
-        zeros = len(bits) - sign - len(bits[sign:].lstrip("0"))
-        first = max(2, min(zeros + 1, record.exponent_bits))
-    parts = (bits[:sign], bits[sign : sign + first], bits[sign + first :])
-    return " ".join(part for part in parts if part)
-
-
 @app.command()
 def show(
     format: Annotated[str, typer.Argument(help="A format or an element, such as mxfp4 or e4m3.")],
@@ -200,25 +181,9 @@ def _value_table(element: Element, values: list[float]) -> Table:
         cells = []
         for column in range(columns):
             code = column * rows + row
-            cells += [f"0x{code:02X}", _code_text(element, code), f"{values[code]:.9g}"]
+            cells += [f"0x{code:02X}", code_text(element.record, code), f"{values[code]:.9g}"]
         table.add_row(*cells)
     return table
-
-
-def _choices(pairs: list[str], option: str = "--choice") -> dict[str, Any]:
-    choices: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, word = pair.partition("=")
-        if not equals:
-            raise ValueError(f"{option} {pair}: needed name=word, such as scale_rule=rceil")
-        choices[name] = _number_or_word(word)
-    return choices
-
-
-def _number_or_word(word: str) -> int | float | str:
-    if re.fullmatch(r"-?[0-9]+", word):
-        return int(word)
-    return float(word) if re.fullmatch(r"[0-9]+\.[0-9]*|\.[0-9]+", word) else word
 
 
 def _side(text: str) -> dict[str, Any]:

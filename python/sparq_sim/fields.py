@@ -16,6 +16,7 @@ from sparq_sim.formats import (
     formats,
     levels_with_extents,
     levels_with_outer,
+    pattern_text,
     spec,
 )
 
@@ -47,7 +48,7 @@ def fields_of(made: Spec) -> dict[str, Any]:
     return {
         "block": made.format.block,
         "outer_combine": made.format.outer_combine,
-        "sparsity": None if pattern is None else f"{pattern.kept}:{pattern.group}",
+        "sparsity": None if pattern is None else pattern_text(pattern),
         "ties": None if pattern is None else pattern.ties,
         "order": made.order,
         **made.conversion.to_dict(),
@@ -78,7 +79,7 @@ def mixed(a: Spec, b: Spec, taken: Collection[str]) -> Spec:
     pattern = (b if "sparsity" in taken else a).sparsity
     ties = (b if "ties" in taken else a).sparsity
     if pattern is not None and ties is not None:
-        pattern = Sparsity(kept=pattern.kept, group=pattern.group, ties=ties.ties)
+        pattern = Sparsity(kept=pattern.kept, group=pattern.group, ties=ties.ties, unit=pattern.unit)
     order = (b if "order" in taken else a).order
     return replace(a, format=replace(a.format, levels=levels, conversion=conversion), sparsity=pattern, order=order)
 

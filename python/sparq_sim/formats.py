@@ -21,7 +21,7 @@ SPEC_VERSION = 1
 _WHOLE = 0  # block extent: all of the axis
 _WORDS: Mapping[str, tuple[str, ...]] = _core.words
 _CONVERSION_CHOICES = tuple(Conversion.fields)
-_CHOICES = ("block", "outer_combine", "ties", *_CONVERSION_CHOICES)
+_CHOICES = ("block", "outer_combine", "ties", "scale_space", *_CONVERSION_CHOICES)
 _DEFAULTS: Mapping[str, Any] = Conversion().to_dict()
 # Choices that only stochastic rounding reads.
 _STOCHASTIC = ("stochastic", "random_bits")
@@ -125,7 +125,7 @@ class Format:
         scales per row or tensor then count nothing)."""
         bits = float(self.element.code_bits)
         for level in self.levels:
-            size, across = _scale_bits(level), level.across
+            size, across = scale_bits(level), level.across
             if length is None:
                 bits += size / (level.along * across) if level.along != _WHOLE else 0.0
             elif length and lines != 0:
@@ -136,8 +136,9 @@ class Format:
         return bits
 
 
-def _scale_bits(level: ScaleLevel) -> int:
-    """A short float takes a byte, whose sign bit nobody reads; an exponent or a zero point takes its own bits."""
+def scale_bits(level: ScaleLevel) -> int:
+    """Bits of a stored scale: a byte for a short float, whose sign bit nobody reads; of an exponent or a zero point its
+    own."""
     record = level.format
     own = record.is_power_of_two_scale or level.combine == "subtract"
     return record.code_bits if own else 8 * record.code_bytes
@@ -152,10 +153,14 @@ class Spec:
     sparsity: Sparsity | None = None
     order: str = "sparsify_first"
     axis: int = -1
+    scale_space: str = "dense"
+    """Along which K the blocks of scales were counted: ``"dense"``, or ``"stored"``, where only the kept elements of an
+    N:M tensor count. `format` always says dense elements."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.format, Format):
             raise TypeError(f"format: needed a Format, got {self.format!r}; spec() takes names")
+        _check_scale_space(self.format, self.sparsity, self.scale_space)
 
     @property
     def conversion(self) -> Conversion:
@@ -173,8 +178,9 @@ class Spec:
             chosen.pop("scale_rule")
         parts += [f"{name}={word}" for name, word in chosen.items()]
         if self.sparsity is not None:
-            parts += [f"sparsity={self.sparsity.kept}:{self.sparsity.group}", f"ties={self.sparsity.ties}"]
-            parts.append(f"order={self.order}")
+            parts += [f"sparsity={pattern_text(self.sparsity)}", f"ties={self.sparsity.ties}", f"order={self.order}"]
+        if self.scale_space != "dense":
+            parts.append(f"scale_space={self.scale_space}")
         parts.append(f"axis={self.axis}")
         return " ".join(parts)
 
@@ -206,9 +212,10 @@ class Spec:
             "source": self.format.source,
             "format": self.format.block_format.to_dict(),
             "conversion": self._said(),
-            "sparsity": None if self.sparsity is None else self.sparsity.to_dict(),
+            "sparsity": None if self.sparsity is None else _pattern_dict(self.sparsity),
             "order": self.order,
             "axis": self.axis,
+            **({} if self.scale_space == "dense" else {"scale_space": self.scale_space}),
         }
 
     @classmethod
@@ -242,14 +249,19 @@ class Spec:
             axis = record["axis"]
             if not isinstance(axis, int) or isinstance(axis, bool):
                 raise TypeError(f"axis {axis!r} is no integer")
-            return cls(format_, sparsity, checked_order(record["order"]), axis)
+            return cls(format_, sparsity, checked_order(record["order"]), axis, record.get("scale_space", "dense"))
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a spec: {error}") from None
 
     @property
     def digest(self) -> str:
         """Sixteen hex digits that change whenever the spec or the numerics version does."""
-        return hashlib.sha256(json.dumps(self._record(), sort_keys=True).encode()).hexdigest()[:16]
+        return record_digest(self._record())
+
+
+def record_digest(record: Mapping[str, Any]) -> str:
+    """Of the record of a spec."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -327,8 +339,54 @@ def checked_order(word: str) -> str:
     return word
 
 
+def pattern_text(pattern: Sparsity) -> str:
+    """``2:4``; ``4:8/2`` where two neighbours are kept together."""
+    text = f"{pattern.kept}:{pattern.group}"
+    return text if pattern.unit == 1 else f"{text}/{pattern.unit}"
+
+
+def _pattern_dict(pattern: Sparsity) -> dict[str, Any]:
+    """Without what came later, where it is the default: digests stay."""
+    fields: dict[str, Any] = pattern.to_dict()
+    return {name: value for name, value in fields.items() if name != "unit" or value != 1}
+
+
+#: Along which K blocks of scales are counted.
+SCALE_SPACES = ("dense", "stored")
+
+
+def _check_scale_space(format: Format, pattern: Sparsity | None, space: str) -> None:
+    if space not in SCALE_SPACES:
+        raise _unknown("scale_space", space, SCALE_SPACES)
+    if space == "dense":
+        return
+    if pattern is None:
+        raise ValueError("scale_space='stored' without a sparsity pattern means nothing")
+    for level in format.levels:
+        if level.along != _WHOLE and level.along % pattern.group:
+            raise ValueError(
+                f"scale_space='stored': a block of {level.along} dense elements cuts a group of {pattern.group}"
+            )
+
+
+def _in_dense_elements(format: Format, pattern: Sparsity) -> Format:
+    """A format whose blocks count stored elements of N:M, with blocks that count dense ones."""
+    levels = []
+    for level in format.levels:
+        along = level.along
+        if along != _WHOLE:
+            if along % pattern.kept:
+                raise ValueError(
+                    f"scale_space='stored': a block of {along} stored elements cuts a group of {pattern.kept} of them; "
+                    f"needed a multiple of {pattern.kept}"
+                )
+            along = along // pattern.kept * pattern.group
+        levels.append(ScaleLevel(format=level.format, along=along, across=level.across, combine=level.combine))
+    return replace(format, levels=levels)
+
+
 def parse_sparsity(pattern: str | Sparsity | None, ties: str | None = None) -> Sparsity | None:
-    """``"2:4"`` (or a record, or None) as a record with a tie rule.
+    """``"2:4"``, or ``"4:8/2"`` in units of two (or a record, or None), as a record with a tie rule.
 
     Raises:
         ValueError: not of the form N:M with 1 <= N <= M <= 32, or an unknown tie rule.
@@ -338,20 +396,32 @@ def parse_sparsity(pattern: str | Sparsity | None, ties: str | None = None) -> S
             raise ValueError(f"ties={ties!r} without a sparsity pattern means nothing")
         return None
     if isinstance(pattern, str):
-        match = re.fullmatch(r"([0-9]{1,4}):([0-9]{1,4})", pattern)
+        match = re.fullmatch(r"([0-9]{1,4}):([0-9]{1,4})(?:/([0-9]{1,4}))?", pattern)
         if match is None:
-            raise ValueError(f"sparsity={pattern!r}: needed a pattern N:M such as '2:4'")
-        record = Sparsity(kept=int(match[1]), group=int(match[2]))
+            raise ValueError(f"sparsity={pattern!r}: needed a pattern N:M such as '2:4', or '4:8/2'")
+        record = Sparsity(kept=int(match[1]), group=int(match[2]), unit=int(match[3] or 1))
     elif isinstance(pattern, Sparsity):
         record = pattern
     else:
         raise TypeError(f"sparsity: needed a pattern such as '2:4', got {type(pattern).__name__}")
     if ties is not None:
-        record = Sparsity(kept=record.kept, group=record.group, ties=ties)
+        record = Sparsity(kept=record.kept, group=record.group, ties=ties, unit=record.unit)
     _core.check_spec(find_format("bf16").block_format, find_format("bf16").conversion, record)
     if record.group == 0:
         raise ValueError("sparsity=0:0: needed 1 <= N <= M <= 32")
     return record
+
+
+def code_text(record: ElementFormat, code: int) -> str:
+    """Sign, exponent and mantissa of a code; sign, prefix and the rest of a tapered one."""
+    bits = f"{code:0{record.code_bits}b}"
+    sign = 1 if record.signedness != "unsigned" else 0
+    first = record.exponent_bits
+    if record.taper:
+        zeros = len(bits) - sign - len(bits[sign:].lstrip("0"))
+        first = max(2, min(zeros + 1, record.exponent_bits))
+    parts = (bits[:sign], bits[sign : sign + first], bits[sign + first :])
+    return " ".join(part for part in parts if part)
 
 
 def block_text(block: int | str | tuple[int, int] | None) -> str:
@@ -402,6 +472,15 @@ def _with_block(base: Format, block: object) -> Format:
     return replace(base, levels=levels_with_extents(base, along, across))
 
 
+def _scale_space(base: Spec, choices: Mapping[str, Any]) -> str:
+    """Of a spec with choices. Going back to dense elements needs blocks in dense elements."""
+    asked = choices.get("scale_space")
+    space: str = base.scale_space if asked is None else asked
+    if space == "dense" and base.scale_space == "stored" and choices.get("block") is None:
+        raise ValueError("scale_space='dense': give block= with it, in dense elements")
+    return space
+
+
 def spec(
     format: str | Format | Spec,
     *,
@@ -421,8 +500,9 @@ def spec(
         like: a preset of `presets()`, whose choices are made first; others then override them. The spec holds what
             was chosen, and not the name.
         choices: ``block`` (elements, ``"row"``, ``"tensor"``, or (lines, elements) of a tile), ``outer_combine`` (what
-            the float32 scale above those of blocks does: multiply, divide, reciprocal, reciprocals), ``ties``, and
-            every field of `Conversion`: ``rounding``, ``overflow``, ``scale_rule``, ``scale_rounding``,
+            the float32 scale above those of blocks does: multiply, divide, reciprocal, reciprocals), ``ties``,
+            ``scale_space`` (``"dense"``; ``"stored"``: blocks count the kept elements of an N:M tensor), and every
+            field of `Conversion`: ``rounding``, ``overflow``, ``scale_rule``, ``scale_rounding``,
             ``scale_minimum`` and ``zero_scale`` (scale codes), ``divisor``, ``even_bits``, ``amax_exponent``,
             ``scale_overflow``, ``least_scale``, ``scale_underflow``, ``scale_apply``, ``divisor_apply``, ``divide_by``,
             ``outer_apply``, ``outer_overflow``, ``scale_order``, ``scale_compute``, ``apply_compute``, ``cut_offset``,
@@ -479,9 +559,21 @@ def spec(
     parsed = parse_sparsity(pattern, choices.get("ties"))
     if order is not None and parsed is None and order != "sparsify_first":
         raise ValueError(f"order={order!r} without a sparsity pattern means nothing")
+    space = _scale_space(base, choices)
+    if space == "stored" and parsed is not None:
+        # Blocks of a spec that counted stored elements already count dense ones now.
+        counted = base.scale_space == "stored" and choices.get("block") is None
+        if (
+            counted
+            and base.sparsity is not None
+            and parsed.kept * base.sparsity.group != parsed.group * base.sparsity.kept
+        ):
+            raise ValueError("scale_space='stored': give block= together with another pattern")
+        record = record if counted else _in_dense_elements(record, parsed)
     return Spec(
         record,
         parsed,
         base.order if order is None else checked_order(order),
         base.axis if axis is None else axis,
+        space,
     )

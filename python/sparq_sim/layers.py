@@ -13,7 +13,7 @@ import numpy as np
 from sparq_sim._core import Datapath, ElementFormat
 from sparq_sim.accelerator import Accelerator
 from sparq_sim.arrays import Array, float_name, is_torch, to_numpy
-from sparq_sim.formats import Spec, block_text
+from sparq_sim.formats import Spec, block_text, pattern_text
 from sparq_sim.matmul import Operand, line_scales_of, multiply, scaled_operand
 from sparq_sim.quantize import emulate, encode
 from sparq_sim.scales import LineScales, spans_lines
@@ -75,7 +75,7 @@ def _encode_rows(x: Array, spec: Spec, taps: int) -> BlockTensor:
     dense = replace(spec, sparsity=None, order="sparsify_first")
     ranked = x if spec.order == "sparsify_first" else emulate(x, dense, dtype="float64")
     lines = ranked.reshape(x.shape[0], taps, x.shape[1] // taps)
-    pattern = f"{spec.sparsity.kept}:{spec.sparsity.group}"
+    pattern = pattern_text(spec.sparsity)
     _, mask = sparsify(lines, pattern, axis=-1, ties=spec.sparsity.ties)
     return encode(x, dense, axis=-1, mask=mask.reshape(x.shape), order=spec.order)
 

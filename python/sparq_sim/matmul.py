@@ -18,28 +18,10 @@ from sparq_sim.arrays import (
     thread_argument,
     to_numpy,
 )
+from sparq_sim.dtypes import DTYPE_ELEMENTS
 from sparq_sim.formats import Machine, elements, find_datapath, find_element
 from sparq_sim.scales import LineScales, exact_float, line_scales
 from sparq_sim.tensor import BlockTensor
-
-#: Low-precision dtypes (NumPy, ml_dtypes, torch) and the element that each of their codes is.
-_DTYPE_ELEMENTS = {
-    "float8_e4m3fn": "e4m3",
-    "float8_e5m2": "e5m2",
-    "float8_e4m3fnuz": "e4m3fnuz",
-    "float8_e5m2fnuz": "e5m2fnuz",
-    "float8_e4m3b11fnuz": "e4m3b11fnuz",
-    "float8_e4m3": "e4m3_ieee",
-    "float8_e3m4": "e3m4",
-    "float6_e2m3fn": "e2m3",
-    "float6_e3m2fn": "e3m2",
-    "float4_e2m1fn": "e2m1",
-    "float16": "fp16",
-    "bfloat16": "bf16",
-    "float32": "fp32",
-    "int8": "int8",
-    "int4": "int4",
-}
 
 #: Names that ``a_format=`` and ``b_format=`` take: every element; the other codes of the catalog are scales.
 CODE_FORMATS = tuple(name for name, element in elements().items() if element.record.signedness != "unsigned")
@@ -144,12 +126,12 @@ def _operand(
             raise ValueError(f"{what}_format={format!r}; known: {', '.join(CODE_FORMATS)}")
         element = find_element(format) if isinstance(format, str) else format
         codes = _raw_codes(array, name, element, what)
-    elif name in _DTYPE_ELEMENTS:
-        element = find_element(_DTYPE_ELEMENTS[name])
+    elif name in DTYPE_ELEMENTS:
+        element = find_element(DTYPE_ELEMENTS[name])
         codes = np.ascontiguousarray(array).view(np.dtype(f"uint{8 * element.code_bytes}"))
     else:
         raise TypeError(
-            f"{what}: dtype {name}; needed a BlockTensor, a dtype among {', '.join(_DTYPE_ELEMENTS)}, "
+            f"{what}: dtype {name}; needed a BlockTensor, a dtype among {', '.join(DTYPE_ELEMENTS)}, "
             f"or unsigned integer codes with {what}_format="
         )
     operand = Operand(codes, element, tensor_scale=None if tensor_scale is None else _scale_value(tensor_scale, what))

@@ -10,7 +10,7 @@ import numpy as np
 
 from sparq_sim.arrays import Array, Source, extents, widened
 from sparq_sim.events import Events
-from sparq_sim.formats import Spec
+from sparq_sim.formats import Spec, pattern_text
 from sparq_sim.quantize import emulate, encode
 from sparq_sim.scales import lines_together, spans_lines
 from sparq_sim.sparsify import sparsify
@@ -232,7 +232,7 @@ class Lines:
         for box in self.boxes():
             piece = _wide(self.piece(box))
             if pattern is not None:
-                piece = sparsify(piece, f"{pattern.kept}:{pattern.group}", axis=1, ties=pattern.ties)[0]
+                piece = sparsify(piece, pattern_text(pattern), axis=1, ties=pattern.ties)[0]
             where = (slice(None),) * 3 if of_tensor else (box[0], slice(None), box[2])
             over = None if of_tensor else 1
             for kind, of in enumerate((np.isposinf(piece), np.isneginf(piece), np.isnan(piece))):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from sparq_sim.arrays import Source, source, thread_argument
-from sparq_sim.formats import Format, Spec, parse_sparsity, spec
+from sparq_sim.formats import Format, Spec, parse_sparsity, pattern_text, spec
 from sparq_sim.formats import formats as catalog
 from sparq_sim.measure import Exponents, Tally, measure
 from sparq_sim.ranking import ExponentHistogram, Ranking, RankRow
@@ -68,7 +68,7 @@ def rank_tensors(
     """`rank` of several tensors as one: errors, counts and bits are added up. `name` is for titles."""
     thread_argument(threads)
     pattern = parse_sparsity(sparsity)
-    given = {} if pattern is None else {"sparsity": f"{pattern.kept}:{pattern.group}"}
+    given = {} if pattern is None else {"sparsity": pattern_text(pattern)}
     given |= {key: word for key, word in choices.items() if word is not None}
     words = tuple(f"{key}={word}" for key, word in given.items())
     tallies, specs = _tallies(formats, axis, sparsity, choices)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,12 +14,16 @@ from sparq_sim.arrays import (
     Source,
     extents,
     float_name,
+    is_torch,
     normal_axis,
     numpy_dtype,
     positive_finite_or_nan,
     thread_argument,
+    to_numpy,
 )
-from sparq_sim.formats import Format, Spec
+from sparq_sim.dtypes import DTYPE_ELEMENTS, DTYPE_SCALES, as_codes, in_dtype
+from sparq_sim.formats import Format, Spec, parse_sparsity, pattern_text, spec
+from sparq_sim.positions import compress, group_count, group_units
 from sparq_sim.scales import (
     exact_float,
     level_dtype,
@@ -28,6 +33,11 @@ from sparq_sim.scales import (
     scale_values,
     spans_lines,
 )
+
+if TYPE_CHECKING:
+    from sparq_sim.layouts import Layout
+    from sparq_sim.packing import Packed
+    from sparq_sim.storage import Storage
 
 
 def inexact_policy(inexact: str | None, format: Format, result: str) -> str:
@@ -129,6 +139,193 @@ class BlockTensor:
     def format(self) -> Format:
         """The block format."""
         return self.spec.format
+
+    @property
+    def positions(self) -> Array | None:
+        """Where in its group each stored unit of an N:M tensor lies, ascending: uint8, shaped like the tensor with the
+        axis replaced by N / unit for every group, a ragged last one too. None if the tensor is dense.
+
+        >>> import numpy as np, sparq_sim as sq
+        >>> sq.encode(np.float32([1, -3, 2, 2, 0, 0, 0, 5]), "mxfp4", sparsity="2:4").positions
+        array([1, 2, 0, 3], dtype=uint8)
+        """
+        return None if self.spec.sparsity is None else self.compressed()[1]
+
+    def compressed(self, fill: str = "lowest", *, threads: int | None = None) -> tuple[Array, Array]:
+        """The codes that an N:M tensor stores, and their `positions`, both shaped like the tensor with a shorter axis.
+
+        Args:
+            fill: which positions a group stores that keeps fewer than N: ``lowest`` or ``highest`` of the free ones, or
+                what ``cutlass2`` (torch) or ``cutlass3`` writes for 2:4 (docs/numerics.md section 15).
+            threads: threads to use; default by size.
+
+        Raises:
+            ValueError: a dense tensor, or a mask that is not N:M.
+        """
+        pattern = self.spec.sparsity
+        if pattern is None or self.mask is None:
+            raise ValueError("the tensor is dense: .structured('2:4') gives one with a mask its pattern")
+        axis, shape = self.axis, self.shape or (1,)
+        moved = [shape[i] for i in range(len(shape)) if i != axis]
+        lines = [
+            np.ascontiguousarray(np.moveaxis(array.reshape(shape), axis, -1)).reshape(-1, shape[axis])
+            for array in (self.codes, self.mask.view(np.uint8))
+        ]
+        stored, places = compress(lines[0], lines[1], pattern, fill, threads)
+        groups = group_count(pattern, shape[axis])
+        return tuple(
+            np.ascontiguousarray(np.moveaxis(made.reshape(*moved, groups * each), -1, axis))
+            for made, each in ((stored, pattern.kept), (places, group_units(pattern)[0]))
+        )  # type: ignore[return-value]
+
+    def structured(self, sparsity: str, *, ties: str | None = None) -> BlockTensor:
+        """The tensor with its mask (all of it where there is none) as the N:M pattern of its spec.
+
+        Raises:
+            ValueError: a mask that is not N:M.
+
+        >>> import numpy as np, sparq_sim as sq
+        >>> x = np.float32([0, 0, 2, 3, 0, 1, 0, 0])
+        >>> sq.encode(x, "mxfp4", mask=x != 0).structured("2:4").positions
+        array([2, 3, 0, 1], dtype=uint8)
+        """
+        pattern = parse_sparsity(sparsity, ties)
+        mask = np.ones(self.shape, np.bool_) if self.mask is None else self.mask
+        made = replace(self, mask=mask, spec=replace(self.spec, sparsity=pattern))
+        try:
+            made.compressed()
+        except ValueError as error:
+            name = "None" if pattern is None else pattern_text(pattern)
+            raise ValueError(f"structured({name!r}): {error}") from None
+        return made
+
+    def dense(self) -> BlockTensor:
+        """The tensor without its mask and pattern: pruned elements are elements of zero. It decodes alike."""
+        spec = replace(self.spec, sparsity=None, order="sparsify_first", scale_space="dense")
+        return replace(self, mask=None, spec=spec)
+
+    def pack(
+        self,
+        layout: str | Layout = "row_major",
+        *,
+        encoding: str | None = None,
+        fill: str | None = None,
+        threads: int | None = None,
+    ) -> Packed:
+        """The bytes that memory holds (docs/numerics.md section 15); `unpack` reads them.
+
+        Args:
+            layout: a name of `layouts()`, or a `Layout`.
+            encoding: of positions, if not that of the layout: ``index``, ``relative``, ``halves``, ``bitmask`` or
+                ``rank``.
+            fill: what groups that keep fewer than N store, if not as the layout says; see `compressed`.
+            threads: threads to use; default by size.
+
+        Raises:
+            ValueError: a layout that does not hold such tensors, or a mask that is not N:M.
+
+        >>> import numpy as np, sparq_sim as sq
+        >>> sq.encode(np.float32([[1, -3, 2, 2]]), "mxfp4").pack().planes["elements"].tolist()
+        [[244, 102]]
+        """
+        from sparq_sim.packing import pack
+
+        return pack(self, layout, encoding=encoding, fill=fill, threads=threads)
+
+    def codes_as(self, dtype: Any) -> Any:
+        """The codes as an array or tensor of a dtype whose items they are, over the same memory: torch's and ml_dtypes'
+        float8, ml_dtypes' float6 and float4 (one to a byte), float16, bfloat16, int8.
+
+        Raises:
+            TypeError: a dtype of other codes.
+
+        >>> import ml_dtypes, numpy as np, sparq_sim as sq
+        >>> sq.encode(np.float32([7.5, 1, -0.25, 0]), "mxfp4").codes_as(ml_dtypes.float4_e2m1fn).astype(np.float32)
+        array([ 6.,  1., -0.,  0.], dtype=float32)
+        """
+        return in_dtype(self.codes, self.format.element, dtype, DTYPE_ELEMENTS, "codes")
+
+    def scales_as(self, dtype: Any, *, level: int | None = None) -> Any:
+        """The scales of a level (default that of the blocks) likewise: E8M0 as float8_e8m0fnu, UE4M3 as float8_e4m3fn.
+
+        Raises:
+            TypeError: a dtype of other codes.
+            ValueError: no such level.
+        """
+        at = self.format.block_format.main_level if level is None else level
+        if not 0 <= at < len(self.scale_planes):
+            raise ValueError(f"level={at}: {self.format.name} has {len(self.scale_planes)}")
+        return in_dtype(self.scale_planes[at], self.format.levels[at].format, dtype, DTYPE_SCALES, "scales")
+
+    @classmethod
+    def from_codes(
+        cls,
+        codes: object,
+        scales: object = None,
+        *,
+        format: str | Format | Spec,
+        mask: object = None,
+        dtype: str = "float32",
+        **choices: Any,
+    ) -> BlockTensor:
+        """A tensor of codes and scales that are there already, over their own memory where that is contiguous: arrays
+        or torch tensors of dtypes that `codes_as` and `scales_as` take, or of unsigned integers. Others come in by
+        ``numpy.from_dlpack``.
+
+        Args:
+            codes: shaped like the tensor.
+            scales: of the blocks; a list of all levels, outermost first, where there are several.
+            format, choices: as in `spec`.
+            mask: bool, True where an element was kept.
+            dtype: what `decode` gives by default.
+
+        Raises:
+            TypeError: dtypes that are other codes.
+            ValueError: shapes that do not fit.
+
+        >>> import torch, sparq_sim as sq
+        >>> x = torch.tensor([[1.0, -3.0]]).to(torch.float8_e4m3fn)
+        >>> sq.BlockTensor.from_codes(x, torch.ones(1, 1).to(torch.float8_e8m0fnu), format="mxfp8").decode()
+        tensor([[ 1., -3.]])
+        """
+        made = spec(format, **choices)
+        record = made.format
+        own = as_codes(codes, record.element, DTYPE_ELEMENTS, "codes")
+        levels = list(scales) if isinstance(scales, (list, tuple)) else [] if scales is None else [scales]
+        if len(levels) != len(record.levels):
+            raise ValueError(f"scales: {len(levels)} levels; {record.name} has {len(record.levels)}")
+        planes = [
+            np.ascontiguousarray(as_codes(one, level.format, DTYPE_SCALES, "scales"))
+            for one, level in zip(levels, record.levels, strict=True)
+        ]
+        kept = None if mask is None else np.ascontiguousarray(to_numpy(mask, "mask")).view()
+        library = "torch" if is_torch(codes) else "numpy"
+        return cls(
+            np.ascontiguousarray(own).view(), stored_scales(planes), kept, made, float_name(dtype, "dtype"), library
+        )
+
+    def storage(
+        self, layout: str | Layout = "row_major", *, encoding: str | None = None, fill: str | None = None
+    ) -> Storage:
+        """The bits that the tensor takes in a layout, by what they are for; see `storage`."""
+        from sparq_sim.storage import storage
+
+        return storage(self.spec, self.shape, layout=layout, encoding=encoding, fill=fill)
+
+    def save(self, path: str | Path, *, layout: str | Layout | None = None, name: str = "tensor") -> None:
+        """Writes the tensor to a safetensors file, which appears as a whole or not at all; `load` reads it.
+
+        Args:
+            path: of the file, ``*.safetensors``.
+            layout: as in `pack`; default ``row_major``.
+            name: of the tensor in the file.
+
+        Raises:
+            ValueError: a layout that does not hold the tensor, or a directory that cannot be written.
+        """
+        from sparq_sim.store import save
+
+        save(path, {name: self}, layout="row_major" if layout is None else layout)
 
     def __repr__(self) -> str:
         return f"BlockTensor(shape={self.shape}, {self.spec})"

@@ -13,6 +13,7 @@
 #include "dispatch.h"
 #include "ops/encode.h"
 #include "ops/multiply.h"
+#include "ops/storage.h"
 
 namespace {
 
@@ -104,6 +105,56 @@ void choose(ops::EncodeRequest& r) {
   attempt([](Conversion& c) { c.scale_order = ScaleOrder::outer_first; });
   attempt([](Conversion& c) { c.scale_apply = ScaleApply::outer_reciprocal; });
   attempt([](Conversion& c) { c.scale_underflow = static_cast<ScaleUnderflow>(generator() % 4); });
+}
+
+// Stored codes, positions and packed bytes of random masks, and what becomes of them on the way back.
+int storage(int rounds) {
+  int done = 0;
+  for (int round = 0; round < rounds; ++round)
+    for (const Sparsity& pattern : {Sparsity{2, 4}, Sparsity{1, 4}, Sparsity{5, 8}, Sparsity{16, 32},
+                                    Sparsity{4, 8, Ties::lowest_index, 2}, Sparsity{6, 12, Ties::lowest_index, 3}})
+      for (const Fill fill : {Fill::lowest, Fill::highest, Fill::cutlass2, Fill::cutlass3})
+        for (const int bytes : {1, 2, 4}) {
+          if (!ops::check_fill(pattern, fill).empty()) continue;
+          const std::int64_t lines = 5, length = 1 + static_cast<std::int64_t>(generator() % 100);
+          const auto size = static_cast<std::size_t>(lines * length), width = static_cast<std::size_t>(bytes);
+          const auto kept = static_cast<std::size_t>(lines * stored_length(pattern, length));
+          std::vector<std::uint8_t> codes(size * width), mask(size);
+          for (auto& byte : codes) byte = static_cast<std::uint8_t>(generator());
+          for (std::int64_t i = 0; i < lines * length; ++i) {
+            const std::int64_t in_group = i % length % pattern.group;
+            const auto at = static_cast<std::size_t>(i);
+            mask[at] = in_group < pattern.kept && (in_group / pattern.unit + round) % 3 != 0;
+            if (mask[at] == 0) std::memset(codes.data() + at * width, 0, width);
+          }
+          compare("storage", [&] {
+            std::vector<std::uint8_t> stored(kept * width), positions(kept), packed(kept);
+            CompressJob c{pattern, fill, length, codes.data(), bytes, mask.data(), stored.data(), positions.data()};
+            require(ops::compress(c, lines, 2));
+            PackJob p{1,
+                      5,
+                      5,
+                      0,
+                      false,
+                      static_cast<std::int64_t>(kept),
+                      static_cast<std::int64_t>(kept),
+                      static_cast<std::int64_t>(kept),
+                      positions.data(),
+                      packed.data()};
+            require(ops::pack(p, 1, 1));
+            std::vector<std::uint8_t> back(kept), dense(size * width), found(size);
+            p.items = back.data();
+            require(ops::unpack(p, 1, 1));
+            ExpandJob e{pattern,      length,      stored.data(), positions.data(), bytes, fill == Fill::cutlass3,
+                        dense.data(), found.data()};
+            require(ops::expand(e, lines, 2));
+            for (const auto* more : {&positions, &packed, &back, &dense, &found})
+              stored.insert(stored.end(), more->begin(), more->end());
+            return stored;
+          });
+          ++done;
+        }
+  return done;
 }
 
 int quantization(int rounds) {
@@ -234,6 +285,6 @@ int main(int argc, char** argv) {
   std::string isas;
   for (const std::string& isa : available_isas()) isas += " " + isa;
   std::printf("implementations:%s\n", isas.c_str());
-  const int tensors = quantization(rounds), dots = products(rounds);
-  std::printf("%d tensors and %d products give equal bits\n", tensors, dots);
+  const int tensors = quantization(rounds), dots = products(rounds), stored = storage(rounds);
+  std::printf("%d tensors, %d products and %d stored tensors give equal bits\n", tensors, dots, stored);
 }

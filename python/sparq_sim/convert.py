@@ -1,0 +1,204 @@
+"""Whole checkpoints: every weight of a directory of safetensors shards encoded and packed, a tensor at a time."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sparq_sim.arrays import Array, numpy_dtype
+from sparq_sim.files import write_whole
+from sparq_sim.formats import Spec
+from sparq_sim.layouts import Layout
+from sparq_sim.packing import pack, plan
+from sparq_sim.quantize import encode
+from sparq_sim.shards import Entry, Planned, Shard, open_shard, write_shard
+from sparq_sim.store import Stored, metadata_of, planned_planes
+
+_JOB = "sparq_job"
+_INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A checkpoint that was converted."""
+
+    tensors: int
+    """That were encoded."""
+    others: int
+    """That went through as they are."""
+    bytes_before: int
+    """Of those that were encoded."""
+    bytes_after: int
+    skipped: tuple[str, ...]
+    """Shards that an earlier run had finished."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A shard and what becomes of it."""
+
+    shard: Shard
+    output: Path
+    chosen: dict[str, Stored]
+    job: str
+
+    def planned(self) -> dict[str, Planned]:
+        """What the new file holds, in order."""
+        made: dict[str, Planned] = {}
+        for name, entry in self.shard.entries.items():
+            if name not in self.chosen:
+                made[name] = Planned(entry.dtype, entry.shape)
+                continue
+            one = self.chosen[name]
+            for key, kind in planned_planes(name, one.spec, one.shape, one.layout).values():
+                if key in made or key in self.shard.entries:
+                    raise ValueError(f"{self.shard.path}: {key!r} would be the name of two tensors")
+                made[key] = kind
+        return made
+
+    def is_done(self) -> bool:
+        """Whether an earlier run wrote it."""
+        if not self.output.is_file():
+            return False
+        try:
+            return open_shard(self.output).metadata.get(_JOB) == self.job
+        except ValueError:
+            return False
+
+
+def _chosen(name: str, entry: Entry, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    if entry.float_name is None or len(entry.shape) < 2 or not entry.nbytes:
+        return False
+    wanted = not include or any(fnmatch.fnmatchcase(name, pattern) for pattern in include)
+    return wanted and not any(fnmatch.fnmatchcase(name, pattern) for pattern in exclude)
+
+
+def _works(
+    source: Path, output: Path, spec: Spec, layout: Layout, include: Sequence[str], exclude: Sequence[str]
+) -> list[_Work]:
+    paths = sorted(source.glob("*.safetensors"))
+    if not paths:
+        raise ValueError(f"{source}: no *.safetensors files there")
+    works: list[_Work] = []
+    seen: dict[str, Path] = {}
+    for path in paths:
+        shard = open_shard(path)
+        chosen = {}
+        for name, entry in shard.entries.items():
+            if name in seen:
+                raise ValueError(f"{path}: tensor {name!r} is in {seen[name].name} too")
+            seen[name] = path
+            if not _chosen(name, entry, include, exclude):
+                continue
+            try:
+                held = plan(spec, entry.shape, layout)
+            except ValueError as error:
+                raise ValueError(f"{path}: {name}: {error}; --exclude leaves tensors as they are") from None
+            planes = tuple(held.plane_shapes())
+            chosen[name] = Stored(name, spec, entry.shape, str(entry.float_name), "numpy", layout, planes)
+        job = json.dumps([spec.digest, repr(layout), path.name, path.stat().st_size, sorted(chosen)])
+        work = _Work(shard, output / path.name, chosen, hashlib.sha256(job.encode()).hexdigest())
+        work.planned()  # for its errors, before anything is written
+        works.append(work)
+    return works
+
+
+def convert(
+    source: Path,
+    output: Path,
+    spec: Spec,
+    layout: Layout,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    threads: int | None = None,
+    started: Callable[[int], None] = lambda total: None,
+    advanced: Callable[[str, int], None] = lambda name, nbytes: None,
+) -> Converted:
+    """Encodes the float tensors of two and more axes of every shard, one after the other; everything else is copied.
+
+    Each shard appears as a whole or not at all. Run again with the same arguments, it goes on after the shards that are
+    there; those of other arguments are written again.
+
+    Args:
+        source: a directory of ``*.safetensors``.
+        output: another one, made if need be.
+        include, exclude: names of tensors, with ``*``; default all.
+        started, advanced: told the bytes to be read, and those of each tensor that is done.
+
+    Raises:
+        ValueError: damaged files, tensors that the layout does not hold, values that the format does not express.
+    """
+    if not source.is_dir():
+        raise ValueError(f"{source}: no such directory")
+    if output.exists() and output.samefile(source):
+        raise ValueError(f"{output}: is the input; give another directory")
+    works = _works(source, output, spec, layout, include, exclude)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{output}: cannot be made ({error.strerror})") from None
+    started(sum(entry.nbytes for work in works for entry in work.shard.entries.values()))
+    skipped = []
+    for work in works:
+        for stale in output.glob(f".{work.output.name}.*"):  # of runs that were killed
+            stale.unlink(missing_ok=True)
+        if work.is_done():
+            skipped.append(work.output.name)
+            advanced(work.output.name, sum(entry.nbytes for entry in work.shard.entries.values()))
+            continue
+        metadata = {**work.shard.metadata, **metadata_of(work.chosen), _JOB: work.job}
+        write_shard(work.output, work.planned(), metadata, lambda work=work: _produce(work, threads, advanced))  # type: ignore[misc]
+    _write_rest(source, output, works)
+    encoded = [(work, name) for work in works for name in work.chosen]
+    before = sum(work.shard.entries[name].nbytes for work, name in encoded)
+    kept = sum(e.nbytes for work in works for n, e in work.shard.entries.items() if n not in work.chosen)
+    after = sum(kind.nbytes for work in works for kind in work.planned().values()) - kept
+    others = sum(len(work.shard.entries) for work in works) - len(encoded)
+    return Converted(len(encoded), others, before, after, tuple(skipped))
+
+
+def _produce(work: _Work, threads: int | None, advanced: Callable[[str, int], None]) -> Iterator[tuple[str, Array]]:
+    for name, entry in work.shard.entries.items():
+        data = work.shard.bytes_of(name)
+        if name not in work.chosen:
+            yield name, data
+        else:
+            one = work.chosen[name]
+            try:
+                tensor = encode(_numbers(data, entry), one.spec, threads=threads)
+                packed = pack(replace(tensor, dtype=one.dtype), one.layout, threads=threads)
+            except ValueError as error:
+                raise ValueError(f"{work.shard.path}: {name}: {error}") from None
+            for plane in one.planes:
+                yield one.key(plane), packed.planes[plane]
+        advanced(name, entry.nbytes)
+
+
+def _numbers(data: Array, entry: Entry) -> Array:
+    """Floats; bfloat16 as the float32 numbers that they are."""
+    if entry.float_name == "bfloat16":
+        return (data.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32).reshape(entry.shape)
+    return data.view(numpy_dtype(str(entry.float_name))).reshape(entry.shape)
+
+
+def _write_rest(source: Path, output: Path, works: list[_Work]) -> None:
+    """The index of all shards, and the files beside them."""
+    weight_map, total = {}, 0
+    for work in works:
+        for key, kind in work.planned().items():
+            weight_map[key] = work.output.name
+            total += kind.nbytes
+    if len(works) > 1 or (source / _INDEX).is_file():
+        index = json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=1).encode()
+        write_whole(output / _INDEX, lambda file: file.write(index))
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.suffix != ".safetensors" and path.name != _INDEX:
+            content = path.read_bytes()
+            write_whole(output / path.name, lambda file, content=content: file.write(content))  # type: ignore[misc]

@@ -1,0 +1,649 @@
+"""pack and unpack: an encoded tensor as the bytes that memory holds, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sparq_sim import _core
+from sparq_sim._core import Sparsity
+from sparq_sim.arrays import Array, dtype_name, normal_axis, positive_finite_or_nan, thread_argument, widened
+from sparq_sim.dtypes import DTYPE_ELEMENTS, in_dtype
+from sparq_sim.formats import Format, Spec, find_element, find_format, pattern_text, scale_bits
+from sparq_sim.layouts import Digit, Layout, Plane, find_layout, parse_order
+from sparq_sim.positions import (
+    ENCODINGS,
+    compress,
+    decode_positions,
+    encode_positions,
+    encoded_items,
+    expand,
+    group_count,
+    group_units,
+    require_dense_or_sparse,
+)
+from sparq_sim.scales import level_dtype, neighbour_axis, scale_shape
+from sparq_sim.tensor import BlockTensor, stored_scales
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """The bytes of an encoded tensor in a layout, and what reading them needs. Made by `BlockTensor.pack`, read by
+    `unpack`."""
+
+    planes: Mapping[str, Array]
+    """uint8, by what they hold: ``elements``, ``positions``, ``scales`` (or ``scales0``, ``scales1``, … of several
+    levels, outermost first); ``elements`` alone holds everything where a layout puts scales beside them. Where lines
+    stay apart, the last axis is a line's bytes and the others are the tensor's; else one row per matrix."""
+    layout: Layout
+    spec: Spec
+    shape: tuple[int, ...]
+    """Of the dense tensor."""
+    dtype: str
+    library: str
+
+    def elements_as(self, dtype: Any) -> Any:
+        """The elements as an array or tensor of a dtype whose items they are, over the same memory: ``torch``'s
+        float4_e2m1fn_x2 of pairs of E2M1, the first in the low bits; else codes that fill their bytes, as in
+        `BlockTensor.codes_as`.
+
+        Raises:
+            TypeError: a dtype of other bytes.
+        """
+        plane, record = self.layout.elements, self.spec.format.element
+        plain = replace(plane, container_bits=0) == Plane() and not self.layout.chunk
+        bits = plane.container_bits or record.code_bits
+        name = dtype_name(dtype)
+        if name == "float4_e2m1fn_x2" and plain and record == find_element("e2m1") and bits == 4:
+            import torch.utils.dlpack
+
+            return torch.utils.dlpack.from_dlpack(self.planes["elements"]).view(torch.float4_e2m1fn_x2)
+        if not plain or bits != 8 * record.code_bytes:
+            raise TypeError(f"elements: dtype {name}; layout {self.layout.name} has no plain codes of {bits} bits")
+        codes = self.planes["elements"].view(np.dtype(f"uint{bits}"))
+        return in_dtype(codes, record, dtype, DTYPE_ELEMENTS, "elements")
+
+    @property
+    def nbytes(self) -> int:
+        """All bytes, padding included."""
+        return sum(plane.nbytes for plane in self.planes.values())
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {plane.nbytes}" for name, plane in self.planes.items())
+        return f"Packed({self.layout.name}: {sizes} bytes; shape={self.shape}, {self.spec})"
+
+
+@dataclass(frozen=True)
+class _Space:
+    """How the axes of a tensor become matrices of lines along the reduction axis."""
+
+    shape: tuple[int, ...]
+    axis: int
+    order: tuple[int, ...]
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], axis: int) -> _Space:
+        """Lines are the axis next to the reduction axis, matrices all others."""
+        ndim = len(shape)
+        if ndim == 0:
+            return cls((1,), 0, (0,))
+        last = normal_axis(axis, ndim)
+        neighbour = neighbour_axis(last, ndim)
+        pair = [last] if neighbour is None else [neighbour, last]
+        return cls(shape, last, (*(i for i in range(ndim) if i not in pair), *pair))
+
+    def moved(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Extents in this order."""
+        shape = shape or (1,)
+        return tuple(shape[i] for i in self.order)
+
+    def matrices(self, array: Array) -> Array:
+        """[matrices, lines, length], contiguous."""
+        array = array.reshape(1) if array.ndim == 0 else array
+        moved = np.ascontiguousarray(array.transpose(self.order))
+        return moved.reshape(_extents(moved.shape))
+
+    def tensor(self, matrices: Array, shape: tuple[int, ...]) -> Array:
+        """The way back to an array of `shape`."""
+        moved = matrices.reshape(self.moved(shape))
+        return np.ascontiguousarray(moved.transpose(np.argsort(self.order))).reshape(shape)
+
+
+def _extents(moved: tuple[int, ...]) -> tuple[int, int, int]:
+    lines = moved[-2] if len(moved) > 1 else 1
+    return math.prod(moved[:-2]), lines, moved[-1]
+
+
+@dataclass(frozen=True)
+class _Items:
+    """Integers that a plane holds: [matrices, lines, length], of `bits` bits."""
+
+    kind: str
+    plane: Plane
+    extents: tuple[int, int, int]
+    bits: int
+    dtype: np.dtype[np.unsignedinteger]  # of the items
+    lead: tuple[int, ...]  # axes of the tensor that stay where lines do
+
+    def _axes(self, digits: tuple[Digit, ...]) -> tuple[list[int], list[int], tuple[int, int]]:
+        """Extents of the digits of both axes, the slowest first, how to turn them, and the padded extents."""
+        sizes: list[int] = []
+        padded: list[int] = []
+        places: dict[Digit, int] = {}
+        for axis, extent in zip("lk", self._ordered_extents(digits), strict=True):
+            own = sorted((d for d in digits if d.axis == axis), key=lambda d: -d.divide)
+            unit = own[0].divide
+            count = -(-extent // unit)
+            padded.append(count * unit)
+            for digit in own:
+                places[digit] = len(sizes)
+                sizes.append(digit.count or count)
+        return sizes, [places[digit] for digit in digits], (padded[0], padded[1])
+
+    def _ordered_extents(self, digits: tuple[Digit, ...]) -> tuple[int, int]:
+        is_words = bool(self.plane.words) and digits == parse_order(self.plane.words)
+        return (self.extents[1], self._line_words()) if is_words else self.extents[1:]
+
+    def _container(self) -> int:
+        return self.plane.container_bits or self.bits
+
+    def _shift(self) -> int:
+        return self._container() - self.bits - self.plane.shift if self.plane.align == "high" else self.plane.shift
+
+    def _packed_extents(self) -> tuple[int, int]:
+        """Lines and items of each as they are packed: all of a matrix is one line where items are put in order."""
+        if not self.plane.order:
+            return self.extents[0] * self.extents[1], self.extents[2]
+        padded = self._axes(parse_order(self.plane.order))[2]
+        return self.extents[0], padded[0] * padded[1]
+
+    def _parts(self) -> list[tuple[int, int]]:
+        return list(self.plane.slices) or [(0, self.bits)]
+
+    def _run(self, bits: int) -> tuple[int, int]:
+        """Items and bytes of a run."""
+        container = self._container() if not self.plane.slices else bits
+        length = self._packed_extents()[1]
+        run = self.plane.run or max(1, length)
+        return run, self.plane.run_bytes or (run * container + 7) // 8
+
+    def _line_bytes(self) -> int:
+        length = self._packed_extents()[1]
+        total = 0
+        for _, bits in self._parts():
+            run, run_bytes = self._run(bits)
+            total += -(-length // run) * run_bytes
+        return total
+
+    def _line_words(self) -> int:
+        return -(-self._line_bytes() // self.plane.word_bytes)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the bytes."""
+        if self.bits == 0:
+            return (*self.lead, 0)
+        if self.plane.words:
+            lines, words = self._axes(parse_order(self.plane.words))[2]
+            return (self.extents[0], lines * words * self.plane.word_bytes)
+        if self.plane.order:
+            return (self.extents[0], self._line_bytes())
+        return (*self.lead, self._line_bytes())
+
+    def _put_in_order(self, array: Array, order: str) -> Array:
+        """[matrices, all items or words of one]; what is missing is zero."""
+        sizes, turn, padded = self._axes(parse_order(order))
+        batch, lines, length = array.shape[:3]
+        if (lines, length) != padded:
+            grown = np.zeros((batch, *padded, *array.shape[3:]), array.dtype)
+            grown[:, :lines, :length] = array
+            array = grown
+        rest = array.ndim - 3
+        parts = array.reshape(batch, *sizes, *array.shape[3:])
+        axes = (0, *(1 + place for place in turn), *range(1 + len(sizes), 1 + len(sizes) + rest))
+        return np.ascontiguousarray(parts.transpose(axes)).reshape(batch, -1, *array.shape[3:])
+
+    def _from_order(self, array: Array, order: str, rest: tuple[int, ...]) -> Array:
+        """The way back, to the padded extents cut to `extents`.
+
+        Raises:
+            ValueError: padding that is not zero.
+        """
+        digits = parse_order(order)
+        sizes, turn, padded = self._axes(digits)
+        lines, length = self._ordered_extents(digits)
+        batch = self.extents[0]
+        parts = array.reshape(batch, *(sizes[place] for place in turn), *rest)
+        back = np.argsort(turn)
+        axes = (0, *(1 + int(place) for place in back), *range(1 + len(sizes), 1 + len(sizes) + len(rest)))
+        whole = parts.transpose(axes).reshape(batch, *padded, *rest)
+        kept = np.ascontiguousarray(whole[:, :lines, :length])
+        if kept.size != whole.size and np.count_nonzero(whole) != np.count_nonzero(kept):
+            raise ValueError(f"{self.kind}: padding that is not zero")
+        return kept
+
+    def to_bytes(self, items: Array, threads: int | None) -> Array:
+        """Items [matrices, lines, length] as bytes of `shape`."""
+        if self.bits == 0 or 0 in self.extents:
+            return np.zeros(self.shape, np.uint8)
+        if self.plane.offset:
+            items = ((items.astype(np.int64) + self.plane.offset) & ((1 << self.bits) - 1)).astype(items.dtype)
+        lines, length = self._packed_extents()
+        ordered = self._put_in_order(items, self.plane.order) if self.plane.order else items
+        ordered = np.ascontiguousarray(ordered).reshape(lines, length)
+        parts = []
+        for low, bits in self._parts():
+            part = ordered if not self.plane.slices else (ordered >> low) & ((1 << bits) - 1)
+            run, run_bytes = self._run(bits)
+            made = np.empty((lines, -(-length // run) * run_bytes), np.uint8)
+            self._core_call(_core.pack, np.ascontiguousarray(part), made, bits, threads)
+            parts.append(made.reshape(lines, -1, run_bytes))
+        joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+        joined = joined.reshape(lines, -1)
+        if not self.plane.words:
+            return joined.reshape(self.shape)
+        missing = self._line_words() * self.plane.word_bytes - joined.shape[1]
+        padded = np.pad(joined, ((0, 0), (0, missing))) if missing else joined
+        words = padded.reshape(*self.extents[:2], self._line_words(), self.plane.word_bytes)
+        return self._put_in_order(words, self.plane.words).reshape(self.shape)
+
+    def from_bytes(self, data: Array, threads: int | None) -> Array:
+        """The way back.
+
+        Raises:
+            ValueError: padding that is not zero.
+        """
+        if self.bits == 0 or 0 in self.extents:
+            return np.zeros(self.extents, self.dtype)
+        lines, length = self._packed_extents()
+        if self.plane.words:
+            words = self._from_order(data, self.plane.words, (self.plane.word_bytes,))
+            flat = words.reshape(lines, -1)
+            data = np.ascontiguousarray(flat[:, : self._line_bytes()])
+            if flat.shape[1] != data.shape[1] and bool(flat[:, data.shape[1] :].any()):
+                raise ValueError(f"{self.kind}: padding that is not zero")
+        run_sizes = [self._run(bits)[1] for _, bits in self._parts()]
+        runs = np.ascontiguousarray(data).reshape(lines, -1, sum(run_sizes))
+        items, start = np.zeros((lines, length) if self.plane.slices else 0, self.dtype), 0
+        for (low, bits), size in zip(self._parts(), run_sizes, strict=True):
+            part_bytes = np.ascontiguousarray(runs[:, :, start : start + size]).reshape(lines, -1)
+            part = np.empty((lines, length), self.dtype)
+            self._core_call(_core.unpack, part, part_bytes, bits, threads)
+            items = part if not self.plane.slices else items | part << np.asarray(low, self.dtype)
+            start += size
+        if self.plane.order:
+            items = self._from_order(items, self.plane.order, ())
+        items = items.reshape(self.extents)
+        if self.plane.offset:
+            items = ((items.astype(np.int64) - self.plane.offset) & ((1 << self.bits) - 1)).astype(self.dtype)
+        return items
+
+    def _core_call(self, call: object, items: Array, data: Array, bits: int, threads: int | None) -> None:
+        run, run_bytes = self._run(bits)
+        call(  # type: ignore[operator]
+            items=items,
+            bytes=data,
+            item_bits=bits,
+            container_bits=bits if self.plane.slices else self._container(),
+            shift=0 if self.plane.slices else self._shift(),
+            from_top=self.plane.first == "high",
+            run=run,
+            run_bytes=run_bytes,
+            threads=thread_argument(threads),
+        )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a tensor of a spec and shape is in a layout."""
+
+    layout: Layout
+    spec: Spec
+    shape: tuple[int, ...]
+    space: _Space
+    elements: _Items
+    scales: tuple[_Items, ...]
+    positions: _Items | None
+
+    @property
+    def pattern(self) -> Sparsity | None:
+        return self.spec.sparsity
+
+    @property
+    def lines(self) -> int:
+        return self.elements.extents[0] * self.elements.extents[1]
+
+    @property
+    def length(self) -> int:
+        """Of a dense line."""
+        return self.space.moved(self.shape)[-1]
+
+    def scale_name(self, level: int) -> str:
+        return "scales" if len(self.scales) == 1 else f"scales{level}"
+
+    @property
+    def chunks(self) -> int:
+        """Of a matrix: stretches of elements with their scales."""
+        lines, length = self.elements._packed_extents()
+        return lines * length // self.layout.chunk // max(1, self.elements.extents[0])
+
+    def inline(self) -> list[_Items]:
+        """Planes that share chunks, in their order."""
+        parts: list[_Items] = []
+        for kind in self.layout.sequence:
+            parts += [self.elements] if kind == "elements" else list(self.scales)
+        return parts
+
+    def plane_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the bytes of each plane."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        if self.layout.chunk:
+            total = sum(math.prod(part.shape) for part in self.inline())
+            shapes["elements"] = (self.elements.extents[0], total // max(1, self.elements.extents[0]))
+        else:
+            shapes["elements"] = self.elements.shape
+            for level, items in enumerate(self.scales):
+                shapes[self.scale_name(level)] = items.shape
+        if self.positions is not None:
+            shapes["positions"] = self.positions.shape
+        return shapes
+
+
+def plan(spec: Spec, shape: tuple[int, ...], layout: Layout) -> _Plan:
+    """How `layout` holds a tensor.
+
+    Raises:
+        ValueError: a layout that does not hold such tensors, with the reason.
+    """
+    _require_fit(spec, layout)
+    format_, pattern = spec.format, spec.sparsity
+    space = _Space.of(shape, spec.axis)
+    moved = space.moved(shape)
+    batch, lines, length = _extents(moved)
+    for extent, unit, what in (
+        (lines, layout.multiple[0], "lines"),
+        (length, layout.multiple[1], "elements of a line"),
+    ):
+        if extent % unit:
+            raise ValueError(f"layout {layout.name}: {extent} {what}; needed a multiple of {unit}")
+    element = format_.element
+    stored = length if pattern is None else group_count(pattern, length) * pattern.kept
+    lead = moved[:-1]
+    codes = _Items(
+        "elements", layout.elements, (batch, lines, stored), element.code_bits,
+        np.dtype(f"uint{8 * element.code_bytes}"), lead,
+    )  # fmt: skip
+    _require_width(codes, layout)
+    scales = []
+    for level in format_.levels:
+        extents_ = space.moved(scale_shape(level, shape or (1,), space.axis))
+        width = level.format.code_bytes
+        scales.append(
+            _Items(
+                "scales", layout.scales if level.across != 0 else Plane(), _extents(extents_), scale_bits(level),
+                np.dtype(f"uint{8 * width}"), extents_[:-1],
+            )
+        )  # fmt: skip
+    positions = None
+    if pattern is not None and layout.positions is not None:
+        own = encoded_items(pattern, layout.encoding)
+        count = group_count(pattern, length) * own.per_group
+        positions = _Items(
+            "positions", layout.positions, (batch, lines, count), own.bits,
+            np.dtype(np.uint32 if layout.encoding == "rank" else np.uint8), lead,
+        )  # fmt: skip
+    made = _Plan(layout, spec, shape, space, codes, tuple(scales), positions)
+    if layout.chunk:
+        _require_chunks(made)
+    return made
+
+
+def _require_width(codes: _Items, layout: Layout) -> None:
+    container, plane = layout.elements.container_bits, layout.elements
+    width = (container or codes.bits) if not plane.slices else max(bits for _, bits in plane.slices)
+    if plane.run_bytes and plane.run_bytes < (plane.run * width + 7) // 8:
+        raise ValueError(
+            f"layout {layout.name}: a run of {plane.run} codes of {width} bits does not fit {plane.run_bytes} bytes"
+        )
+    if container and codes.bits + layout.elements.shift > container:
+        raise ValueError(f"layout {layout.name}: codes of {codes.bits} bits do not fit {container}")
+    if layout.elements.first == "high" and not layout.elements.slices and 8 % (container or codes.bits):
+        raise ValueError(f"layout {layout.name}: codes of {codes.bits} bits do not divide a byte")
+    for low, bits in layout.elements.slices:
+        if low + bits > codes.bits:
+            raise ValueError(f"layout {layout.name}: codes of {codes.bits} bits have no bits {low} to {low + bits - 1}")
+
+
+def _require_chunks(made: _Plan) -> None:
+    for part in made.inline():
+        size = math.prod(part.shape)
+        chunks = made.chunks * made.elements.extents[0]
+        if chunks == 0 or size % chunks:
+            raise ValueError(
+                f"layout {made.layout.name}: {part.kind} of a tensor of shape {made.shape} do not come in chunks of "
+                f"{made.layout.chunk} elements"
+            )
+
+
+def _require_fit(spec: Spec, layout: Layout) -> None:
+    format_, pattern = spec.format, spec.sparsity
+    if layout.formats:
+        known = {find_format(name).block_format for name in layout.formats}
+        if format_.block_format not in known:
+            raise ValueError(f"layout {layout.name} holds {', '.join(layout.formats)}; {format_.name} is none of them")
+    if layout.code_bits and format_.element.code_bits not in layout.code_bits:
+        widths = ", ".join(map(str, layout.code_bits))
+        raise ValueError(f"layout {layout.name} holds codes of {widths} bits, not of {format_.element.code_bits}")
+    if pattern is None:
+        if layout.patterns:
+            raise ValueError(f"layout {layout.name} holds sparse tensors of {', '.join(layout.patterns)}")
+        return
+    if layout.positions is None:
+        raise ValueError(f"layout {layout.name} has no place for positions; .dense() stores what was pruned")
+    units = "{}:{}".format(*group_units(pattern))
+    if layout.patterns and units not in layout.patterns:
+        raise ValueError(f"layout {layout.name} holds {', '.join(layout.patterns)}, not {pattern_text(pattern)}")
+    if layout.chunk:
+        raise ValueError(f"layout {layout.name} holds dense tensors")
+    if layout.encoding not in ENCODINGS:
+        encoded_items(pattern, layout.encoding)  # says so
+    _core.check_fill(pattern, layout.fill)
+
+
+def chosen_layout(layout: str | Layout, encoding: str | None, fill: str | None) -> Layout:
+    """A layout with another encoding of positions, or another fill.
+
+    Raises:
+        ValueError: an unknown name, or a layout without positions.
+    """
+    made = find_layout(layout)
+    if (encoding is not None or fill is not None) and made.positions is None:
+        raise ValueError(f"layout {made.name} has no positions: encoding= and fill= mean nothing")
+    if encoding is not None:
+        made = replace(made, encoding=encoding)
+    return made if fill is None else replace(made, fill=fill)
+
+
+def pack(
+    tensor: BlockTensor,
+    layout: str | Layout = "row_major",
+    *,
+    encoding: str | None = None,
+    fill: str | None = None,
+    threads: int | None = None,
+) -> Packed:
+    """What memory holds of a tensor; see `BlockTensor.pack`."""
+    require_dense_or_sparse(tensor.format, tensor.spec.sparsity, tensor.mask)
+    made = plan(tensor.spec, tensor.shape, chosen_layout(layout, encoding, fill))
+    pattern, space = tensor.spec.sparsity, made.space
+    codes = space.matrices(tensor.codes)
+    planes: dict[str, Array] = {}
+    if pattern is not None:
+        if tensor.mask is None:
+            raise ValueError("the spec is sparse, and the tensor has no mask")
+        mask = space.matrices(tensor.mask.view(np.uint8))
+        flat = codes.reshape(made.lines, made.length)
+        stored, places = compress(flat, mask.reshape(flat.shape), pattern, made.layout.fill, threads)
+        codes = stored.reshape(made.elements.extents)
+        if made.positions is not None:
+            items = encode_positions(places, pattern, made.layout.encoding)
+            planes["positions"] = made.positions.to_bytes(items.reshape(made.positions.extents), threads)
+    elements = made.elements.to_bytes(codes, threads)
+    scales = []
+    for level, (own, plane) in enumerate(zip(made.scales, tensor.scale_planes, strict=True)):
+        if made.layout.reciprocal_outer and level == 0:
+            plane = _reciprocal(plane)
+        bits = plane.view(own.dtype) if plane.dtype != own.dtype else plane
+        scales.append(own.to_bytes(space.matrices(bits), threads))
+    if made.layout.chunk:
+        parts: list[Array] = []
+        for kind in made.layout.sequence:
+            parts += [elements] if kind == "elements" else scales
+        batch = made.elements.extents[0]
+        chunked = [part.reshape(batch, made.chunks, -1) for part in parts]
+        planes = {"elements": np.concatenate(chunked, axis=2).reshape(batch, -1), **planes}
+    else:
+        named = {made.scale_name(level): plane for level, plane in enumerate(scales)}
+        planes = {"elements": elements, **named, **planes}
+    for plane in planes.values():
+        plane.flags.writeable = False
+    return Packed(planes, made.layout, tensor.spec, tensor.shape, tensor.dtype, tensor.library)
+
+
+def _reciprocal(scale: Array) -> Array:
+    """One over float32 scales, which has to lead back.
+
+    Raises:
+        ValueError: it does not.
+    """
+    with np.errstate(all="ignore"):
+        there = _rounded(1.0 / widened(scale))
+        back = _rounded(1.0 / widened(there))
+    if back.tobytes() != scale.tobytes() or not positive_finite_or_nan(there):
+        raise ValueError(
+            "the layout stores one over the tensor's scale, and that of this one does not lead back to it; give "
+            "tensor_scale= as the float32 reciprocal of a float32 number"
+        )
+    return there
+
+
+def _rounded(wide: Array) -> Array:
+    return wide.astype(np.float32)
+
+
+def unpack(
+    packed: Packed | Mapping[str, Array],
+    *,
+    spec: Spec | None = None,
+    shape: tuple[int, ...] | None = None,
+    layout: str | Layout | None = None,
+    encoding: str | None = None,
+    fill: str | None = None,
+    dtype: str = "float32",
+    threads: int | None = None,
+) -> BlockTensor:
+    """The tensor that bytes hold.
+
+    Args:
+        packed: what `BlockTensor.pack` made; or arrays of bytes by name (``elements``, ``scales``, …, as in
+            `Packed.planes`) of any shape, and then `spec`, the dense `shape` and `layout` say how to read them.
+        encoding, fill: as in `BlockTensor.pack`.
+        dtype: what `BlockTensor.decode` gives by default.
+        threads: threads to use; default by size.
+
+    Returns:
+        A `BlockTensor`. Elements that filled up a group count as kept.
+
+    Raises:
+        ValueError: bytes of another size, padding that is not zero, positions that are none, codes that the format
+            does not have.
+
+    >>> import numpy as np, sparq_sim as sq
+    >>> t = sq.encode(np.float32([1, -3, 2, 2, 0, 0, 1, 0]), "mxfp4", sparsity="2:4")
+    >>> p = t.pack()
+    >>> {name: plane.tolist() for name, plane in p.planes.items()}
+    {'elements': [111, 64], 'scales': [126], 'positions': [137]}
+    >>> sq.unpack(p) == t
+    True
+    """
+    if isinstance(packed, Packed):
+        if spec is not None or shape is not None or layout is not None or encoding is not None or fill is not None:
+            raise ValueError("what was packed says its own spec, shape and layout")
+        planes, spec, shape, layout = packed.planes, packed.spec, packed.shape, packed.layout
+        dtype, library = packed.dtype, packed.library
+    else:
+        if spec is None or shape is None or layout is None:
+            raise ValueError("bytes alone do not say what they are: needed spec=, shape= and layout=")
+        planes, library = packed, "numpy"
+    made = plan(spec, tuple(shape), chosen_layout(layout, encoding, fill))
+    data = {name: _plane_bytes(planes, name, extent) for name, extent in made.plane_shapes().items()}
+    extra = [name for name in planes if name not in data]
+    if extra:
+        raise ValueError(f"planes {', '.join(extra)}: layout {made.layout.name} has none of that name here")
+    if made.layout.chunk:
+        data |= _apart(made, data["elements"])
+    space = made.space
+    codes = made.elements.from_bytes(data["elements"], threads)
+    mask: Array | None = None
+    if spec.sparsity is not None and made.positions is not None:
+        items = made.positions.from_bytes(data["positions"], threads).reshape(made.lines, -1)
+        places = decode_positions(items, spec.sparsity, made.layout.encoding)
+        flat = np.ascontiguousarray(codes).reshape(made.lines, -1)
+        codes, kept = expand(flat, places, spec.sparsity, made.length, made.layout.fill, threads)
+        mask = space.tensor(kept, shape).view(np.bool_)
+    scales = []
+    for level, (items_, own) in enumerate(zip(made.scales, spec.format.levels, strict=True)):
+        plane = items_.from_bytes(data[made.scale_name(level)], threads)
+        plane = space.tensor(plane, scale_shape(own, shape, space.axis) if shape else ())
+        plane = plane.view(level_dtype(own)) if plane.dtype != level_dtype(own) else plane
+        if made.layout.reciprocal_outer and level == 0:
+            plane = _reciprocal(plane)
+        scales.append(plane)
+    codes = space.tensor(codes, shape)
+    if mask is not None and spec.format.has_zero_points:
+        codes = _with_pruned_zeros(codes, mask, spec.format, scales[-1], space)
+    return BlockTensor(codes, stored_scales(scales), mask, spec, dtype, library)
+
+
+def _plane_bytes(planes: Mapping[str, Array], name: str, shape: tuple[int, ...]) -> Array:
+    if name not in planes:
+        raise ValueError(f"no plane {name!r}; there are: {', '.join(planes) or 'none'}")
+    plane = planes[name]
+    if not isinstance(plane, np.ndarray) or plane.dtype != np.uint8:
+        raise TypeError(f"{name}: needed a NumPy array of uint8")
+    if plane.size != math.prod(shape):
+        raise ValueError(f"{name}: {plane.size} bytes; needed {math.prod(shape)}")
+    return np.ascontiguousarray(plane).reshape(shape)
+
+
+def _apart(made: _Plan, joined: Array) -> dict[str, Array]:
+    """Planes that lay in chunks."""
+    batch = made.elements.extents[0]
+    chunks = joined.reshape(batch, made.chunks, -1)
+    found, start, level = {}, 0, 0
+    for part in made.inline():
+        size = math.prod(part.shape) // (batch * made.chunks)
+        name = "elements"
+        if part.kind == "scales":
+            name = made.scale_name(level)
+            level += 1
+        found[name] = np.ascontiguousarray(chunks[:, :, start : start + size]).reshape(part.shape)
+        start += size
+    return found
+
+
+def _with_pruned_zeros(codes: Array, mask: Array, format_: Format, zeros: Array, space: _Space) -> Array:
+    """Pruned elements above zero points are codes of zero: the zero point of their block."""
+    level = format_.levels[-1]
+    spread = zeros
+    if level.across != 0:
+        if level.along != 0:
+            spread = np.repeat(spread, level.along, axis=space.axis).take(range(codes.shape[space.axis]), space.axis)
+        neighbour = neighbour_axis(space.axis, codes.ndim)
+        if level.across > 1 and neighbour is not None:
+            spread = np.repeat(spread, level.across, axis=neighbour).take(range(codes.shape[neighbour]), neighbour)
+    return np.where(mask, codes, spread.astype(codes.dtype))

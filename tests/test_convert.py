@@ -1,0 +1,217 @@
+"""Checkpoints, converted a tensor at a time, and bit flips in what is stored."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import sparq_sim as sq
+from sparq_sim.convert import convert
+from test_cli import table
+
+
+def checkpoint(folder: Path, shards: int = 2, size: int = 64) -> dict[str, torch.Tensor]:
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    everything: dict[str, torch.Tensor] = {}
+    weight_map = {}
+    for number in range(shards):
+        tensors = {
+            f"layers.{number}.fc.weight": torch.randn(size, 2 * size, generator=generator),
+            f"layers.{number}.out.weight": torch.randn(size, size, generator=generator).bfloat16(),
+            f"layers.{number}.norm.weight": torch.ones(size),
+            f"layers.{number}.ids": torch.arange(12).reshape(3, 4),
+        }
+        name = f"model-{number + 1:05}-of-{shards:05}.safetensors"
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+        everything |= tensors
+        weight_map |= dict.fromkeys(tensors, name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "config.json").write_text('{"model_type": "none"}')
+    return everything
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_checkpoint_is_encoded_tensor_by_tensor(tmp_path: Path) -> None:
+    tensors = checkpoint(tmp_path / "in")
+    done = table("encode", tmp_path / "in", "-f", "mxfp4", "--sparsity", "2:4", "-o", tmp_path / "out")
+    assert (done["tensors"], done["others"], done["skipped"]) == (4, 4, [])
+    assert done["bytes_before"] == 2 * (64 * 128 * 4 + 64 * 64 * 2)
+    assert done["bytes_after"] == round(2 * (64 * 128 + 64 * 64) * 3.25 / 8)
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert (tmp_path / "out" / "config.json").read_text() == '{"model_type": "none"}'
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (torch.float32, torch.bfloat16) or tensor.ndim < 2:
+            assert torch.equal(load_file(tmp_path / "out" / index["weight_map"][name])[name], tensor)
+            continue
+        back = sq.load(tmp_path / "out" / index["weight_map"][f"{name}.elements"], name)
+        wanted = sq.encode(tensor, "mxfp4", sparsity="2:4")
+        assert back.codes.tobytes() == wanted.codes.tobytes() and back.mask.tobytes() == wanted.mask.tobytes()
+        assert back.scales.tobytes() == wanted.scales.tobytes()
+        assert back.dtype == wanted.dtype and back.spec == wanted.spec
+    sizes = sum(entry.stat().st_size for entry in (tmp_path / "out").glob("*.safetensors"))
+    assert index["metadata"]["total_size"] < sizes
+
+
+def test_names_of_other_makers_and_what_is_left_out(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "in", shards=1)
+
+    def run(**chosen: list[str]) -> None:
+        layout = sq.layouts()["compressed_tensors_mxfp4"]
+        convert(tmp_path / "in", tmp_path / "out", sq.spec("mxfp4"), layout, **chosen)
+
+    run(exclude=["*.out.*"])
+    made = load_file(tmp_path / "out" / "model-00001-of-00001.safetensors")
+    assert sorted(made) == [
+        "layers.0.fc.weight_packed", "layers.0.fc.weight_scale", "layers.0.ids", "layers.0.norm.weight",
+        "layers.0.out.weight",
+    ]  # fmt: skip
+    run(include=["*.out.*"])
+    made = load_file(tmp_path / "out" / "model-00001-of-00001.safetensors")
+    assert "layers.0.out.weight_packed" in made and "layers.0.fc.weight" in made
+
+
+def test_a_killed_run_leaves_whole_files_and_goes_on(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "in", shards=6, size=512)
+    command = [sys.executable, "-m", "sparq_sim.cli", "encode", str(tmp_path / "in"), "-f", "mxfp6", "-o"]
+    convert(tmp_path / "in", tmp_path / "whole", sq.spec("mxfp6"), sq.layouts()["row_major"])
+    running = subprocess.Popen([*command, str(tmp_path / "out")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while running.poll() is None and not list(tmp_path.glob("out/model-*.safetensors")):
+        time.sleep(0.001)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    left = files_of(tmp_path / "out")
+    finished = [name for name in left if name.endswith(".safetensors") and not name.startswith(".")]
+    assert finished
+    whole = files_of(tmp_path / "whole")
+    assert all(left[name] == whole[name] for name in finished)
+    (tmp_path / "out" / ".model-00006-of-00006.safetensors.abc").write_bytes(b"of a killed run")
+    first = {name: os.stat(tmp_path / "out" / name).st_mtime_ns for name in finished}
+    again = convert(tmp_path / "in", tmp_path / "out", sq.spec("mxfp6"), sq.layouts()["row_major"])
+    assert sorted(again.skipped) == sorted(finished)
+    assert files_of(tmp_path / "out") == whole
+    assert all(os.stat(tmp_path / "out" / name).st_mtime_ns == stamp for name, stamp in first.items())
+    # Other arguments: everything again.
+    again = convert(tmp_path / "in", tmp_path / "out", sq.spec("mxfp4"), sq.layouts()["row_major"])
+    assert again.skipped == () and files_of(tmp_path / "out") != whole
+
+
+def test_errors_come_before_anything_is_written(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "in", shards=2)
+
+    def run(source: str, output: str, layout: str = "row_major", **choices: str) -> None:
+        convert(tmp_path / source, tmp_path / output, sq.spec("mxfp4", **choices), sq.find_layout(layout))
+
+    with pytest.raises(ValueError, match="holds q8_0; mxfp4 is none of them; --exclude leaves"):
+        run("in", "out", "gguf_q8_0")
+    with pytest.raises(ValueError, match="is the input"):
+        run("in", "in")
+    with pytest.raises(ValueError, match="no such directory"):
+        run("no", "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"no \*\.safetensors"):
+        run("empty", "out")
+    bad = {"layers.0.fc.weight": torch.full((2, 32), float("nan"))}
+    (tmp_path / "nan").mkdir()
+    save_file(bad, tmp_path / "nan" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"layers\.0\.fc\.weight: x has NaN or Inf"):
+        run("nan", "nan_out", nonfinite="error")
+    assert list((tmp_path / "nan_out").iterdir()) == []  # not half a file
+    path = next((tmp_path / "in").glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        run("in", "out")
+    assert not (tmp_path / "out").exists()
+
+
+# Bit flips
+
+
+def flipped(tensor: sq.BlockTensor, **how: Any) -> sq.BlockTensor:
+    made = sq.flip_bits(tensor, **how)
+    assert made == sq.flip_bits(tensor, **how)  # the same seed
+    return made
+
+
+def ones(a: np.ndarray, b: np.ndarray) -> int:
+    return int(np.unpackbits(a.view(np.uint8).ravel() ^ b.view(np.uint8).ravel()).sum())
+
+
+@pytest.mark.parametrize("format_", ("mxfp4", "mxfp8", "nvfp4", "int8", "mx9", "bf16", "hif4"))
+def test_as_many_bits_are_flipped_as_were_asked_for(format_: str) -> None:
+    x = np.random.default_rng(0).standard_normal((8, 64), dtype=np.float32)
+    for sparsity in (None, "2:4"):
+        tensor = sq.encode(x, format_, sparsity=sparsity)
+        stored = tensor.codes.size if tensor.mask is None else int(tensor.mask.sum())
+        for how, wanted in (
+            ({}, 1),
+            ({"count": 17}, 17),
+            ({"rate": 0.01}, round(0.01 * stored * tensor.format.element.code_bits)),
+        ):
+            made = flipped(tensor, seed=3, **how)
+            assert ones(made.codes, tensor.codes) == wanted
+            assert tensor.mask is None or not bool((made.codes != tensor.codes)[~tensor.mask].any())
+            assert made.decode(inexact="round").shape == x.shape
+        assert flipped(tensor, seed=4) != flipped(tensor, seed=5)
+        made = flipped(tensor, count=stored, bit=0)
+        assert bool(((made.codes ^ tensor.codes) == (1 if tensor.mask is None else tensor.mask)).all())
+        if tensor.scale_planes:
+            main = tensor.format.block_format.main_level
+            made = flipped(tensor, where="scales", count=3, seed=1)
+            assert ones(made.scale_planes[main], tensor.scale_planes[main]) == 3
+            assert made.codes.tobytes() == tensor.codes.tobytes()
+            made.decode(inexact="round")
+        if len(tensor.scale_planes) > 1:
+            made = flipped(tensor, where="scales", level=0, bit=1)
+            assert ones(made.scale_planes[0], tensor.scale_planes[0]) == 1
+
+
+@pytest.mark.parametrize("pattern", ("2:4", "1:4", "4:8/2", "3:5"))
+def test_flipped_positions_move_elements_within_their_groups(pattern: str) -> None:
+    x = np.random.default_rng(1).standard_normal((6, 43), dtype=np.float32)
+    for axis, values in ((-1, x), (0, x.T)):
+        tensor = sq.encode(np.ascontiguousarray(values), "mxfp8", sparsity=pattern, axis=axis)
+        made = flipped(tensor, where="positions", count=9, seed=2)
+        assert ones(made.positions, tensor.positions) == 9
+        assert made.compressed()[0].tobytes() == tensor.compressed()[0].tobytes()
+        assert made.mask.sum() == tensor.mask.sum() and made.scales.tobytes() == tensor.scales.tobytes()
+        assert sq.unpack(made.pack()) == sq.unpack(tensor.pack()) or made != tensor
+
+
+def test_flips_that_mean_nothing_are_refused() -> None:
+    dense = sq.encode(np.ones((2, 32), np.float32), "mxfp4")
+    sparse = sq.encode(np.ones((2, 32), np.float32), "mxfp4", sparsity="2:4")
+    for how, message in (
+        ({"where": "bytes"}, "choose one of codes, scales, positions"),
+        ({"where": "positions"}, "the tensor is dense"),
+        ({"count": 1, "rate": 0.5}, "give one"),
+        ({"count": 257}, "count=257: there are 256 such bits"),
+        ({"bit": 4}, "bit=4: needed 0 to 3"),
+        ({"rate": 1.5}, "needed 0 to 1"),
+        ({"level": 0}, "is one of scales"),
+        ({"where": "scales", "level": 1}, "level=1: needed 0 to 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sq.flip_bits(dense, **how)
+    with pytest.raises(ValueError, match=r"no more than [0-9]+ flips leave a tensor"):
+        sq.flip_bits(sparse, "positions", count=60)
+    with pytest.raises(ValueError, match="bf16 has no scales"):
+        sq.flip_bits(sq.encode(np.ones(4, np.float32), "bf16"), "scales")
+    # A float32 scale never becomes negative.
+    rows = sq.encode(np.ones((64, 8), np.float32), "int8")
+    with pytest.raises(ValueError, match="no more than 0 flips"):
+        sq.flip_bits(rows, "scales", bit=31)

@@ -1,0 +1,326 @@
+"""Files of encoded tensors: what is saved comes back, and anything else is an error."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import sparq_sim as sq
+from conftest import assert_same_bits
+from sparq_sim.store import STORE_VERSION
+
+KEY = "sparq_storage"
+
+
+def some_tensors() -> dict[str, sq.BlockTensor]:
+    x = np.random.default_rng(0).standard_normal((32, 64), dtype=np.float32)
+    return {
+        "fc.weight": sq.encode(x, "mxfp4", sparsity="2:4"),
+        "two": sq.encode(x, "nvfp4", axis=0),
+        "three": sq.encode(x.astype(np.float16), "mx9"),
+        "four": sq.encode(x, "int4_affine_g128", sparsity="1:4"),
+        "five": sq.encode(x, "mxfp4", sparsity="4:8/2", scale_space="stored"),
+        "none": sq.encode(x[:0], "mxfp8"),
+        "one": sq.encode(np.float32(3.0), "mxfp8"),
+    }
+
+
+def header_of(path: Path) -> tuple[dict[str, Any], bytes]:
+    raw = path.read_bytes()
+    length = struct.unpack("<Q", raw[:8])[0]
+    return json.loads(raw[8 : 8 + length]), raw[8 + length :]
+
+
+def write_with(path: Path, header: dict[str, Any], data: bytes) -> Path:
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return path
+
+
+def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+    tensors = some_tensors()
+    sq.save(tmp_path / "all.safetensors", tensors, metadata={"made_by": "a test"})
+    assert list(sq.contents(tmp_path / "all.safetensors")) == sorted(tensors)
+    for name, tensor in tensors.items():
+        back = sq.load(tmp_path / "all.safetensors", name)
+        assert back == tensor and back.dtype == tensor.dtype
+        assert_same_bits(back.decode(inexact="round"), tensor.decode(inexact="round"))
+        tensor.save(tmp_path / "one.safetensors")
+        assert sq.load(tmp_path / "one.safetensors") == tensor
+    with safetensors.safe_open(tmp_path / "all.safetensors", "np") as file:
+        assert file.metadata()["made_by"] == "a test"
+    # A file of a torch tensor decodes to torch tensors again.
+    sq.encode(torch.ones(4, 32), "mxfp4").save(tmp_path / "torch.safetensors")
+    assert isinstance(sq.load(tmp_path / "torch.safetensors").decode(), torch.Tensor)
+
+
+def test_any_layout_can_be_saved_and_makers_names_are_kept(tmp_path: Path) -> None:
+    x = np.random.default_rng(1).standard_normal((64, 64), dtype=np.float32)
+    path = tmp_path / "named.safetensors"
+    packed = {
+        "a.weight": sq.encode(x, "nvfp4", tensor_scale=0.25).pack("compressed_tensors_nvfp4"),
+        "b.weight": sq.encode(x, "mxfp4").pack("compressed_tensors_mxfp4"),
+        "c": sq.encode(x, "mxfp4").pack("gpt_oss"),
+        "d": sq.encode(x, "bf16", sparsity="2:4").pack("compressed_tensors_sparse24"),
+        "e": sq.encode(x, "q4_0").pack("gguf_q4_0"),
+    }
+    sq.save(path, packed)
+    with safetensors.safe_open(path, "pt") as file:
+        found = {name: (str(file.get_tensor(name).dtype), tuple(file.get_tensor(name).shape)) for name in file.keys()}  # noqa: SIM118
+    assert found == {
+        "a.weight_packed": ("torch.uint8", (64, 32)),
+        "a.weight_scale": ("torch.float8_e4m3fn", (64, 4)),
+        "a.weight_global_scale": ("torch.float32", (1,)),
+        "b.weight_packed": ("torch.uint8", (64, 32)),
+        "b.weight_scale": ("torch.uint8", (64, 2)),
+        "c.blocks": ("torch.uint8", (64, 2, 16)),
+        "c.scales": ("torch.uint8", (64, 2)),
+        "d.compressed": ("torch.bfloat16", (64, 32)),
+        "d.bitmask": ("torch.uint8", (64, 8)),
+        "e.elements": ("torch.uint8", (1, 64 * 2 * 18)),
+    }
+    for name, one in packed.items():
+        assert sq.load(path, name) == sq.unpack(one)
+    with safetensors.safe_open(path, "pt") as file:
+        assert float(file.get_tensor("a.weight_global_scale")) == 4.0
+    own = sq.Layout("own", elements=sq.Plane(container_bits=8, align="high"))
+    tensor = sq.encode(x, "mxfp6")
+    tensor.save(path, layout=own)
+    assert sq.contents(path)["tensor"].layout == own and sq.load(path) == tensor
+
+
+def test_one_of_many_is_read_without_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "big.safetensors"
+    x = np.ones((256, 1024), np.float32)
+    sq.save(path, {f"t{i}": sq.encode(x * i, "mxfp8") for i in range(8)})
+    # Damage to the bytes of the others is not seen.
+    header, _ = header_of(path)
+    start, end = header["t3.elements"]["data_offsets"]
+    scales = header["t3.scales"]["data_offsets"]
+    raw = bytearray(path.read_bytes())
+    base = len(raw) - max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+    for at in range(base, len(raw)):
+        if not (start <= at - base < end or scales[0] <= at - base < scales[1]):
+            raw[at] ^= 0xFF
+    path.write_bytes(raw)
+    assert sq.load(path, "t3") == sq.encode(x * 3, "mxfp8")
+    assert sq.load(path, "t4") != sq.encode(x * 4, "mxfp8")
+    with pytest.raises(ValueError, match=r"8 tensors; name one of 't0', "):
+        sq.load(path)
+    with pytest.raises(ValueError, match="no tensor 't9'"):
+        sq.load(path, "t9")
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file.safetensors"
+    old = sq.encode(np.ones((2, 32), np.float32), "mxfp4")
+    old.save(path)
+
+    def broken(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(OSError, match="the disk is full"):
+        sq.encode(np.zeros((2, 32), np.float32), "mxfp4").save(path)
+    assert sq.load(path) == old
+    assert os.listdir(tmp_path) == ["file.safetensors"]
+    with pytest.raises(ValueError, match="cannot write there"):
+        old.save(tmp_path / "no" / "file.safetensors")
+    with pytest.raises(ValueError, match=r"needed a file named \*\.safetensors"):
+        old.save(tmp_path / "file.npz")
+
+
+def test_other_files_and_versions_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file.safetensors"
+    sq.encode(np.ones((2, 32), np.float32), "mxfp4", sparsity="2:4").save(path)
+    header, data = header_of(path)
+    said = json.loads(header["__metadata__"][KEY])
+
+    def changed(change: Any) -> Path:
+        record = json.loads(json.dumps(said))
+        change(record)
+        return write_with(tmp_path / "changed.safetensors", {**header, "__metadata__": {KEY: json.dumps(record)}}, data)
+
+    tensor = "tensor"
+    for change, message in (
+        (lambda r: r.update(version=STORE_VERSION + 1), f"version {STORE_VERSION + 1} of encoded tensors"),
+        (lambda r: r["tensors"][tensor]["spec"].update(axis=0), "not that of its digest"),
+        (lambda r: r["tensors"][tensor].update(digest="0" * 16), "not that of its digest"),
+        (lambda r: r["tensors"][tensor].update(shape=[2, -32]), "shape"),
+        (lambda r: r["tensors"][tensor].update(shape=[2, 2**60]), "shape"),
+        (lambda r: r["tensors"][tensor].update(shape=[2, 64]), "bytes; needed"),
+        (lambda r: r["tensors"][tensor].update(shape=[2, 2**40]), "bytes; needed"),
+        (lambda r: r["tensors"][tensor].update(dtype="int8"), "dtype 'int8'"),
+        (lambda r: r["tensors"][tensor].update(planes=["elements"]), "no plane 'scales'"),
+        (lambda r: r["tensors"][tensor].update(planes=["elements", "else"]), "has no tensor.else"),
+        (lambda r: r["tensors"][tensor]["layout"].update(chunk="x"), "damaged"),
+        (lambda r: r["tensors"][tensor]["layout"].update(chunk=7), "holds dense tensors"),
+        (lambda r: r["tensors"][tensor]["layout"].update(more=1), "damaged"),
+        (lambda r: r["tensors"][tensor]["layout"]["elements"].update(order="k"), "damaged"),
+        (lambda r: r["tensors"][tensor]["layout"]["elements"].update(run=32, run_bytes=4), "does not fit 4 bytes"),
+        (lambda r: r["tensors"].pop(tensor), "0 tensors"),
+        (lambda r: r.update(tensors=[]), "damaged"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            sq.load(changed(change))
+    for metadata, message in (
+        ({}, "holds no encoded tensors"),
+        ({KEY: "{"}, "damaged"),
+        ({KEY: "[" * 9999}, "damaged"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sq.load(write_with(tmp_path / "m.safetensors", {**header, "__metadata__": metadata}, data))
+    with pytest.raises(ValueError, match="no such file"):
+        sq.load(tmp_path / "none.safetensors")
+
+
+@settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_damaged_files_are_errors_or_other_tensors(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    good = folder / "good.safetensors"
+    if not good.exists():
+        sq.save(good, {name: tensor for name, tensor in some_tensors().items() if name in ("fc.weight", "three")})
+    raw = bytearray(good.read_bytes())
+    kind = data.draw(st.sampled_from(("cut", "byte", "length", "grown", "number")))
+    if kind == "cut":
+        raw = raw[: data.draw(st.integers(0, len(raw) - 1))]
+    elif kind == "byte":
+        for _ in range(data.draw(st.integers(1, 4))):
+            raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    elif kind == "length":
+        raw[:8] = struct.pack("<Q", data.draw(st.integers(0, 2**64 - 1)))
+    elif kind == "grown":
+        raw += bytes(data.draw(st.integers(1, 50)))
+    else:
+        text = raw.decode("latin1")
+        places = [i for i, c in enumerate(text[: len(text) // 2]) if c.isdigit()]
+        at = data.draw(st.sampled_from(places))
+        raw = bytearray(
+            (text[:at] + data.draw(st.sampled_from(("9", "-1", "99999999999", "1e9"))) + text[at + 1 :]).encode(
+                "latin1"
+            )
+        )
+    bad = folder / "bad.safetensors"
+    bad.write_bytes(raw)
+    try:
+        for name in sq.contents(bad):
+            sq.load(bad, name).decode(inexact="round")
+    except ValueError as error:
+        assert str(bad) in str(error) or "bytes" in str(error)
+
+
+# An honest count
+
+
+def test_bits_are_what_the_bytes_are() -> None:
+    rng = np.random.default_rng(2)
+    for format_ in ("mxfp4", "mxfp6", "nvfp4", "mx9", "int4_affine_g128", "fp8_e4m3_128x128", "hif4", "bf16"):
+        for sparsity in (None, "2:4", "4:8/2", "3:5"):
+            for shape, axis in (((33, 70), -1), ((70, 9), 0), ((2, 3, 40), -1)):
+                tensor = sq.encode(rng.standard_normal(shape, dtype=np.float32), format_, sparsity=sparsity, axis=axis)
+                for layout in ("row_major", "nvidia_128x4", "bytes"):
+                    if layout == "bytes" and format_ == "bf16":
+                        continue
+                    counted = tensor.storage(layout)
+                    assert counted.total == 8 * tensor.pack(layout).nbytes and counted.padding >= 0
+                    kept = tensor.mask.sum() if tensor.mask is not None else tensor.codes.size
+                    assert counted.elements == kept * tensor.format.element.code_bits
+                    assert counted == sq.storage(tensor.spec, shape, layout=layout)
+
+
+def test_the_paper_s_numbers_stand_beside_the_honest_ones() -> None:
+    # 8 and 6 bits at 50 %: 8 and 10.7 times, counting codes alone; 6.1 to 7.8 times with positions and scales.
+    eight, six = (sq.storage(f, (4096, 4096), sparsity="2:4") for f in ("mxfp8", "mxfp6"))
+    assert eight.elements_alone_against_fp32 == 8.0 and round(six.elements_alone_against_fp32, 1) == 10.7
+    assert (eight.bits_per_element, six.bits_per_element) == (5.25, 4.25)
+    assert round(eight.against_fp32, 1) == 6.1 and round(six.against_fp32, 1) == 7.5
+    assert round(sq.storage("hbfp6", (4096, 4096), sparsity="2:4").against_fp32, 1) == 7.8
+
+
+@pytest.mark.parametrize(
+    ("format_", "sparsity", "encoding", "space", "bits"),
+    (
+        ("fp16", "2:4", "index", None, 9.0),
+        ("fp8_e4m3", "2:4", "index", None, 5.0),
+        ("mxfp8", "2:4", "index", "stored", 5.125),
+        ("mxfp4", "2:4", "index", "stored", 3.125),
+        ("mxfp4", "4:8/2", "index", "stored", 2.625),
+        ("nvfp4", "4:8/2", "index", "stored", 2.75),
+        ("mxfp4", "8:16", "rank", None, 3.125),
+        ("tf32", "1:2", "halves", None, 11.5),
+    ),
+)
+def test_known_counts(format_: str, sparsity: str, encoding: str, space: str | None, bits: float) -> None:
+    counted = sq.storage(format_, (1 << 12, 1 << 12), sparsity=sparsity, encoding=encoding, scale_space=space)
+    assert abs(counted.bits_per_element - bits) < 0.003  # scales of lines and of the tensor
+    assert counted.padding == 0
+
+
+def test_traffic_of_a_product() -> None:
+    moved = sq.traffic(16, 4096, 2048, "mxfp8", sq.spec("mxfp4", sparsity="2:4"), "fp16")
+    assert moved.a == 16 * 2048 + 16 * 64
+    assert moved.b == 4096 * (1024 // 2 + 2048 // 8 + 64)
+    assert (moved.result, moved.operations) == (2 * 16 * 4096, 2 * 16 * 4096 * 2048)
+    assert moved.total == moved.a + moved.b + moved.result
+    assert moved.intensity == moved.operations / moved.total
+
+
+def test_size_against_noise(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.standard_normal((32, 64), dtype=np.float32), rng.standard_normal((16, 48)).astype(np.float16)
+    found = sq.tradeoff({"x": x, "y": y}, ["mxfp8", "mxfp4"], [None, "1:4"])
+    assert [(row.format, row.sparsity) for row in found.rows] == [
+        ("mxfp4", "1:4"), ("mxfp8", "1:4"), ("mxfp4", None), ("mxfp8", None)
+    ]  # fmt: skip
+    for row in found.rows:
+        signal = noise = bits = 0.0
+        for one in (x, y):
+            wide = one.astype(np.float64)
+            error = sq.emulate(wide, row.format, sparsity=row.sparsity) - wide
+            signal, noise = signal + (wide**2).sum(), noise + (error**2).sum()
+            bits += sq.encode(one, row.format, sparsity=row.sparsity).storage().total
+        assert row.bits_per_element == bits / (x.size + y.size)
+        assert row.snr_db == pytest.approx(10 * np.log10(signal / noise), abs=1e-6)
+    front = [row.snr_db for row in found.rows if row.on_frontier]
+    assert front == sorted(front) and found.rows[0].on_frontier and found.rows[-1].on_frontier
+    safetensors.numpy.save_file({"x": x, "bias": x[0]}, tmp_path / "m.safetensors")
+    for source in (tmp_path, tmp_path / "m.safetensors"):
+        from_file = sq.tradeoff(source, ["mxfp8"], ["2:4"])
+        assert (from_file.tensors, from_file.elements) == (1, x.size)
+    found.plot(tmp_path / "drawing.svg")
+    assert "mxfp4" in (tmp_path / "drawing.svg").read_text()
+    with pytest.raises(ValueError, match="no elements"):
+        sq.tradeoff({}, ["mxfp8"])
+
+
+# The bits of a block
+
+
+def test_the_bits_of_a_block() -> None:
+    x = np.zeros((4, 64), np.float32)
+    x[2, 32:36] = [0.3, -6, 2, 1]
+    tensor = sq.encode(x, "mxfp4", sparsity="2:4")
+    block = sq.inspect_block(tensor, (2, 40))
+    assert [(s.bits, s.value) for s in block.scales] == [("0x7F", 1.0)]
+    assert len(block.elements) == 32 and block.elements[0].index == (2, 32)
+    kept = [(one.index[1], one.position, one.code, one.fields, one.value) for one in block.elements[:4] if one.kept]
+    assert kept == [(33, 1, 0xF, "1 11 1", -6.0), (34, 2, 0x4, "0 10 0", 2.0)]
+    nested = sq.inspect_block(sq.encode(x, "nvfp4", axis=0), (0, 33))
+    assert [one.index for one in nested.elements] == [(k, 33) for k in range(4)]
+    assert nested.scales[0].value == float(np.float32(6 / 2688))
+    with pytest.raises(ValueError, match="needed one of a tensor of shape"):
+        sq.inspect_block(tensor, (4, 0))
