@@ -9,8 +9,10 @@ from sparq_sim.difference import Difference, diff
 from sparq_sim.events import Events
 from sparq_sim.explain import Explanation, explain
 from sparq_sim.formats import Format, Spec, conversions, datapaths, elements, formats, spec
+from sparq_sim.guarantees import AccumulatorWidth, accumulator_width, error_bound
 from sparq_sim.identify import Identification, identify
 from sparq_sim.layers import linear
+from sparq_sim.machines import datapath_from_dict, datapath_to_dict, load_datapath
 from sparq_sim.matmul import matmul
 from sparq_sim.presets import Preset, find_preset, presets
 from sparq_sim.quantize import emulate, encode
@@ -20,6 +22,7 @@ from sparq_sim.ranking import Ranking
 from sparq_sim.report import LayerReport, Report
 from sparq_sim.sparsify import sparsify
 from sparq_sim.tensor import BlockTensor
+from sparq_sim.trace import DotTrace, TraceStep, TraceTerm, dot_trace
 from sparq_sim.traits import Traits, traits
 
 __version__ = "0.1.0"
@@ -27,11 +30,13 @@ __version__ = "0.1.0"
 __all__ = [
     "FLOATS",
     "Accelerator",
+    "AccumulatorWidth",
     "BlockTensor",
     "Calibrator",
     "Conversion",
     "Datapath",
     "Difference",
+    "DotTrace",
     "ElementFormat",
     "Events",
     "Explanation",
@@ -46,20 +51,28 @@ __all__ = [
     "ShiftRegister",
     "Sparsity",
     "Spec",
+    "TraceStep",
+    "TraceTerm",
     "Traits",
+    "accumulator_width",
     "available_isas",
     "check",
     "conversions",
+    "datapath_from_dict",
+    "datapath_to_dict",
     "datapaths",
     "diff",
+    "dot_trace",
     "elements",
     "emulate",
     "encode",
+    "error_bound",
     "explain",
     "find_preset",
     "formats",
     "identify",
     "linear",
+    "load_datapath",
     "matmul",
     "presets",
     "rank",
