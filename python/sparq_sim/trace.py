@@ -337,7 +337,7 @@ class _Tracer:
         return self.note("step", acc, terms, None, acc, total, self.add(acc, total))
 
     def fit(self, value: int) -> int:
-        low = -(2 ** (self.path.integer_bits - 1))
+        low: int = -(1 << (self.path.integer_bits - 1))
         high = -low - 1
         self.counts["wrapped"] += int(not low <= value <= high)
         return (
