@@ -230,8 +230,50 @@ struct Words<Order> {
 template <>
 struct Words<Reduce> {
   static constexpr std::string_view what = "reduce";
-  static constexpr Word<Reduce> list[] = {
-      {"exact", Reduce::exact}, {"blocks", Reduce::blocks}, {"fma", Reduce::fma}, {"align", Reduce::align}};
+  static constexpr Word<Reduce> list[] = {{"exact", Reduce::exact}, {"blocks", Reduce::blocks},
+                                          {"fma", Reduce::fma},     {"align", Reduce::align},
+                                          {"tree", Reduce::tree},   {"integer", Reduce::integer}};
+};
+template <>
+struct Words<Cut> {
+  static constexpr std::string_view what = "align_rounding";
+  static constexpr Word<Cut> list[] = {
+      {"toward_zero", Cut::toward_zero}, {"down", Cut::down}, {"nearest_even", Cut::nearest_even}};
+};
+template <>
+struct Words<AccumulatorRounding> {
+  static constexpr std::string_view what = "accumulator_rounding";
+  static constexpr Word<AccumulatorRounding> list[] = {{"toward_zero", AccumulatorRounding::toward_zero},
+                                                       {"nearest_even", AccumulatorRounding::nearest_even}};
+};
+template <>
+struct Words<ZeroProducts> {
+  static constexpr std::string_view what = "zero_products";
+  static constexpr Word<ZeroProducts> list[] = {{"absent", ZeroProducts::absent}, {"lowest", ZeroProducts::lowest}};
+};
+template <>
+struct Words<Start> {
+  static constexpr std::string_view what = "start";
+  static constexpr Word<Start> list[] = {
+      {"aligned", Start::aligned}, {"after_instruction", Start::after_instruction}, {"late_floor", Start::late_floor}};
+};
+template <>
+struct Words<FloatOverflow> {
+  static constexpr std::string_view what = "overflow";
+  static constexpr Word<FloatOverflow> list[] = {{"infinity", FloatOverflow::infinity},
+                                                 {"saturate", FloatOverflow::saturate}};
+};
+template <>
+struct Words<IntegerOverflow> {
+  static constexpr std::string_view what = "integer_overflow";
+  static constexpr Word<IntegerOverflow> list[] = {{"wrap", IntegerOverflow::wrap},
+                                                   {"saturate", IntegerOverflow::saturate}};
+};
+template <>
+struct Words<Output> {
+  static constexpr std::string_view what = "output";
+  static constexpr Word<Output> list[] = {
+      {"fp32", Output::fp32}, {"fp32_or_fp16", Output::fp32_or_fp16}, {"int32", Output::int32}};
 };
 
 template <>
@@ -306,11 +348,38 @@ struct Fields<Datapath> {
   static constexpr std::string_view name = "Datapath";
   static constexpr std::tuple list{
       Field{"reduce", &Datapath::reduce, "what happens to the products of one step"},
-      Field{"group", &Datapath::group, "products per step (align)"},
+      Field{"group", &Datapath::group, "products per step; 0: all that can be (not align)"},
+      Field{"instruction", &Datapath::instruction, "K of one instruction (align); 0: that of a step"},
+      Field{"run", &Datapath::run, "neighbours in K that go to one step before the next step's; 0: all of a step"},
+      Field{"lanes", &Datapath::lanes, "partial sums of a step with exponents of their own (late_floor)"},
+      Field{"presum", &Datapath::presum, "products summed exactly before alignment, and then scaled (align)"},
+      Field{"chunk", &Datapath::chunk, "K after which a fresh accumulator is added in float32; 0: never"},
       Field{"fraction_bits", &Datapath::fraction_bits, "bits kept below the largest exponent (align)"},
-      Field{"accumulator_fraction", &Datapath::accumulator_fraction, "fraction bits of the accumulator (align)"},
-      Field{"nan_bits", &Datapath::nan_bits, "the machine's NaN"},
-      Field{"block_scales", &Datapath::block_scales, "takes scales that vary along K"}};
+      Field{"align_rounding", &Datapath::align_rounding, "how terms are cut (align)"},
+      Field{"normalize", &Datapath::normalize, "a product of 2 or more counts with an exponent one higher (align)"},
+      Field{"zero_products", &Datapath::zero_products, "whether zeros count for the largest exponent (align)"},
+      Field{"exponent_floor", &Datapath::exponent_floor, "least exponent that aligns; -1000: none (align)"},
+      Field{"product_overflow", &Datapath::product_overflow, "a product of 2^128 or more is Inf (align)"},
+      Field{"start", &Datapath::start, "where the accumulator meets the products (align)"},
+      Field{"sum_fraction", &Datapath::sum_fraction, "bits of the sum below the largest exponent (late_floor)"},
+      Field{"start_fraction", &Datapath::start_fraction, "and of the accumulator (late_floor)"},
+      Field{"start_reach", &Datapath::start_reach,
+            "exponents below the largest at which the accumulator still counts; 0: any (late_floor)"},
+      Field{"accumulator_exponent_bits", &Datapath::accumulator_exponent_bits, "of the accumulator, 5 or 8"},
+      Field{"accumulator_fraction", &Datapath::accumulator_fraction, "fraction bits of the accumulator"},
+      Field{"accumulator_rounding", &Datapath::accumulator_rounding, "of sums to the accumulator (align)"},
+      Field{"overflow", &Datapath::overflow, "of the accumulator"},
+      Field{"flush_inputs", &Datapath::flush_inputs, "subnormal operands and starting values are +0 (tree)"},
+      Field{"flush_results", &Datapath::flush_results, "subnormal results are zeros of their sign (tree)"},
+      Field{"integer_bits", &Datapath::integer_bits, "of the accumulator (integer)"},
+      Field{"integer_tree", &Datapath::integer_tree,
+            "products added exactly between two looks at overflow; 0: all of a step (integer)"},
+      Field{"integer_overflow", &Datapath::integer_overflow, "of the accumulator (integer)"},
+      Field{"dropped_bits", &Datapath::dropped_bits, "low bits of a float32 word that the machine does not read"},
+      Field{"output", &Datapath::output, "what can be read from the machine"},
+      Field{"nan_bits", &Datapath::nan_bits, "the machine's NaN; its upper half is that of fp16"},
+      Field{"block_scales", &Datapath::block_scales, "takes scales that vary along K"},
+      Field{"scale", &Datapath::scale, "format of such scales where they come as codes"}};
 };
 
 // Flat JSON-like text of a record, for messages and repr.

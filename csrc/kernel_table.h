@@ -169,6 +169,10 @@ struct Operand {
   ScaleKind scale_kind = ScaleKind::none;
   const std::int32_t* exponents = nullptr;  // [rows, segments]; poisoned_exponent for a NaN scale
   const float* factors = nullptr;           // [rows, segments]: float scales, NaN where poisoned
+  // Of scales that are short floats (presum): [rows, segments], `exponents` beside them; null: powers of two.
+  const std::int32_t* significands = nullptr;
+  int scale_fraction = 0;  // fraction bits of significands
+  int code_shift = 0;      // low bits of a word above which the element lies
   float tensor_factor = 1;
   bool has_tensor_factor = false;
 };

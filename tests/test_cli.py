@@ -209,3 +209,15 @@ def test_diff_measures_a_file(tmp_path: Path) -> None:
 def test_wrong_arguments_of_diff_are_one_line_of_error(arguments: tuple[str, ...], message: str) -> None:
     stderr = sparq("diff", *arguments, code=2).stderr
     assert message in stderr and len(stderr.strip().splitlines()) == 1
+
+
+def test_datapaths_and_one_machine_are_shown() -> None:
+    listed = json.loads(sparq("datapaths", "--json").stdout)
+    assert [row["name"] for row in listed] == list(sq.datapaths())
+    assert {row["evidence"] for row in listed} == {"definition", "hardware", "model", "inferred"}
+    table = sparq("datapaths").stdout
+    assert all(name in table for name in sq.datapaths())
+    shown = sparq("show", "hopper_fp8").stdout
+    assert "fraction_bits" in shown and "13" in shown and "e4m3 e5m2" in shown and "0x7fffffff" in shown
+    assert json.loads(sparq("show", "hopper_fp8", "--json").stdout)["fields"]["group"] == 32
+    assert "presets choose for formats" in sparq("show", "hopper_fp8", "--like", "x", code=2).stderr

@@ -739,6 +739,7 @@ def test_a_users_aligning_machine_follows_its_own_numbers(numbers: tuple[int, in
         group=group,
         fraction_bits=fraction_bits,
         accumulator_fraction=accumulator,
+        accumulator_rounding="toward_zero",
         block_scales=False,
     )
     rng = np.random.default_rng(group)

@@ -264,9 +264,13 @@ void bind_records(py::module_& module) {
     const py::object fields = py::module_::import("sparq_sim._core").attr("_datapath");
     return py::make_tuple(fields, py::make_tuple(self.attr("to_dict")(), self.attr("operands")));
   });
-  module.def("_datapath", [](const py::dict& fields, const py::sequence& operands) {
+  module.def("_datapath", [](const py::dict& state, const py::sequence& operands) {
+    py::dict fields(state);
+    if (fields.contains("scale") && py::isinstance<py::dict>(fields["scale"]))
+      fields["scale"] = py::cast(from_fields<ElementFormat>(py::kwargs(py::dict(fields["scale"]))));
     return py::cast(from_fields<Datapath>(py::kwargs(fields))).attr("with_operands")(operands);
   });
+  datapath.def("with_fp16_result", [](const Datapath& d) { return with_fp16_result(d); });
   datapath.def("with_operands", [](const Datapath& d, const py::sequence& operands) {
     Datapath out = d;
     if (operands.size() > out.operands.size()) throw py::value_error("too many operand formats");

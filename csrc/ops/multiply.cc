@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 
 #include "../describe.h"
 #include "../dispatch.h"
@@ -25,6 +26,12 @@ int integer_bits(const ElementFormat& f) {
   const Magnitude top = magnitude_of(f, max_code(f));
   const int quantum = min_exponent(f) - f.mantissa_bits;
   return static_cast<int>(std::bit_width(top.significand)) + top.exponent - quantum;
+}
+
+// An element of a float32 word whose low bits the machine does not read.
+ElementFormat as_read(const Datapath& path, ElementFormat element) {
+  if (is_float32(element)) element.mantissa_bits -= path.dropped_bits;
+  return element;
 }
 
 // For each common segment the own one that holds it.
@@ -51,28 +58,42 @@ std::vector<Scale> spread(const Side& side, std::int64_t rows, const std::vector
 
 // An operand for the kernels, with what it points to.
 struct Spread {
-  std::vector<std::int32_t> exponents;
+  std::vector<std::int32_t> exponents, significands;
   std::vector<float> factors;
 
-  Spread(const Side& side, std::int64_t rows, const std::vector<std::int64_t>& common) {
+  Spread(const Side& side, std::int64_t rows, const std::vector<std::int64_t>& common, bool zeros_count) {
     if (side.float_scales != nullptr)
       factors = spread<float>(side, rows, common, [&](std::size_t i) { return side.float_scales[i]; });
     if (!side.has_block_scales) return;
     const int bytes = code_bytes(side.scale);
-    exponents = spread<std::int32_t>(side, rows, common, [&](std::size_t i) {
+    const bool powers = is_power_of_two_scale(side.scale);
+    const auto code_at = [&](std::size_t i) {
       const std::uint32_t code = bytes == 1 ? static_cast<const std::uint8_t*>(side.block_scales)[i]
                                             : static_cast<const std::uint16_t*>(side.block_scales)[i];
-      const bool poisoned = classify(side.scale, code) == CodeClass::nan;
-      return poisoned ? poisoned_exponent : static_cast<std::int32_t>(code) + min_exponent(side.scale);
+      return powers ? code : code & magnitude_mask(side.scale);  // a sign is not read
+    };
+    exponents = spread<std::int32_t>(side, rows, common, [&](std::size_t i) {
+      const std::uint32_t code = code_at(i);
+      if (classify(side.scale, code) == CodeClass::nan) return poisoned_exponent;
+      if (powers) return static_cast<std::int32_t>(code) + min_exponent(side.scale);
+      const Magnitude m = magnitude_of(side.scale, code);
+      return m.significand == 0 && zeros_count ? -126 : m.exponent + side.scale.mantissa_bits;
+    });
+    if (powers) return;
+    significands = spread<std::int32_t>(side, rows, common, [&](std::size_t i) {
+      return static_cast<std::int32_t>(magnitude_of(side.scale, code_at(i)).significand);
     });
   }
 };
 
-Operand operand_of(const Side& side, const Spread& scales) {
+Operand operand_of(const Side& side, const Spread& scales, const Datapath& path) {
   Operand operand;
   operand.codes = side.codes;
   operand.code_bytes = code_bytes(side.element);
-  operand.element = side.element;
+  operand.element = as_read(path, side.element);
+  operand.code_shift = side.element.mantissa_bits - operand.element.mantissa_bits;
+  operand.significands = scales.significands.empty() ? nullptr : scales.significands.data();
+  operand.scale_fraction = scales.significands.empty() ? 0 : side.scale.mantissa_bits;
   operand.scale_kind = side.has_block_scales                                   ? ScaleKind::power_of_two
                        : side.float_scales != nullptr || side.has_tensor_scale ? ScaleKind::floating
                                                                                : ScaleKind::none;
@@ -89,19 +110,26 @@ Operand rows_from(const Operand& operand, std::int64_t first, std::int64_t k, st
   part.codes = static_cast<const char*>(operand.codes) + first * k * operand.code_bytes;
   if (part.exponents != nullptr) part.exponents += first * segments;
   if (part.factors != nullptr) part.factors += first * segments;
+  if (part.significands != nullptr) part.significands += first * segments;
   return part;
 }
 
-std::string check_side(const char* name, const Side& side, std::int64_t k) {
+std::string check_side(const char* name, const Side& side, std::int64_t k, const Datapath& path) {
   if (!side.has_block_scales && side.float_scales == nullptr) return {};
   const std::string it = std::string(name) + ": ";
-  if (side.has_block_scales && (side.float_scales != nullptr || side.has_tensor_scale))
+  if (side.has_block_scales && (side.float_scales != nullptr || (side.has_tensor_scale && path.presum == 1)))
     return it + "block scales beside float or tensor scales are not supported";
+  if (path.presum > 1)
+    for (const std::int64_t end : side.segment_end)
+      if (end % path.presum != 0 && end != k)
+        return it + "blocks must be multiples of the " + std::to_string(path.presum) +
+               " products that are summed under one scale";
   if (k == 0) return {};
   if (side.segment_end.empty() || side.segment_end.back() != k ||
       !std::is_sorted(side.segment_end.begin(), side.segment_end.end()))
     return it + "block ends must ascend to K";
   if (!side.has_block_scales) return {};
+  if (path.presum > 1 && is_short_float_scale(side.scale) && code_bits(side.scale) <= 8) return {};
   if (!is_power_of_two_scale(side.scale)) return it + "block scales must be powers of two: " + describe(side.scale);
   const int lowest = min_exponent(side.scale), highest = lowest + static_cast<int>(max_code(side.scale));
   if (lowest < -largest_scale_exponent || highest > largest_scale_exponent)
@@ -126,10 +154,27 @@ std::string check_reach(const Side& a, const Side& b) {
   return {};
 }
 
+// Segments that also end after every `group` products, counted from where a scale begins.
+std::vector<std::int64_t> with_steps(const std::vector<std::int64_t>& ends, std::int64_t group) {
+  std::vector<std::int64_t> out;
+  std::int64_t begin = 0;
+  for (const std::int64_t end : ends) {
+    for (std::int64_t k = begin + group; k < end; k += group) out.push_back(k);
+    out.push_back(end);
+    begin = end;
+  }
+  return out;
+}
+
 // Products over no K: c, or +0, and the bias.
 void copy_start(const MultiplyRequest& request) {
   const std::int64_t columns = request.groups * request.n;
   for (std::int64_t i = 0; i < request.m * columns; ++i) {
+    if (request.path.output == Output::int32) {
+      const float zero = 0;
+      std::memcpy(request.d + i, request.c != nullptr ? request.c + i : &zero, sizeof zero);
+      continue;
+    }
     float value = request.c != nullptr ? request.c[i] : 0.0F;
     if (request.bias != nullptr) value += request.bias[i % columns];
     request.d[i] = std::isnan(value) ? std::bit_cast<float>(request.path.nan_bits) : value;
@@ -143,21 +188,117 @@ bool varies_along_k(const Side& side) {
 
 }  // namespace
 
-std::string check_datapath(const Datapath& path) {
-  if ((path.nan_bits & 0x7FFFFFFF) <= 0x7F800000)
-    return "nan_bits must be the bits of a float32 NaN: " + describe(path);
-  if (path.reduce != Reduce::align) return {};
-  const std::string it = describe(path);
-  if (path.group < 1 || path.group > 4096) return "group must be 1 to 4096: " + it;
-  if (path.accumulator_fraction < 1 || path.accumulator_fraction > 23)
-    return "accumulator_fraction must be 1 to 23: " + it;
-  if (path.fraction_bits < 1 || path.fraction_bits > 20) return "fraction_bits must be 1 to 20: " + it;
-  // Products lie in [0, 4), so |sum| < (4 group + 2) 2^fraction_bits has to fit the float32 significand.
-  if ((4 * std::int64_t{path.group} + 2) << path.fraction_bits > std::int64_t{1} << 24)
-    return "(4 * group + 2) * 2^fraction_bits must not exceed 2^24: " + it;
-  if (path.block_scales) return "an align datapath takes no block scales: " + it;
+namespace {
+
+// The record with the fields that its kind of reduction does not read at their defaults.
+Datapath with_meaning(const Datapath& path) {
+  Datapath out;
+  out.reduce = path.reduce;
+  out.output = path.output;
+  out.nan_bits = path.nan_bits;
+  out.block_scales = path.block_scales;
+  out.scale = path.scale;
+  out.operands = path.operands;
+  out.operand_count = path.operand_count;
+  if (path.reduce == Reduce::blocks || path.reduce == Reduce::integer || path.reduce == Reduce::tree)
+    out.group = path.group;
+  if (path.reduce == Reduce::tree) {
+    out.flush_inputs = path.flush_inputs;
+    out.flush_results = path.flush_results;
+  }
+  if (path.reduce == Reduce::integer) {
+    out.integer_bits = path.integer_bits;
+    out.integer_tree = path.integer_tree;
+    out.integer_overflow = path.integer_overflow;
+    out.accumulator_exponent_bits = path.accumulator_exponent_bits;
+    out.accumulator_fraction = path.accumulator_fraction;
+    out.overflow = path.overflow;
+  }
+  if (path.reduce != Reduce::align) return out;
+  out = path;
+  out.flush_inputs = out.flush_results = false;
+  out.integer_bits = out.integer_tree = 0;
+  out.integer_overflow = IntegerOverflow::wrap;
+  if (path.start != Start::late_floor) {
+    out.lanes = 1;
+    out.sum_fraction = out.start_fraction = out.start_reach = 0;
+  }
+  return out;
+}
+
+// Bits that sums may have: float64 holds them.
+constexpr int largest_sum_bits = 52;
+
+std::string check_align(const Datapath& path) {
+  const std::int64_t instruction = instruction_length(path);
+  if (path.group < 1 || path.group > 4096) return "group must be 1 to 4096";
+  if (path.fraction_bits < 1 || path.fraction_bits > 44) return "fraction_bits must be 1 to 44";
+  if (path.instruction < 0 || path.instruction > 4096 || instruction % path.group != 0)
+    return "instruction must be 0 or a multiple of group, at most 4096";
+  if (path.run < 0 || (path.run > 0 && path.group % path.run != 0)) return "run must be 0 or divide group";
+  if (path.chunk < 0 || path.chunk % instruction != 0) return "chunk must be 0 or a multiple of the instruction's K";
+  if (path.lanes < 1 || path.lanes > max_align_lanes) return "lanes must be 1 to 4";
+  if (path.presum < 1 || path.group % path.presum != 0) return "presum must divide group";
+  if (path.presum > 1 && (path.start != Start::aligned || path.normalize || instruction != path.group))
+    return "presum goes with start=aligned, without normalize, and one step per instruction";
+  if (path.exponent_floor < no_exponent_floor || path.exponent_floor > 127)
+    return "exponent_floor must be -1000 to 127";
+  if (path.start_reach < 0) return "start_reach must not be negative";
+  if (path.start == Start::late_floor &&
+      (path.start_fraction < 1 || path.sum_fraction < path.start_fraction || path.sum_fraction > 44))
+    return "late_floor needs 1 <= start_fraction <= sum_fraction <= 44";
+  if (path.dropped_bits < 0 || path.dropped_bits > 22) return "dropped_bits must be 0 to 22";
+  // Products lie in [0, 4), and the accumulator in [0, 2).
+  if ((4 * std::int64_t{path.group} + 2) << std::max(path.fraction_bits, path.sum_fraction) > std::int64_t{1}
+                                                                                                  << largest_sum_bits)
+    return "(4 * group + 2) * 2^fraction_bits must not exceed 2^52";
   return {};
 }
+
+}  // namespace
+
+std::string check_datapath(const Datapath& path) {
+  const std::string it = ": " + describe(path);
+  if ((path.nan_bits & 0x7FFFFFFF) <= 0x7F800000) return "nan_bits must be the bits of a float32 NaN" + it;
+  if (path.group < 0) return "group must not be negative" + it;
+  if (path.accumulator_exponent_bits < 2 || path.accumulator_exponent_bits > 8)
+    return "accumulator_exponent_bits must be 2 to 8" + it;
+  if (path.accumulator_fraction < 1 || path.accumulator_fraction > 23)
+    return "accumulator_fraction must be 1 to 23" + it;
+  if (!is_power_of_two_scale(path.scale) && !(is_short_float_scale(path.scale) && path.presum > 1))
+    return "scale must be powers of two, or a short float under a presum" + it;
+  if ((path.output == Output::int32) > (path.reduce == Reduce::integer) ||
+      (path.output == Output::fp32_or_fp16) > (path.reduce == Reduce::align))
+    return "output int32 goes with reduce=integer, fp32_or_fp16 with reduce=align" + it;
+  if (path.reduce == Reduce::integer) {
+    const int most = path.output == Output::int32 ? 32 : 48;
+    if (path.integer_bits < 2 || path.integer_bits > most)
+      return "integer_bits must be 2 to " + std::to_string(most) + it;
+    if (path.integer_tree < 0) return "integer_tree must not be negative" + it;
+    if (path.output == Output::int32 && path.block_scales) return "an int32 result takes no block scales" + it;
+  }
+  if (!(with_meaning(path) == path))
+    return "fields that mean nothing here: differs from " + describe(with_meaning(path)) + it;
+  if (path.reduce != Reduce::align) return {};
+  const std::string error = check_align(path);
+  return error.empty() ? error : error + it;
+}
+
+namespace {
+
+std::string check_element_of(const Datapath& path, const ElementFormat& f) {
+  if (path.reduce == Reduce::integer && (f.exponent_bits != 0 || f.signedness == Signedness::unsigned_code))
+    return "an integer datapath takes signed integer elements: " + describe(f);
+  if (path.reduce != Reduce::align) return {};
+  if (f.signedness == Signedness::unsigned_code || f.taper != 0)
+    return "an align datapath takes signed elements with one number of mantissa bits: " + describe(f);
+  if (path.dropped_bits > 0 && f.mantissa_bits > 23 - path.dropped_bits && !is_float32(f))
+    return "this datapath reads float32 words without their low " + std::to_string(path.dropped_bits) +
+           " bits, or elements that fit what is left: " + describe(f);
+  return {};
+}
+
+}  // namespace
 
 std::string check_operands(const Datapath& path, const ElementFormat& a, const ElementFormat& b, bool block_scales) {
   if (block_scales && !path.block_scales)
@@ -171,12 +312,16 @@ std::string check_operands(const Datapath& path, const ElementFormat& a, const E
       return "this datapath does not take " + describe(*f) + "; it takes " + takes;
     }
     if (std::string error = check_element(*f); !error.empty()) return error;
-    if (path.reduce == Reduce::align && (code_bits(*f) > 8 || f->signedness != Signedness::sign_magnitude))
-      return "an align datapath takes signed elements of at most 8 bits: " + describe(*f);
+    if (std::string error = check_element_of(path, *f); !error.empty()) return error;
   }
-  if (path.reduce == Reduce::align && a.mantissa_bits + b.mantissa_bits > path.fraction_bits)
-    return "an align datapath must keep at least the bits of a product: fraction_bits=" +
-           std::to_string(path.fraction_bits);
+  if (path.presum > 1) {
+    const auto length = static_cast<std::uint64_t>(path.presum);
+    const int bits = integer_bits(a) + integer_bits(b) + static_cast<int>(std::bit_width(length));
+    const int top = max_exponent(a) + max_exponent(b) + 4 + static_cast<int>(std::bit_width(std::uint64_t(path.group)));
+    if (bits > 31 || top + path.fraction_bits > largest_sum_bits)
+      return "sums of " + std::to_string(path.presum) + " products of these elements are too wide: " + describe(a) +
+             ", " + describe(b);
+  }
   return {};
 }
 
@@ -187,12 +332,15 @@ std::string run(const MultiplyRequest& request) {
   if (error.empty())
     error = check_operands(request.path, request.a.element, request.b.element,
                            varies_along_k(request.a) || varies_along_k(request.b));
-  if (error.empty()) error = check_side("a", request.a, request.k);
-  if (error.empty()) error = check_side("b", request.b, request.k);
+  if (error.empty()) error = check_side("a", request.a, request.k, request.path);
+  if (error.empty()) error = check_side("b", request.b, request.k, request.path);
+  for (const Side* side : {&request.a, &request.b})
+    if (error.empty() && scales_at_end(request.path) && side->float_scales != nullptr && side->segment_end.size() > 1)
+      error = "float scales that vary along K: this datapath takes one per row or tensor";
   if (error.empty()) error = check_reach(request.a, request.b);
-  const bool end_scaled = request.a.has_tensor_scale || request.b.has_tensor_scale ||
-                          (request.path.reduce == Reduce::align &&
-                           (request.a.float_scales != nullptr || request.b.float_scales != nullptr));
+  const bool end_scaled =
+      request.a.has_tensor_scale || request.b.has_tensor_scale ||
+      (scales_at_end(request.path) && (request.a.float_scales != nullptr || request.b.float_scales != nullptr));
   if (error.empty() && request.c != nullptr && end_scaled)
     error =
         "c needs operands whose scales are applied before it: not tensor scales, nor row scales on an align datapath";
@@ -209,15 +357,17 @@ std::string run(const MultiplyRequest& request) {
              request.b.segment_end.end(), std::back_inserter(segments));
   segments.erase(std::unique(segments.begin(), segments.end()), segments.end());
   if (segments.empty() && request.k > 0) segments.push_back(request.k);
-  const Spread a_scales(request.a, request.groups * request.m, segments);
-  const Spread b_scales(request.b, request.groups * request.n, segments);
+  if (sums_segments(request.path) && request.path.group > 0) segments = with_steps(segments, request.path.group);
+  const bool zeros_count = request.path.zero_products == ZeroProducts::lowest;
+  const Spread a_scales(request.a, request.groups * request.m, segments, zeros_count);
+  const Spread b_scales(request.b, request.groups * request.n, segments, zeros_count);
 
   MultiplyJob job;
   job.path = request.path;
   // On a thread with the default float state: a subnormal tensor scale must not be flushed.
   parallel_for(1, 1, [&](std::int64_t, std::int64_t, int) {
-    job.a = operand_of(request.a, a_scales);
-    job.b = operand_of(request.b, b_scales);
+    job.a = operand_of(request.a, a_scales, request.path);
+    job.b = operand_of(request.b, b_scales, request.path);
   });
   job.m = request.m;
   job.n = request.n;
@@ -257,7 +407,8 @@ std::string run(const MultiplyRequest& request) {
   const std::int64_t products = request.groups * job.m * job.n * std::max<std::int64_t>(1, job.k);
   const std::int64_t pieces = request.groups > 1 ? request.groups : job.m;
   const int threads = thread_count(products, products_per_thread, request.threads, pieces);
-  const std::int64_t workspace = multiply_workspace(job.k, job.segments);
+  const std::int64_t padding = job.path.reduce == Reduce::align ? instruction_length(job.path) : 0;
+  const std::int64_t workspace = multiply_workspace(job.k + padding, job.segments);
   std::vector<std::vector<double>> space(static_cast<std::size_t>(threads));
   for (auto& s : space) s.resize(static_cast<std::size_t>(workspace / 8 + 1));
   parallel_for(pieces, threads, [&](std::int64_t first, std::int64_t last, int thread) {

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "../kernel_table.h"
 #include "element.h"
@@ -61,13 +62,16 @@ struct RowView {
     std::uint32_t code = 0;
     std::memcpy(&code, static_cast<const char*>(operand.codes) + index * operand.code_bytes,
                 static_cast<std::size_t>(operand.code_bytes));
-    return decode_code(operand.element, code);
+    return decode_code(operand.element, code >> operand.code_shift);
   }
   bool poisoned(std::int64_t segment) const {
     return operand.exponents != nullptr && operand.exponents[row * job.segments + segment] == poisoned_exponent;
   }
   int exponent(std::int64_t segment) const {
     return operand.exponents == nullptr || poisoned(segment) ? 0 : operand.exponents[row * job.segments + segment];
+  }
+  std::int64_t significand(std::int64_t segment) const {
+    return operand.significands == nullptr ? 1 : operand.significands[row * job.segments + segment];
   }
   float factor(std::int64_t segment) const {
     return operand.factors == nullptr ? 1.0F : operand.factors[row * job.segments + segment];
@@ -172,61 +176,330 @@ inline float dot_fma(const MultiplyJob& job, const RowView& a, const RowView& b,
   return acc;
 }
 
-// Cut toward zero in magnitude to a multiple of 2^quantum.
-inline void add_cut(Fixed& sum, std::uint64_t significand, int exponent, bool negative, int quantum) {
-  const int drop = quantum - exponent;
-  if (drop >= 64) return;
-  if (drop > 0) {
-    significand >>= drop;
-    exponent = quantum;
-  }
-  sum.add(significand, exponent, negative);
+// Rounded to a machine's accumulator, whose numbers are float32 numbers. Zero is +0.
+inline float round_to_accumulator(const Fixed& sum, const Datapath& path, bool toward_zero) {
+  const IeeeType type{path.accumulator_exponent_bits, path.accumulator_fraction};
+  const bool negative = sum.negative();
+  Fixed magnitude = sum;
+  if (negative) magnitude.negate();
+  bool exact = true;
+  std::uint64_t bits = to_ieee(magnitude, type, toward_zero, exact);
+  if (bits == type.infinity() && path.overflow == FloatOverflow::saturate) --bits;
+  if (bits == 0) return 0;
+  const Unpacked x = unpack(bits, type);
+  if (x.infinite) return negative ? -HUGE_VALF : HUGE_VALF;
+  const auto value = static_cast<float>(std::ldexp(static_cast<double>(x.magnitude.significand), x.magnitude.exponent));
+  return negative ? -value : value;
 }
 
-inline float dot_align(const MultiplyJob& job, const RowView& a, const RowView& b, float acc) {
-  const ElementFormat &fa = a.operand.element, &fb = b.operand.element;
-  for (std::int64_t begin = 0; begin < job.k; begin += job.path.group) {
-    const std::int64_t end = begin + job.path.group < job.k ? begin + job.path.group : job.k;
-    Special special;
-    const Unpacked before = unpack_float(acc);
-    special.add(before);
+inline void add_unpacked(Fixed& sum, const Unpacked& x) {
+  sum.add(x.magnitude.significand, x.magnitude.exponent, x.negative);
+}
+
+// acc + term, rounded once; an exact zero is +0.
+inline float add_to_accumulator(float acc, float term, const Datapath& path) {
+  const Unpacked x = unpack_float(acc), y = unpack_float(term);
+  Special special;
+  special.add(x);
+  special.add(y);
+  if (special.any()) return special.value();
+  Fixed sum;
+  add_unpacked(sum, x);
+  add_unpacked(sum, y);
+  return round_to_accumulator(sum, path, false);
+}
+
+// One term of an alignment: an integer times 2^unit, and the exponent that it is aligned by.
+struct AlignTerm {
+  std::uint64_t size = 0;
+  bool negative = false;
+  int unit = 0, exponent = 0;
+};
+
+// Added as an integer of units of 2^quantum.
+inline void add_cut(Fixed& sum, const AlignTerm& term, int quantum, Cut how) {
+  const int drop = quantum - term.unit;
+  if (drop <= 0) return sum.add(term.size, term.unit, term.negative);
+  const std::uint64_t kept = drop < 64 ? term.size >> drop : 0;
+  const bool inexact = drop < 64 ? kept << drop != term.size : term.size != 0;
+  std::uint64_t units = kept;
+  if (how == Cut::down && term.negative && inexact) ++units;
+  if (how == Cut::nearest_even && inexact && drop <= 64) {
+    const std::uint64_t half = std::uint64_t{1} << (drop - 1),
+                        rest = drop < 64 ? term.size - (kept << drop) : term.size;
+    if (rest > half || (rest == half && (kept & 1) != 0)) ++units;
+  }
+  sum.add(units, quantum, term.negative);
+}
+
+// The K of one step, in the order in which they meet.
+inline std::vector<std::int64_t> members(const MultiplyJob& job, std::int64_t base, std::int64_t way) {
+  const std::int64_t instruction = instruction_length(job.path), ways = instruction / job.path.group;
+  const std::int64_t run = job.path.run > 0 ? job.path.run : job.path.group;
+  std::vector<std::int64_t> out;
+  for (std::int64_t k = base; k < base + instruction && k < job.k; ++k)
+    if ((k - base) / run % ways == way) out.push_back(k);
+  return out;
+}
+
+struct AlignReference {
+  const MultiplyJob& job;
+  const RowView &a, &b;
+
+  bool zeros_count() const { return job.path.zero_products == ZeroProducts::lowest; }
+  std::int64_t segment_of(std::int64_t k) const {
+    std::int64_t s = 0;
+    while (job.segment_end[s] <= k) ++s;
+    return s;
+  }
+  // Of a significand in [1, 2), or the smallest normal's; -126 of a zero that counts.
+  int exponent_of(const Unpacked& x, const ElementFormat& f) const {
+    return x.magnitude.significand == 0 && zeros_count() ? -126 : x.magnitude.exponent + f.mantissa_bits;
+  }
+
+  std::vector<AlignTerm> products(const std::vector<std::int64_t>& ks) const {
+    std::vector<AlignTerm> terms;
+    for (const std::int64_t k : ks) {
+      const Unpacked x = a.element(k), y = b.element(k);
+      if (!x.finite() || !y.finite()) continue;
+      const std::int64_t s = segment_of(k);
+      const int scale = a.exponent(s) + b.exponent(s);
+      AlignTerm t{x.magnitude.significand * y.magnitude.significand, x.negative != y.negative,
+                  x.magnitude.exponent + y.magnitude.exponent + scale,
+                  exponent_of(x, a.operand.element) + exponent_of(y, b.operand.element) + scale};
+      const int two = a.operand.element.mantissa_bits + b.operand.element.mantissa_bits + 1;
+      if (job.path.normalize && t.size >> two != 0) ++t.exponent;
+      terms.push_back(t);
+    }
+    return terms;
+  }
+
+  // Exact sums of neighbours, times the significands of their scales.
+  std::vector<AlignTerm> presums(const std::vector<std::int64_t>& ks) const {
+    std::vector<AlignTerm> terms;
+    const auto presum = static_cast<std::size_t>(job.path.presum);
+    for (std::size_t first = 0; first < ks.size(); first += presum) {
+      const std::int64_t s = segment_of(ks[first]);
+      std::int64_t sum = 0;
+      int unit = 0;
+      for (const ElementFormat* f : {&a.operand.element, &b.operand.element})
+        unit += min_exponent(*f) - f->mantissa_bits;
+      for (std::size_t i = first; i < ks.size() && i < first + presum; ++i) {
+        const Unpacked x = a.element(ks[i]), y = b.element(ks[i]);
+        if (x.magnitude.significand == 0 || y.magnitude.significand == 0) continue;
+        const auto size = static_cast<std::int64_t>(x.magnitude.significand * y.magnitude.significand)
+                          << (x.magnitude.exponent + y.magnitude.exponent - unit);
+        sum += x.negative != y.negative ? -size : size;
+      }
+      sum *= a.significand(s) * b.significand(s);
+      terms.push_back({static_cast<std::uint64_t>(sum < 0 ? -sum : sum), sum < 0,
+                       unit - a.operand.scale_fraction - b.operand.scale_fraction + a.exponent(s) + b.exponent(s),
+                       a.exponent(s) + b.exponent(s)});
+    }
+    return terms;
+  }
+
+  Special special(const std::vector<std::int64_t>& ks) const {
+    Special out;
+    for (const std::int64_t k : ks) {
+      const std::int64_t s = segment_of(k);
+      out.nan = out.nan || a.poisoned(s) || b.poisoned(s);
+      out.add_product(a.element(k), b.element(k));
+    }
+    return out;
+  }
+
+  AlignTerm start(float acc) const {
+    const Unpacked x = unpack_float(acc);
+    const int least = 2 - (1 << (job.path.accumulator_exponent_bits - 1));
+    int exponent = x.magnitude.exponent + 23;
+    if (exponent < least) exponent = least;
+    if (x.magnitude.significand == 0) exponent = -126;
+    return {x.magnitude.significand, x.negative, x.magnitude.exponent, exponent};
+  }
+
+  // The largest exponent of the terms that count; INT32_MIN if none does.
+  int top_of(const std::vector<AlignTerm>& terms) const {
     int top = INT32_MIN;
-    // Exponents as the machine sees them: of a significand in [1, 2), or the smallest normal's.
-    const auto exponent_of = [](const Unpacked& x, int mantissa_bits) { return x.magnitude.exponent + mantissa_bits; };
-    if (before.magnitude.significand != 0) top = exponent_of(before, 23);
-    for (std::int64_t k = begin; k < end; ++k) {
-      const Unpacked x = a.element(k), y = b.element(k);
-      special.add_product(x, y);
-      if (x.magnitude.significand == 0 || y.magnitude.significand == 0) continue;
-      const int exponent = exponent_of(x, fa.mantissa_bits) + exponent_of(y, fb.mantissa_bits);
-      top = exponent > top ? exponent : top;
-    }
-    if (special.any()) {
-      acc = special.value();
-      continue;
-    }
-    if (top == INT32_MIN) {
-      acc = 0;
-      continue;
-    }
-    const int quantum = top - job.path.fraction_bits;
+    for (const AlignTerm& t : terms)
+      if (t.size != 0 || zeros_count()) top = t.exponent > top ? t.exponent : top;
+    return top == INT32_MIN || top > job.path.exponent_floor ? top : job.path.exponent_floor;
+  }
+
+  float aligned(std::vector<AlignTerm> terms, float acc) const {
+    terms.push_back(start(acc));
+    const int top = top_of(terms);
+    if (top == INT32_MIN) return 0;
     Fixed sum;
-    for (std::int64_t k = begin; k < end; ++k) {
-      const Unpacked x = a.element(k), y = b.element(k);
-      add_cut(sum, x.magnitude.significand * y.magnitude.significand, x.magnitude.exponent + y.magnitude.exponent,
-              x.negative != y.negative, quantum);
+    for (const AlignTerm& t : terms) add_cut(sum, t, top - job.path.fraction_bits, job.path.align_rounding);
+    return round_to_accumulator(sum, job.path, job.path.accumulator_rounding == AccumulatorRounding::toward_zero);
+  }
+
+  // What is left of a sum when it is rounded down to a multiple of 2^quantum.
+  static Fixed floored(const Fixed& sum, int quantum) {
+    Fixed out;
+    Fixed size = sum;
+    if (sum.negative()) size.negate();
+    const bool inexact = size.any_below(quantum);
+    out.add(size.from(quantum), quantum, sum.negative());
+    if (inexact && sum.negative()) out.add(1, quantum, true);
+    return out;
+  }
+  static void join(Fixed& to, const Fixed& more, int quantum) {
+    Fixed size = more;
+    if (more.negative()) size.negate();
+    to.add(size.from(quantum), quantum, more.negative());
+  }
+
+  float late_floor(const std::vector<AlignTerm>& terms, float acc) const {
+    const Datapath& path = job.path;
+    const auto lanes = static_cast<std::size_t>(path.lanes);
+    std::vector<Fixed> sums;
+    std::vector<int> tops;
+    for (std::size_t lane = 0; lane < lanes; ++lane) {
+      std::vector<AlignTerm> own;
+      for (std::size_t i = lane; i < terms.size(); i += lanes) own.push_back(terms[i]);
+      const int top = top_of(own);
+      if (top == INT32_MIN) continue;
+      Fixed sum;
+      for (const AlignTerm& t : own) add_cut(sum, t, top - path.fraction_bits, path.align_rounding);
+      sums.push_back(sum);
+      tops.push_back(top);
     }
-    add_cut(sum, before.magnitude.significand, before.magnitude.exponent, before.negative, quantum);
-    // The accumulator is a float32 with fewer fraction bits, cut toward zero; 2^128 and more is Inf.
-    bool exact = true;
-    Fixed magnitude = sum;
-    if (sum.negative()) magnitude.negate();
-    if (magnitude.top() >= 128) {
-      acc = sum.negative() ? -HUGE_VALF : HUGE_VALF;
-    } else {
-      const std::uint64_t narrow = to_ieee(sum, {8, job.path.accumulator_fraction}, true, exact);
-      acc = bits_to_float(narrow << (23 - job.path.accumulator_fraction));
+    int products_top = INT32_MIN;
+    for (const int top : tops) products_top = top > products_top ? top : products_top;
+    const AlignTerm from = start(acc);
+    const int top = from.size != 0 && from.exponent > products_top ? from.exponent : products_top;
+    if (top == INT32_MIN) return 0;
+    Fixed products, total;
+    const int unit = products_top - path.fraction_bits;
+    for (const Fixed& sum : sums) join(products, floored(sum, unit), unit);
+    if (products_top != INT32_MIN) join(total, floored(products, top - path.sum_fraction), top - path.sum_fraction);
+    if (from.size != 0 && (path.start_reach == 0 || from.exponent >= top - path.start_reach))
+      add_cut(total, from, top - path.start_fraction, Cut::down);
+    return round_to_accumulator(total, path, path.accumulator_rounding == AccumulatorRounding::toward_zero);
+  }
+
+  float step(const std::vector<std::int64_t>& ks, float acc) const {
+    Special found = special(ks);
+    if (found.any() || !std::isfinite(acc)) {
+      found.add(unpack_float(acc));
+      return found.value();
     }
+    const std::vector<AlignTerm> terms = job.path.presum > 1 ? presums(ks) : products(ks);
+    if (job.path.product_overflow && job.path.presum == 1)
+      for (const AlignTerm& t : terms) {
+        int bits = 0;
+        while (bits < 64 && t.size >> bits != 0) ++bits;
+        if (bits + t.unit > 128) (t.negative ? found.minus : found.plus) = true;
+      }
+    if (found.any()) return found.value();
+    return job.path.start == Start::late_floor ? late_floor(terms, acc) : aligned(terms, acc);
+  }
+
+  float chain(std::int64_t first, std::int64_t end, float acc) const {
+    const std::int64_t instruction = instruction_length(job.path);
+    for (std::int64_t base = first; base < end; base += instruction) {
+      const bool after = job.path.start == Start::after_instruction;
+      float inner = after ? 0.0F : acc;
+      for (std::int64_t way = 0; way < instruction / job.path.group; ++way)
+        inner = step(members(job, base, way), inner);  // also where K ended before: zeros
+      acc = after ? add_to_accumulator(acc, inner, job.path) : inner;
+    }
+    return acc;
+  }
+};
+
+inline float dot_align(const MultiplyJob& job, const RowView& a, const RowView& b, float acc) {
+  const AlignReference machine{job, a, b};
+  if (job.path.chunk == 0) return machine.chain(0, job.k, acc);
+  for (std::int64_t k = 0; k < job.k; k += job.path.chunk)
+    acc += machine.chain(k, k + job.path.chunk < job.k ? k + job.path.chunk : job.k, 0.0F);
+  return acc;
+}
+
+// Subnormal results become zeros of their sign where the machine says so.
+inline float flush_result(const Datapath& path, float value) {
+  return path.flush_results && std::fpclassify(value) == FP_SUBNORMAL ? std::copysign(0.0F, value) : value;
+}
+
+inline float tree(const Datapath& path, const std::vector<float>& terms, std::size_t begin, std::size_t end) {
+  if (end - begin == 1) return terms[begin];
+  const std::size_t middle = begin + (end - begin) / 2;
+  return flush_result(path, tree(path, terms, begin, middle) + tree(path, terms, middle, end));
+}
+
+inline float dot_tree(const MultiplyJob& job, const RowView& a, const RowView& b, float acc) {
+  const Datapath& path = job.path;
+  const auto operand = [&](const RowView& v, std::int64_t k, std::int64_t s) {
+    const Unpacked x = v.element(k);
+    const bool normal = x.magnitude.significand >> v.operand.element.mantissa_bits != 0;
+    if (path.flush_inputs && x.finite() && !normal) return 0.0F;
+    const Unpacked y = v.decoded(k, s);
+    if (y.nan) return std::nanf("");
+    const float size =
+        y.infinite ? HUGE_VALF
+                   : static_cast<float>(std::ldexp(static_cast<double>(y.magnitude.significand), y.magnitude.exponent));
+    return y.negative ? -size : size;
+  };
+  if (path.flush_inputs && std::fpclassify(acc) == FP_SUBNORMAL) acc = 0;
+  const std::int64_t group = path.group > 0 ? path.group : job.k;
+  for (std::int64_t base = 0; base < job.k; base += group) {
+    std::vector<float> products;
+    std::int64_t s = 0;
+    for (std::int64_t k = base; k < base + group; ++k) {
+      while (k < job.k && job.segment_end[s] <= k) ++s;
+      products.push_back(k < job.k ? flush_result(path, operand(a, k, s) * operand(b, k, s)) : 0.0F);
+    }
+    acc = flush_result(path, acc + tree(path, products, 0, products.size()));
+  }
+  return acc;
+}
+
+// An element as the integer that its code is.
+inline std::int64_t integer_of(const Unpacked& x) {
+  const auto size = static_cast<std::int64_t>(x.magnitude.significand);
+  return x.negative ? -size : size;
+}
+
+inline std::int64_t fit_integer(const Datapath& path, std::int64_t value) {
+  const std::int64_t low = -(std::int64_t{1} << (path.integer_bits - 1)), high = -low - 1, span = high - low + 1;
+  if (path.integer_overflow == IntegerOverflow::saturate) return value < low ? low : value > high ? high : value;
+  while (value < low) value += ((low - value + span - 1) / span) * span;
+  while (value > high) value -= ((value - high + span - 1) / span) * span;
+  return value;
+}
+
+inline std::int64_t integer_sum(const MultiplyJob& job, const RowView& a, const RowView& b, std::int64_t begin,
+                                std::int64_t end, std::int64_t total) {
+  const std::int64_t at_once = job.path.integer_tree > 0 ? job.path.integer_tree : end - begin;
+  total = fit_integer(job.path, total);
+  for (std::int64_t k = begin; k < end; k += at_once) {
+    for (std::int64_t i = k; i < k + at_once && i < end; ++i)
+      total += integer_of(a.element(i)) * integer_of(b.element(i));
+    total = fit_integer(job.path, total);
+  }
+  return total;
+}
+
+inline float dot_integer(const MultiplyJob& job, const RowView& a, const RowView& b, float acc) {
+  if (job.path.output == Output::int32) {
+    std::int32_t start = 0;
+    std::memcpy(&start, &acc, sizeof start);
+    const auto total = static_cast<std::int32_t>(integer_sum(job, a, b, 0, job.k, start));
+    std::memcpy(&acc, &total, sizeof acc);
+    return acc;
+  }
+  const int unit = a.element(0).magnitude.exponent + b.element(0).magnitude.exponent;
+  for (std::int64_t s = 0, k = 0; s < job.segments; k = job.segment_end[s++]) {
+    if (a.poisoned(s) || b.poisoned(s)) {
+      acc = std::nanf("");
+      continue;
+    }
+    const std::int64_t total = integer_sum(job, a, b, k, job.segment_end[s], 0);
+    Fixed sum;
+    sum.add(static_cast<std::uint64_t>(total < 0 ? -total : total), unit + a.exponent(s) + b.exponent(s), total < 0);
+    acc = add_to_accumulator(acc, round_to_accumulator(sum, job.path, false), job.path);
   }
   return acc;
 }
@@ -241,9 +514,15 @@ inline void dot(const MultiplyJob& job, std::int64_t row, std::int64_t column) {
     case Reduce::blocks: result = dot_blocks(job, a, b, start); break;
     case Reduce::fma: result = dot_fma(job, a, b, start); break;
     case Reduce::align: result = dot_align(job, a, b, start); break;
+    case Reduce::tree: result = dot_tree(job, a, b, start); break;
+    case Reduce::integer: result = dot_integer(job, a, b, start); break;
   }
-  const bool decoded = job.path.reduce == Reduce::exact || job.path.reduce == Reduce::fma;
-  const bool at_end = job.path.reduce == Reduce::align;
+  if (job.path.output == Output::int32) {
+    std::memcpy(job.d + at, &result, sizeof result);
+    return;
+  }
+  const bool decoded = job.path.reduce == Reduce::exact || multiplies_decoded(job.path);
+  const bool at_end = scales_at_end(job.path);
   const bool row_scales = at_end && (job.a.factors != nullptr || job.b.factors != nullptr);
   if (!decoded && (row_scales || job.a.has_tensor_factor || job.b.has_tensor_factor)) {
     const float sa = job.a.tensor_factor * (at_end ? a.factor(0) : 1.0F);

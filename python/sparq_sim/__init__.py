@@ -10,10 +10,12 @@ from sparq_sim.events import Events
 from sparq_sim.explain import Explanation, explain
 from sparq_sim.faults import flip_bits
 from sparq_sim.formats import Format, Spec, conversions, datapaths, elements, formats, spec
+from sparq_sim.guarantees import AccumulatorWidth, accumulator_width, error_bound
 from sparq_sim.identify import Identification, identify
 from sparq_sim.inspection import BlockBits, inspect_block
 from sparq_sim.layers import linear
 from sparq_sim.layouts import Layout, Plane, find_layout, layouts
+from sparq_sim.machines import datapath_from_dict, datapath_to_dict, load_datapath
 from sparq_sim.matmul import matmul
 from sparq_sim.packing import Packed, unpack
 from sparq_sim.presets import Preset, find_preset, presets
@@ -26,6 +28,7 @@ from sparq_sim.sparsify import sparsify
 from sparq_sim.storage import Storage, Traffic, storage, traffic
 from sparq_sim.store import Stored, contents, load, save
 from sparq_sim.tensor import BlockTensor
+from sparq_sim.trace import DotTrace, TraceStep, TraceTerm, dot_trace
 from sparq_sim.tradeoff import Tradeoff, tradeoff
 from sparq_sim.traits import Traits, traits
 
@@ -34,12 +37,14 @@ __version__ = "0.1.0"
 __all__ = [
     "FLOATS",
     "Accelerator",
+    "AccumulatorWidth",
     "BlockBits",
     "BlockTensor",
     "Calibrator",
     "Conversion",
     "Datapath",
     "Difference",
+    "DotTrace",
     "ElementFormat",
     "Events",
     "Explanation",
@@ -59,18 +64,25 @@ __all__ = [
     "Spec",
     "Storage",
     "Stored",
+    "TraceStep",
+    "TraceTerm",
     "Tradeoff",
     "Traffic",
     "Traits",
+    "accumulator_width",
     "available_isas",
     "check",
     "contents",
     "conversions",
+    "datapath_from_dict",
+    "datapath_to_dict",
     "datapaths",
     "diff",
+    "dot_trace",
     "elements",
     "emulate",
     "encode",
+    "error_bound",
     "explain",
     "find_layout",
     "find_preset",
@@ -81,6 +93,7 @@ __all__ = [
     "layouts",
     "linear",
     "load",
+    "load_datapath",
     "matmul",
     "presets",
     "rank",

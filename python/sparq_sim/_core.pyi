@@ -146,22 +146,73 @@ class Datapath:
     fields: ClassVar[Mapping[str, str]]
     reduce: str
     group: int
+    instruction: int
+    run: int
+    lanes: int
+    presum: int
+    chunk: int
     fraction_bits: int
+    align_rounding: str
+    normalize: bool
+    zero_products: str
+    exponent_floor: int
+    product_overflow: bool
+    start: str
+    sum_fraction: int
+    start_fraction: int
+    start_reach: int
+    accumulator_exponent_bits: int
     accumulator_fraction: int
+    accumulator_rounding: str
+    overflow: str
+    flush_inputs: bool
+    flush_results: bool
+    integer_bits: int
+    integer_tree: int
+    integer_overflow: str
+    dropped_bits: int
+    output: str
     nan_bits: int
     block_scales: bool
+    scale: ElementFormat
     operands: tuple[ElementFormat, ...]
     def __init__(
         self,
         *,
         reduce: str = ...,
         group: int = ...,
+        instruction: int = ...,
+        run: int = ...,
+        lanes: int = ...,
+        presum: int = ...,
+        chunk: int = ...,
         fraction_bits: int = ...,
+        align_rounding: str = ...,
+        normalize: bool = ...,
+        zero_products: str = ...,
+        exponent_floor: int = ...,
+        product_overflow: bool = ...,
+        start: str = ...,
+        sum_fraction: int = ...,
+        start_fraction: int = ...,
+        start_reach: int = ...,
+        accumulator_exponent_bits: int = ...,
         accumulator_fraction: int = ...,
+        accumulator_rounding: str = ...,
+        overflow: str = ...,
+        flush_inputs: bool = ...,
+        flush_results: bool = ...,
+        integer_bits: int = ...,
+        integer_tree: int = ...,
+        integer_overflow: str = ...,
+        dropped_bits: int = ...,
+        output: str = ...,
         nan_bits: int = ...,
         block_scales: bool = ...,
+        scale: ElementFormat = ...,
     ) -> None: ...
     def with_operands(self, operands: Sequence[ElementFormat]) -> Datapath: ...
+    def with_fp16_result(self) -> Datapath: ...
     def to_dict(self) -> dict[str, Any]: ...
 
 class Side:

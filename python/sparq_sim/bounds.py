@@ -38,6 +38,9 @@ class Problem:
     a_scale: float = 1.0
     """Largest scale of each operand (float scales only)."""
     b_scale: float = 1.0
+    a_block_scale: float = 1.0
+    """Largest scale of a block of each operand, of any kind."""
+    b_block_scale: float = 1.0
 
 
 def _element_max(element: ElementFormat) -> float:
@@ -66,8 +69,37 @@ def datapath_bound(path: Datapath, p: Problem) -> Array:
     if path.reduce == "fma":
         return gamma(p.k) * p.total + p.k * ETA
     if path.reduce == "blocks":
-        return gamma(p.segments + (8 if p.float_scaled else 0)) * p.total + p.segments * ETA + scaled
-    return _align_bound(path, p) + (gamma(10) * p.total + scaled if p.float_scaled else 0.0)
+        steps = p.segments + (p.k // path.group if path.group else 0)
+        return gamma(steps + (8 if p.float_scaled else 0)) * p.total + steps * ETA + scaled
+    if path.reduce == "tree":
+        return _tree_bound(path, p)
+    end = gamma(10) * p.total + scaled if p.float_scaled else 0.0
+    return (_integer_bound(path, p) if path.reduce == "integer" else _align_bound(path, p)) + end
+
+
+def _tree_bound(path: Datapath, p: Problem) -> Array:
+    """Products and sums are rounded, each at most the height of its tree and the steps times; flushing loses 2^-126."""
+    group = path.group or p.k
+    steps = -(-p.k // group)
+    roundings = steps + max(1, group).bit_length() + 3  # decoding both operands, the product, the tree, the chain
+    lost = 2.0**-126 if path.flush_results else ETA
+    # A flushed operand takes its whole product with it.
+    inputs = 2.0 ** max(p.a.emin, p.b.emin) * p.k * max(p.a_max, p.b_max) if path.flush_inputs else 0.0
+    start = 2.0**-126 if path.flush_inputs else 0.0
+    decoded = ETA * p.k * (p.a_max + p.b_max + ETA)
+    bound: Array = gamma(roundings) * p.total + (inputs + start + decoded + 2 * (p.k + steps) * lost) * (1 + gamma(9))
+    return bound
+
+
+def _integer_bound(path: Datapath, p: Problem) -> Array:
+    """Sums that do not wrap or saturate are exact; each is rounded into the accumulator and added there."""
+    steps = p.segments + (p.k // path.group if path.group else 0)
+    u = 2.0 ** -(path.accumulator_fraction + 1)
+    eta = 2.0 ** -(2 ** (path.accumulator_exponent_bits - 1) - 2 + path.accumulator_fraction + 1)
+    roundings = (steps + 1) * u
+    growth = roundings / (1 - roundings) if roundings < 1 else float("inf")
+    bound: Array = growth * p.total + 2 * (steps + 1) * eta * (1 + growth)
+    return bound
 
 
 def _align_bound(path: Datapath, p: Problem) -> Array:
@@ -75,10 +107,30 @@ def _align_bound(path: Datapath, p: Problem) -> Array:
     # 2^E is at most the largest product of operand binades (subnormals count as the smallest normal) or |acc| <= total.
     a_top = max(p.a_max, 2.0**p.a.emin * p.a_scale)
     b_top = max(p.b_max, 2.0**p.b.emin * p.b_scale)
-    top = np.maximum(p.total, max(a_top * b_top, 2.0**-126 * p.a_scale * p.b_scale))
-    cut = 2.0**-path.fraction_bits
-    step = (path.group + 1) * cut * top + 2.0**-path.accumulator_fraction * p.total
-    bound: Array = groups * (step + 2.0 ** (-126 - path.accumulator_fraction) * p.a_scale * p.b_scale) * (1 + gamma(10))
+    if path.presum > 1:  # exponents are those of scales alone
+        a_top, b_top = max(p.a_block_scale, 2.0**-126), max(p.b_block_scale, 2.0**-126)
+    elif path.zero_products == "lowest":
+        a_top, b_top = max(a_top, 2.0**-126 * p.a_block_scale), max(b_top, 2.0**-126 * p.b_block_scale)
+    units = p.a_scale * p.b_scale
+    least = 2 - 2 ** (path.accumulator_exponent_bits - 1)
+    smallest = max(a_top * b_top, 2.0 ** max(least, path.exponent_floor) * units)
+    lost = (path.group // path.presum + 1) * 2.0**-path.fraction_bits
+    if path.start == "late_floor":
+        # Cutting products, joining partial sums, both rounded down, and an accumulator left out.
+        late = 2.0**-path.sum_fraction + 2.0**-path.start_fraction
+        late += 2.0**-path.start_reach if path.start_reach else 0.0
+        lost = (path.group + path.lanes) * 2.0**-path.fraction_bits + late
+    rounding = 2.0**-path.accumulator_fraction
+    instructions = -(-p.k // (path.instruction or path.group)) if path.start == "after_instruction" else 0
+    chunks = -(-p.k // path.chunk) if path.chunk else 0
+    # Sums stay below T where everything is cut toward zero; else by what they are off.
+    total, steps = p.total, groups + instructions
+    if path.align_rounding != "toward_zero" or path.accumulator_rounding != "toward_zero" or chunks:
+        growth = (1 + lost + rounding) ** steps * (1 + U) ** chunks
+        total = growth * (p.total + groups * lost * smallest + steps * 2.0**least * units * rounding)
+    step = lost * np.maximum(total, smallest) + rounding * total
+    subnormal = 2.0 ** (least - path.accumulator_fraction) * units
+    bound: Array = (steps * (step + subnormal) + chunks * (U * total + ETA * units)) * (1 + gamma(10))
     return bound
 
 

@@ -22,7 +22,7 @@ from sparq_sim.console import choices_of as _choices
 from sparq_sim.console import log as _log
 from sparq_sim.console import out as _out
 from sparq_sim.console import print_json as _print_json
-from sparq_sim.formats import Element, Format, Spec, block_text, code_text
+from sparq_sim.formats import Element, Format, Machine, Spec, block_text, code_text
 from sparq_sim.identify import identify_sources
 from sparq_sim.presets import Preset
 from sparq_sim.rank import rank_tensors
@@ -88,6 +88,50 @@ def formats(as_json: JsonFlag = False) -> None:
     return None
 
 
+def _machine_row(machine: Machine) -> dict[str, Any]:
+    fields = sq.datapath_to_dict(machine.record)
+    operands = fields.pop("operands", ["any"])
+    return {
+        "name": machine.name,
+        "operands": operands,
+        "results": ["fp32", "fp16"] if machine.record.output == "fp32_or_fp16" else [machine.record.output],
+        "fields": fields,
+        "source": machine.source,
+        "evidence": machine.evidence,
+    }
+
+
+@app.command()
+def datapaths(as_json: JsonFlag = False) -> None:
+    """List the machines of the catalog, and where their rules come from."""
+    rows = [_machine_row(machine) for machine in sq.datapaths().values()]
+    if as_json:
+        return _print_json(rows)
+    table = Table(title="datapaths", title_justify="left")
+    for name in ("name", "operands", "results", "evidence", "source"):
+        table.add_column(name, no_wrap=name in ("name", "results", "evidence"))
+    for row in rows:
+        table.add_row(row["name"], " ".join(row["operands"]), " ".join(row["results"]), row["evidence"], row["source"])
+    _out.print(table)
+    return None
+
+
+def _show_machine(machine: Machine, as_json: bool) -> None:
+    """Every field that is not at its default, with what it means."""
+    row = _machine_row(machine)
+    if as_json:
+        return _print_json(row)
+    title = f"{machine.name}: {machine.source} ({machine.evidence})"
+    table = Table(title=title, title_justify="left", show_header=False)
+    for key, value in row["fields"].items():
+        words = hex(value) if key == "nan_bits" else str(value)
+        table.add_row(key, words, machine.record.fields[key])
+    table.add_row("operands", " ".join(row["operands"]), "element formats that it takes")
+    table.add_row("results", " ".join(row["results"]), "")
+    _out.print(table)
+    return None
+
+
 def _choices_text(choices: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={word}" for name, word in choices.items())
 
@@ -138,11 +182,16 @@ def _element_of(name: str, like: str | None) -> tuple[Element, Format | None]:
 
 @app.command()
 def show(
-    format: Annotated[str, typer.Argument(help="A format or an element, such as mxfp4 or e4m3.")],
+    format: Annotated[str, typer.Argument(help="A format, an element or a datapath: mxfp4, e4m3, hopper_fp8.")],
     like: Like = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show a format: its fields, its bits and the value of every code (of up to 8 bits)."""
+    """Show a format (its fields, its bits and the value of every code of up to 8 bits) or a datapath (its fields)."""
+    machine = sq.datapaths().get(format)
+    if machine is not None:
+        if like is not None:
+            raise ValueError(f"--like {like}: {format} is a datapath; presets choose for formats")
+        return _show_machine(machine, as_json)
     element, format_ = _element_of(format, like)
     record = element.record
     fields: dict[str, Any] = {

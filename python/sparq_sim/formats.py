@@ -266,7 +266,9 @@ def record_digest(record: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Machine:
-    """A named datapath of the catalog with its evidence: ``definition`` or ``hardware``."""
+    """A named datapath of the catalog with its evidence: ``definition`` (true by construction), ``hardware`` (equals
+    recorded devices), ``model`` (equals a published model, or RTL) or ``inferred`` (from documents that leave things
+    open)."""
 
     name: str
     record: Datapath

@@ -151,10 +151,13 @@ class MachineLayer:
 
     @cached_property
     def _weight_operand(self) -> Operand:
-        """[out, K]; the rows of a group are neighbours."""
+        return self._weight_on(self.accelerator.path)
+
+    def _weight_on(self, path: Datapath) -> Operand:
+        """[out, K] as a machine takes it; the rows of a group are neighbours."""
         weight, lines = self.weight, 1 if self._row_scaled else self._weight_lines
         shape = (self.weight_shape[0], self.k)
-        return _operand(weight.codes, weight.format.element, line_scales_of(weight), shape, lines)
+        return _operand(weight.codes, weight.format.element, line_scales_of(weight, path), shape, lines)
 
     def _lines(self, x: Array) -> Array:
         """Activations as lines along the reduction axis: [T, K], or pixels [N, H, W, G, C]."""
@@ -229,11 +232,12 @@ class MachineLayer:
             path: another machine to add on; default the accelerator's.
             threads: threads to use; default by size.
         """
+        weight = self._weight_operand if path is None else self._weight_on(path)
         path = self.accelerator.path if path is None else path
-        scales = line_scales_of(tensor)
+        scales = line_scales_of(tensor, path)
         if self.window is None:
             left = scaled_operand(tensor.codes, tensor.format.element, scales, 1)
-            out = multiply(left, self._weight_operand, path, bias=bias, threads=threads)
+            out = multiply(left, weight, path, bias=bias, threads=threads)
             return self._round(out.reshape(*shape[:-1], out.shape[1]))
         rows, columns = self.window.output_size(shape[2], shape[3])
         result = np.empty((shape[0], rows, columns, self.weight_shape[0]), dtype=np.float32)
@@ -241,7 +245,7 @@ class MachineLayer:
         for first in range(0, shape[0], step):
             part = slice(first, min(first + step, shape[0]))
             left = self._window_operand(tensor, scales, part, rows * columns)
-            out = multiply(left, self._weight_operand, path, bias=bias, groups=self.window.groups, threads=threads)
+            out = multiply(left, weight, path, bias=bias, groups=self.window.groups, threads=threads)
             result[part] = out.reshape(result[part].shape)
         return self._round(np.ascontiguousarray(result.transpose(0, 3, 1, 2)))
 

@@ -20,6 +20,7 @@ from sparq_sim.arrays import (
 )
 from sparq_sim.dtypes import DTYPE_ELEMENTS
 from sparq_sim.formats import Machine, elements, find_datapath, find_element
+from sparq_sim.machines import load_datapath
 from sparq_sim.scales import LineScales, exact_float, line_scales
 from sparq_sim.tensor import BlockTensor
 
@@ -74,18 +75,18 @@ def block_ends(length: int, block: int, lines: int = 1) -> tuple[int, ...]:
     )
 
 
-def operand_from_tensor(tensor: BlockTensor, what: str) -> Operand:
+def operand_from_tensor(tensor: BlockTensor, path: Datapath, what: str) -> Operand:
     """A 2-D BlockTensor with its blocks along the last axis."""
     if len(tensor.shape) != 2:
         raise ValueError(f"{what}: shape {tensor.shape}; {_SHAPES}")
     if tensor.axis != 1:
         raise ValueError(f"{what}: blocks run along axis {tensor.axis}, and K is axis 1; {_SHAPES}")
-    return scaled_operand(tensor.codes, tensor.format.element, line_scales_of(tensor), 1)
+    return scaled_operand(tensor.codes, tensor.format.element, line_scales_of(tensor, path), 1)
 
 
-def line_scales_of(tensor: BlockTensor) -> LineScales | None:
-    """The scales of a tensor whose blocks run along its last axis."""
-    return line_scales(tensor.format, tensor.scale_planes, tensor.shape)
+def line_scales_of(tensor: BlockTensor, path: Datapath) -> LineScales | None:
+    """Scales of a tensor whose blocks run along its last axis, short floats as codes where a machine reads them."""
+    return line_scales(tensor.format, tensor.scale_planes, tensor.shape, short_codes=path.presum > 1)
 
 
 def scaled_operand(codes: Array, element: ElementFormat, scales: LineScales | None, lines: int) -> Operand:
@@ -105,13 +106,19 @@ def scaled_operand(codes: Array, element: ElementFormat, scales: LineScales | No
     )
 
 
-def _operand(
-    x: object, format: str | ElementFormat | None, scales: object, tensor_scale: float | None, what: str
+def operand_of(
+    x: object,
+    format: str | ElementFormat | None,
+    scales: object,
+    tensor_scale: float | None,
+    path: Datapath,
+    what: str,
 ) -> Operand:
+    """One side of a product from what the caller gave."""
     if isinstance(x, BlockTensor):
         if format is not None or scales is not None or tensor_scale is not None:
             raise ValueError(f"{what} is a BlockTensor, which brings its own format and scales")
-        return operand_from_tensor(x, what)
+        return operand_from_tensor(x, path, what)
     if not (is_torch(x) or isinstance(x, np.ndarray)):
         raise TypeError(f"{what}: needed a BlockTensor, a NumPy array or a torch tensor, got {type(x).__name__}")
     name = dtype_name(x.dtype)  # type: ignore[attr-defined]
@@ -124,7 +131,9 @@ def _operand(
     if format is not None:
         if isinstance(format, str) and format not in CODE_FORMATS:
             raise ValueError(f"{what}_format={format!r}; known: {', '.join(CODE_FORMATS)}")
-        element = find_element(format) if isinstance(format, str) else format
+        # A machine that drops bits reads float32 words, and so tf32 comes as such.
+        word = format == "tf32" and path.dropped_bits > 0
+        element = find_element("fp32" if word else format) if isinstance(format, str) else format
         codes = _raw_codes(array, name, element, what)
     elif name in DTYPE_ELEMENTS:
         element = find_element(DTYPE_ELEMENTS[name])
@@ -135,7 +144,7 @@ def _operand(
             f"or unsigned integer codes with {what}_format="
         )
     operand = Operand(codes, element, tensor_scale=None if tensor_scale is None else _scale_value(tensor_scale, what))
-    return operand if scales is None else _with_scales(operand, scales, what)
+    return operand if scales is None else _with_scales(operand, scales, path, what)
 
 
 def _raw_codes(array: Array, name: str, element: ElementFormat, what: str) -> Array:
@@ -155,8 +164,8 @@ def _scale_value(value: float, what: str) -> float:
     return exact_float(scale)
 
 
-def _with_scales(operand: Operand, scales: object, what: str) -> Operand:
-    """Raw scales: float32 [rows] or [rows, 1], or E8M0 codes (uint8) [rows, K / block]."""
+def _with_scales(operand: Operand, scales: object, path: Datapath, what: str) -> Operand:
+    """Raw scales: float32 [rows] or [rows, 1], or the machine's codes (uint8) [rows, K / block]."""
     array = to_numpy(scales, f"{what}_scales")
     rows, k = operand.codes.shape
     if array.dtype.kind == "f":
@@ -175,8 +184,10 @@ def _with_scales(operand: Operand, scales: object, what: str) -> Operand:
             tensor_scale=operand.tensor_scale,
         )
     if array.dtype != np.uint8:
-        raise TypeError(f"{what}_scales: dtype {array.dtype}; needed uint8 (E8M0 codes per block) or float32 (per row)")
-    if operand.tensor_scale is not None:
+        raise TypeError(f"{what}_scales: dtype {array.dtype}; needed uint8 (codes per block) or float32 (per row)")
+    if path.scale.code_bytes != 1:
+        raise ValueError(f"{what}_scales: this machine's scales are no bytes; give a BlockTensor")
+    if operand.tensor_scale is not None and path.presum == 1:
         raise ValueError(f"{what}: block scales beside a tensor scale are not supported")
     blocks = array.shape[1] if array.ndim == 2 else 0
     if array.ndim != 2 or array.shape[0] != rows or blocks < 1 or k % blocks:
@@ -186,14 +197,17 @@ def _with_scales(operand: Operand, scales: object, what: str) -> Operand:
     return Operand(
         operand.codes,
         operand.element,
-        scale=find_element("e8m0"),
+        scale=path.scale,
         block_scales=np.ascontiguousarray(array),
         segment_end=block_ends(k, k // blocks),
+        tensor_scale=operand.tensor_scale,
     )
 
 
 def resolve_datapath(datapath: str | Machine | Datapath) -> Datapath:
-    """The record of a name, a catalog entry, or a record of the user's; ValueError if it means nothing."""
+    """The record of a name, of a JSON file, of a catalog entry, or of the user's; ValueError if it means nothing."""
+    if isinstance(datapath, str) and datapath.endswith(".json"):
+        return load_datapath(datapath)
     if isinstance(datapath, str):
         datapath = find_datapath(datapath)
     record = datapath.record if isinstance(datapath, Machine) else datapath
@@ -201,6 +215,57 @@ def resolve_datapath(datapath: str | Machine | Datapath) -> Datapath:
         raise TypeError(f"datapath: needed a name or a Datapath, got {type(record).__name__}")
     _core.check_datapath(record)
     return record
+
+
+#: What a result can be read as: its dtype, and the bits of c and of the accumulator.
+RESULTS = {"fp32": "float32", "fp16": "float16", "int32": "int32"}
+
+
+def result_of(path: Datapath, result: str | None) -> str:
+    """The result's name, checked against what the machine offers."""
+    offered = ("fp32", "fp16") if path.output == "fp32_or_fp16" else (path.output,)
+    name = offered[0] if result is None else result
+    if name not in offered:
+        raise ValueError(f"result={result!r}: this datapath gives {' or '.join(offered)}")
+    return name
+
+
+def as_result(values: Array, path: Datapath, result: str) -> Array:
+    """float32 sums in the dtype of the result, which holds them; NaN is the machine's."""
+    if result == "int32":
+        return values.view(np.int32)
+    if result == "fp32":
+        return values
+    with np.errstate(invalid="ignore"):
+        half = values.astype(np.float16)
+    half.view(np.uint16)[np.isnan(values)] = path.nan_bits >> 16
+    return half
+
+
+def _start(c: object, shape: tuple[int, int], result: str) -> Array | None:
+    """c as the core takes it: float32 numbers, or the bits of int32."""
+    if c is None:
+        return None
+    start = to_numpy(c, "c")
+    if start.dtype != np.dtype(RESULTS[result]):
+        raise TypeError(f"c: dtype {start.dtype}; needed {RESULTS[result]}")
+    if start.shape != shape:
+        raise ValueError(f"c: shape {start.shape}; needed [M, N] = {shape}")
+    start = np.ascontiguousarray(start)
+    return start.view(np.float32) if result == "int32" else widened32(start)
+
+
+def widened32(values: Array) -> Array:
+    """float16 as float32, exactly whatever the float state does to subnormals; float32 as it is."""
+    if values.dtype == np.float32:
+        return values
+    bits = values.view(np.uint16).astype(np.int64)
+    field, mantissa = bits >> 10 & 31, bits & 1023
+    size = np.where(field == 31, np.where(mantissa == 0, np.inf, np.nan), 0.0)
+    finite = np.ldexp(np.where(field == 0, mantissa, mantissa + 1024).astype(np.float64), np.maximum(field, 1) - 25)
+    size = np.where(field == 31, size, finite)
+    signed: Array = np.where(bits >> 15 != 0, -size, size).astype(np.float32)
+    return signed
 
 
 def multiply(
@@ -242,6 +307,7 @@ def matmul(
     b_scales: object = None,
     a_tensor_scale: float | None = None,
     b_tensor_scale: float | None = None,
+    result: str | None = None,
     threads: int | None = None,
 ) -> Any:
     """``a @ b.T (+ c)`` as a described machine computes it. a is [M, K] and b is **[N, K]**: both have K last, b like
@@ -251,16 +317,19 @@ def matmul(
         a, b: a `BlockTensor` with blocks along axis 1; or an array or tensor whose dtype is the format (torch or
             ml_dtypes float8, float6, float4; float16, bfloat16, float32; int8); or raw codes: unsigned integers, one
             per element, with ``a_format=``.
-        datapath: a name of `datapaths()`, or a `Datapath`.
-        c: float32 [M, N], what the accumulator starts with.
+        datapath: a name of `datapaths()`, a `Datapath`, or the path of a JSON file of one (``"machine.json"``).
+        c: [M, N] of the result's dtype, what the accumulator starts with.
         a_format, b_format: element of raw codes: a name of `elements()` that is no scale, or an `ElementFormat`.
-        a_scales, b_scales: raw scales: E8M0 codes (uint8) [rows, K / block] of equal blocks (a shorter last one
-            needs a `BlockTensor`), or float32 [rows].
+            tf32 is its 19 bits, but on machines that read float32 words (``dropped_bits``) such a word.
+        a_scales, b_scales: raw scales: codes (uint8) of the machine's ``scale``, E8M0 unless it says otherwise,
+            [rows, K / block] of equal blocks (a shorter last one needs a `BlockTensor`), or float32 [rows].
         a_tensor_scale, b_tensor_scale: a float32 scale of the whole operand.
+        result: ``"fp32"``, ``"fp16"`` or ``"int32"``, where the machine offers it; default its first.
         threads: threads to use; default by size. Results never depend on it.
 
     Returns:
-        [M, N] float32: a torch tensor if a is one, else a NumPy array. NaN is the machine's canonical one.
+        [M, N] float32 (or of ``result``): a torch tensor if a is one, else a NumPy array. NaN is the machine's
+        canonical one.
 
     Raises:
         ValueError: shapes that do not fit, K that does not match, unknown names, operands that the datapath does not
@@ -275,23 +344,25 @@ def matmul(
     array([[30.]], dtype=float32)
     """
     path = resolve_datapath(datapath)
-    left = _operand(a, a_format, a_scales, a_tensor_scale, "a")
-    right = _operand(b, b_format, b_scales, b_tensor_scale, "b")
+    name = result_of(path, result)
+    if name == "fp16":
+        path = path.with_fp16_result()
+    left = operand_of(a, a_format, a_scales, a_tensor_scale, path, "a")
+    right = operand_of(b, b_format, b_scales, b_tensor_scale, path, "b")
     if left.k != right.k:
         raise ValueError(f"K does not match: a is [{left.rows}, {left.k}], b is [{right.rows}, {right.k}]; {_SHAPES}")
-    start = None
-    if c is not None:
-        start = to_numpy(c, "c")
-        if start.dtype != np.float32:
-            raise TypeError(f"c: dtype {start.dtype}; needed float32")
-        if start.shape != (left.rows, right.rows):
-            raise ValueError(f"c: shape {start.shape}; needed [M, N] = ({left.rows}, {right.rows})")
-        start = np.ascontiguousarray(start)
-    result = multiply(left, right, path, start, threads=threads)
+    scales = (left.float_scales, left.tensor_scale, right.float_scales, right.tensor_scale)
+    if name != "fp32" and any(scale is not None for scale in scales):
+        raise ValueError(f"result={name!r}: float scales multiply a float32 result")
+    start = _start(c, (left.rows, right.rows), name)
+    made = as_result(multiply(left, right, path, start, threads=threads), path, name)
     if is_torch(a) or (isinstance(a, BlockTensor) and a.library == "torch"):
         import torch
 
         from sparq_sim.torch import bridge
 
-        return bridge.from_numpy(result, "float32", a if isinstance(a, torch.Tensor) else torch.empty(0))
-    return result
+        like = a if isinstance(a, torch.Tensor) else torch.empty(0)
+        if name == "int32":
+            return torch.from_numpy(made).to(like.device)
+        return bridge.from_numpy(made if name == "fp32" else made.view(np.uint16), RESULTS[name], like)
+    return made

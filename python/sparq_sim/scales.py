@@ -180,7 +180,7 @@ class LineScales:
     block: int
     """Elements of a line under one scale."""
     codes: Array | None = None
-    """[..., segments] codes of `record`: powers of two."""
+    """[..., segments] codes of `record`: powers of two, or short floats where asked for."""
     record: ElementFormat | None = None
     factors: Array | None = None
     """[..., segments] float32."""
@@ -188,8 +188,11 @@ class LineScales:
     """Of the whole tensor, to be applied at the end."""
 
 
-def line_scales(format: Format, scales: tuple[Array, ...], shape: tuple[int, ...]) -> LineScales | None:
-    """The scales of all levels together, for each line; None without scales.
+def line_scales(
+    format: Format, scales: tuple[Array, ...], shape: tuple[int, ...], short_codes: bool = False
+) -> LineScales | None:
+    """The scales of all levels together, for each line; None without scales. `short_codes` leaves short floats as
+    codes, where no level lies inside them.
 
     Raises:
         ValueError: scales of rows above scales of blocks, or zero points, which no product here takes.
@@ -216,6 +219,9 @@ def line_scales(format: Format, scales: tuple[Array, ...], shape: tuple[int, ...
     for level, plane in zip(format.levels[main + 1 :], spread[main + 1 :], strict=True):
         exponents = plane.astype(np.int64) + level.format.emin
         shift = shift + (-exponents if level.combine == "divide" else exponents)
+    if short_codes and format.scale_kind == "float" and own.format.code_bytes == 1 and len(format.levels) == main + 1:
+        codes = np.ascontiguousarray(spread[main])
+        return LineScales(block, codes=codes, record=own.format, tensor_scale=tensor_scale)
     if format.scale_kind == "float":
         values = scale_values(own, spread[main])
         if tensor_scale is not None and format.levels[0].combine != "multiply":

@@ -30,7 +30,7 @@ from sparq_sim.torch.simulate import Simulated, replace_layers, targets, untouch
 # Outputs of a layer that signal-to-noise ratios look at, evenly spaced.
 _SAMPLES = 1 << 16
 # Machines whose accumulation is float32 arithmetic in some order: what a float32 claim may turn out to be.
-_FLOAT32_REDUCTIONS = ("exact", "blocks", "fma")
+_FLOAT32_REDUCTIONS = ("exact", "blocks", "fma", "tree")
 # 16-bit models round every output once more.
 _NARROW = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -101,7 +101,7 @@ class _Layer:
         own = self.simulated.machine.accelerator.datapath_name
         tensor, shape = encoded
         for name, machine in sorted(datapaths().items(), key=lambda item: item[1].record.reduce != "fma"):
-            if name == own:
+            if name == own or machine.record == self.simulated.machine.accelerator.path:
                 continue
             try:
                 # A small part decides against a machine; all of it decides for it.

@@ -104,6 +104,9 @@ class Judge:
             "float" in (a.scale_kind, w.scale_kind),
             a_scale=scales[0] if a.scale_kind == "float" else 1.0,
             b_scale=scales[1] if w.scale_kind == "float" else 1.0,
+            # A block of zeros may have the scale 1.
+            a_block_scale=max(1.0, scales[0]),
+            b_block_scale=max(1.0, scales[1]),
         )  # fmt: skip
 
     def _judge_bias(self, sums: _Sums, theirs: Array, finite: Array, report: LayerReport) -> None:

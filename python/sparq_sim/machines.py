@@ -1,0 +1,70 @@
+"""Machines as JSON: the fields of a `Datapath` that differ from their defaults, and the operands by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sparq_sim import _core
+from sparq_sim._core import Datapath, ElementFormat
+from sparq_sim.formats import elements, find_element
+
+
+def _element(value: object, field: str) -> ElementFormat:
+    if isinstance(value, str):
+        return find_element(value)
+    if isinstance(value, dict):
+        return ElementFormat(**value)
+    raise ValueError(f"{field}: needed the name of an element or its fields, got {value!r}")
+
+
+def _element_text(record: ElementFormat) -> str | dict[str, Any]:
+    return next((name for name, element in elements().items() if element.record == record), record.to_dict())
+
+
+def datapath_from_dict(fields: Mapping[str, Any]) -> Datapath:
+    """A machine of its fields; those left out have their defaults.
+
+    Args:
+        fields: as `datapath_to_dict` makes them: ``operands`` and ``scale`` are names of `elements()` or fields of one.
+
+    Raises:
+        ValueError, TypeError: unknown fields, or a machine that means nothing.
+
+    >>> import sparq_sim as sq
+    >>> sq.datapath_from_dict({"reduce": "blocks", "group": 8, "operands": ["e4m3"]}).group
+    8
+    """
+    given = dict(fields)
+    operands = given.pop("operands", [])
+    if not isinstance(operands, (list, tuple)):
+        raise TypeError(f"operands: needed a list, got {operands!r}")
+    if "scale" in given:
+        given["scale"] = _element(given["scale"], "scale")
+    record = Datapath(**given).with_operands([_element(operand, "operands") for operand in operands])
+    _core.check_datapath(record)
+    return record
+
+
+def datapath_to_dict(record: Datapath) -> dict[str, Any]:
+    """What `datapath_from_dict` reads: the fields that differ from their defaults."""
+    defaults = Datapath().to_dict()
+    fields = {name: value for name, value in record.to_dict().items() if value != defaults[name]}
+    if "scale" in fields:
+        fields["scale"] = _element_text(record.scale)
+    if record.operands:
+        fields["operands"] = [_element_text(operand) for operand in record.operands]
+    return fields
+
+
+def load_datapath(path: str | Path) -> Datapath:
+    """A machine from a JSON file of its fields."""
+    try:
+        fields = json.loads(Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: no JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path}: needed an object of fields")
+    return datapath_from_dict(fields)
