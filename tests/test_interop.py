@@ -105,6 +105,9 @@ def test_dtypes_of_other_codes_are_refused() -> None:
             call()
     with pytest.raises(ValueError, match="scales: 0 levels; mxfp8_e4m3 has 1"):
         sq.BlockTensor.from_codes(tensor.codes, format="mxfp8")
+    twos = np.full((8, 64), 2, np.uint8).view(np.bool_)
+    with pytest.raises(ValueError, match="bytes are not 0 or 1"):
+        sq.BlockTensor.from_codes(tensor.codes, tensor.scales, format="mxfp8", mask=twos)
     with pytest.raises(ValueError, match="level=1: mxfp8_e4m3 has 1"):
         tensor.scales_as(np.float32, level=1)
     with pytest.raises(ValueError, match=r"needed C-contiguous uint8 \(8, 2\)"):

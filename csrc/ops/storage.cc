@@ -16,6 +16,7 @@ constexpr std::int64_t grain = 1 << 20;  // items that are worth a thread
 // Runs `work(first_line, last_line, counts)` on all lines; how many were refused.
 template <class Work>
 std::int64_t run_lines(std::int64_t lines, std::int64_t length, int threads, const Work& work) {
+  if (lines == 0 || length == 0) return 0;
   const int count = thread_count(lines * length, grain, threads, lines);
   std::vector<Counts> counts(static_cast<std::size_t>(count));
   parallel_for(lines, count, [&](std::int64_t first, std::int64_t last, int thread) {

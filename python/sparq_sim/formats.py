@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -288,6 +289,11 @@ def formats() -> dict[str, Format]:
     >>> sq.formats()["mxfp4"].bits_per_element()
     4.25
     """
+    return dict(_catalog())
+
+
+@lru_cache(maxsize=1)
+def _catalog() -> dict[str, Format]:
     return {
         name: Format(name, block_format.element, block_format.levels, conversion, source, evidence)
         for name, block_format, conversion, source, evidence in _core.formats
@@ -311,7 +317,7 @@ def _unknown(what: str, given: object, known: Sequence[str]) -> ValueError:
 
 def find_format(name: str) -> Format:
     """A format by its name or short name; ValueError lists the known names."""
-    known = formats()
+    known = _catalog()
     short = dict(_core.aliases)
     if short.get(name, name) not in known:
         raise _unknown("format", name, [*known, *short])

@@ -101,6 +101,8 @@ class BlockTensor:
             if array is None or array.dtype != dtype or array.shape != extent or not array.flags.c_contiguous:
                 given = "nothing" if array is None else f"{array.dtype} {array.shape}"
                 raise ValueError(f"{name}: {given}; needed C-contiguous {dtype} {extent}")
+        if self.mask is not None and self.mask.size and int(self.mask.view(np.uint8).max()) > 1:
+            raise ValueError("mask: bools whose bytes are not 0 or 1")
         bits = format_.element.code_bits
         if bits < 8 * self.codes.dtype.itemsize and self.codes.size and int(self.codes.max()) >> bits:
             raise ValueError(f"codes: {int(self.codes.max()):#x} has more than the {bits} bits of {format_.name}")
