@@ -28,6 +28,16 @@ CASES = (
     ("mxfp8_e4m3", "mxfp8_e4m3", "exact"),
     ("mxfp8_e4m3", "mxfp8_e4m3", "fma32"),
     ("fp8_e4m3", "fp8_e4m3", "hopper_fp8"),
+    ("fp8_e4m3", "fp8_e4m3", "hopper_fp8_promoted"),
+    ("fp8_e4m3", "fp8_e4m3", "hopper_fp8_mma_sync"),
+    ("fp16", "fp16", "hopper_16"),
+    ("fp16", "fp16", "ampere_16"),
+    ("mxfp8_e4m3", "mxfp8_e4m3", "blackwell_mxf8"),
+    ("nvfp4", "nvfp4", "blackwell_nvf4"),
+    ("bf16", "bf16", "cdna3_16"),
+    ("bf16", "bf16", "cdna2_16"),
+    ("mxfp8_e4m3", "mxfp8_e4m3", "mxdotp"),
+    ("hbfp8", "hbfp8", "hbfp8_wrap"),
     ("bf16", "bf16", "exact"),
 )
 

@@ -554,6 +554,15 @@ def test_tf32_is_a_float32_word_where_the_machine_reads_one(isa: str) -> None:
     assert float(sq.matmul(tensor, tensor, datapath="ampere_tf32")[0, 0]) == 5
 
 
+@pytest.mark.parametrize("fraction_bits", [13, 20, 23, 24, 25, 30, 36])
+def test_zeros_add_up_to_zero_whatever_is_kept_of_them(fraction_bits: int, isa: str) -> None:
+    record = sq.Datapath(reduce="align", group=8, fraction_bits=fraction_bits, block_scales=False)
+    zeros = np.zeros((2, 20), np.float16)
+    assert bits_of(sq.matmul(zeros, zeros, datapath=record)).tolist() == [[0, 0], [0, 0]]
+    minus = np.full((2, 2), -0.0, np.float32)
+    assert bits_of(sq.matmul(zeros, -zeros, datapath=record, c=minus)).tolist() == [[0, 0], [0, 0]]
+
+
 def test_threads_and_shapes_do_not_change_a_bit() -> None:
     rng = np.random.default_rng(8)
     record = sq.datapaths()["hopper_16"].record

@@ -34,13 +34,15 @@ inline SplitElement split_element(const ElementFormat& f, std::uint32_t memory_c
 struct AlignPlan {
   const MultiplyJob& job;
   Accumulator accumulator;
-  int product_fraction;                          // fraction bits of a product
-  int shift_up;                                  // what they lack of fraction_bits
-  std::int32_t zero_exponent;                    // of zero operands
+  int product_fraction;        // fraction bits of a product
+  int shift_up;                // what they lack of fraction_bits
+  std::int32_t zero_exponent;  // of zero operands
+  std::int32_t least_top;      // exponent_floor, but where all is zero powers of two stay normal numbers
   std::int64_t instruction, run, steps, packed;  // packed: K with the last instruction's padding
   int integer_unit = 0;                          // presum: operands are integers times 2^unit, both together
   bool narrow;                                   // terms fit int32
   std::int64_t partial;                          // and so does a sum of so many of them
+  bool short_sums;                               // the sum of all terms of a step does
   bool overflows;                                // a product may be 2^128 or more, and that matters
 
   explicit AlignPlan(const MultiplyJob& j)
@@ -50,6 +52,7 @@ struct AlignPlan {
         shift_up(j.path.fraction_bits - product_fraction),
         zero_exponent(j.path.zero_products == ZeroProducts::lowest ? lowest_exponent : absent_exponent) {
     const Datapath& path = j.path;
+    least_top = larger(path.exponent_floor, -960);
     instruction = instruction_length(path);
     run = path.run > 0 ? path.run : path.group;
     steps = instruction / path.group;
@@ -58,7 +61,15 @@ struct AlignPlan {
     narrow = path.presum == 1 && path.fraction_bits <= 28 && shift_up >= 0 && !path.normalize &&
              path.align_rounding == Cut::toward_zero && path.lanes == 1;
     partial = (std::int64_t{1} << (29 - (narrow ? path.fraction_bits : 28))) - 1;
+    // In halves, quarters, ... of a step.
+    if (path.group > partial && partial > 0)
+      for (std::int64_t parts = 2; parts <= path.group; parts *= 2)
+        if ((path.group + parts - 1) / parts <= partial) {
+          partial = (path.group + parts - 1) / parts;
+          break;
+        }
     if (partial < 1) partial = 1;
+    short_sums = narrow && path.group <= partial;
     overflows =
         path.product_overflow && path.presum == 1 && max_exponent(j.a.element) + max_exponent(j.b.element) + 2 > 128;
   }
@@ -408,6 +419,33 @@ inline void late_floor_step(const AlignPlan& plan, const AlignRows& in, std::int
   round_lanes(plan.accumulator, plan.accumulator.toward_zero, x, acc);
 }
 
+// The accumulator cut toward zero where all terms are int32: |c| has 24 bits and fraction_bits is at most 28.
+inline void cut_start(const StartLanes& start, const std::int32_t* top, int fraction_bits, std::int32_t* cut) {
+  const int up = fraction_bits > 23 ? fraction_bits - 23 : 0, down = fraction_bits < 23 ? 23 - fraction_bits : 0;
+  for (int l = 0; l < lanes; ++l) {
+    const std::int32_t value = start.significand[l], sign = value >> 31;
+    const std::int32_t distance = top[l] - start.exponent[l] + down;
+    const std::int32_t size = (((value ^ sign) - sign) << up) >> (distance < 31 ? distance : 31);
+    cut[l] = (size ^ sign) - sign;
+  }
+}
+
+// The accumulator is one of the terms, and every sum fits int32.
+inline void aligned_step_short(const AlignPlan& plan, const AlignRows& in, std::int64_t first, std::int64_t end,
+                               float* acc) {
+  const Datapath& path = plan.job.path;
+  const StartLanes start(plan, acc);
+  std::int32_t top[lanes], sum[lanes];
+  for (int l = 0; l < lanes; ++l) top[l] = larger(start.counted[l], plan.least_top);
+  raise_to_largest(in.row + in.row_plane + first, in.panel + in.panel_plane + first * lanes, end - first, top);
+  cut_start(start, top, path.fraction_bits, sum);
+  add_cut_products(plan.shift_up, in.row + first, in.row_plane, in.panel + first * lanes, in.panel_plane, end - first,
+                   top, sum);
+  double x[lanes];
+  scale_lanes(sum, top, -path.fraction_bits, x);
+  round_lanes(plan.accumulator, plan.accumulator.toward_zero, x, acc);
+}
+
 // The accumulator is one of the terms.
 inline void aligned_step(const AlignPlan& plan, const AlignRows& in, std::int64_t first, std::int64_t end, float* acc) {
   const Datapath& path = plan.job.path;
@@ -422,7 +460,7 @@ inline void aligned_step(const AlignPlan& plan, const AlignRows& in, std::int64_
     raise_to_largest(in.row + in.row_plane + first, in.panel + in.panel_plane + first * lanes, end - first, top);
   else
     wide_largest(plan, in, first, end, 1, top);
-  for (int l = 0; l < lanes; ++l) top[l] = larger(top[l], path.exponent_floor);
+  for (int l = 0; l < lanes; ++l) top[l] = larger(top[l], plan.least_top);
   for (int l = 0; l < lanes; ++l) {
     const std::int64_t distance = std::int64_t{top[l]} - start.exponent[l] + 23 - path.fraction_bits;
     total[l] = cut_integer(start.significand[l], distance, path.align_rounding);
@@ -447,10 +485,14 @@ inline void align_step(const AlignPlan& plan, const AlignRows& in, const Element
   bool odd = false;
   for (int l = 0; l < lanes; ++l) {
     before[l] = acc[l];
-    odd = odd || special[l] || !is_finite(acc[l]);
+    odd |= special[l] | !is_finite(acc[l]);
   }
-  path.start == Start::late_floor ? late_floor_step(plan, in, first, end, acc)
-                                  : aligned_step(plan, in, first, end, acc);
+  if (path.start == Start::late_floor)
+    late_floor_step(plan, in, first, end, acc);
+  else if (plan.short_sums)
+    aligned_step_short(plan, in, first, end, acc);
+  else
+    aligned_step(plan, in, first, end, acc);
   bool large = false;
   if (plan.overflows) {
     std::int32_t top[lanes] = {};
