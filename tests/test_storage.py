@@ -545,3 +545,14 @@ def test_bytes_with_any_bit_flipped_are_another_tensor_or_an_error() -> None:
             changes += 1
             assert again != tensor
     assert errors > 100 and changes > 200
+
+
+def test_compressed_tensors_stores_the_scale_that_encoders_multiply_by() -> None:
+    x = np.random.default_rng(3).standard_normal((8, 64), dtype=np.float32)
+    made = sq.encode(x, "nvfp4", like="compressed-tensors-0.20")
+    packed = made.pack("compressed_tensors_nvfp4")
+    assert packed.planes["scales0"].tobytes() == made.scale_planes[0].tobytes()
+    assert made.scale_planes[0].item() == np.float32(2688) * (np.float32(1) / np.abs(x).max())
+    assert sq.unpack(packed) == made
+    with pytest.raises(ValueError, match="whose scale is that one"):
+        sq.encode(x, "nvfp4", tensor_scale=float(np.float32(5 / 2688))).pack("compressed_tensors_nvfp4")

@@ -105,7 +105,7 @@ class Layout:
     multiple: tuple[int, int] = (1, 1)
     """What the number of lines and their length have to be multiples of."""
     reciprocal_outer: bool = False
-    """The scale of the tensor is stored as one over it."""
+    """The scale of the tensor is stored as one over it, or as the one that encoders multiply by (outer_combine)."""
     names: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """How files call planes, and their safetensors dtype."""
     by_block: bool = False

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from sparq_sim import _core
-from sparq_sim._core import Sparsity
+from sparq_sim._core import BlockFormat, Sparsity
 from sparq_sim.arrays import Array, dtype_name, normal_axis, positive_finite_or_nan, thread_argument, widened
 from sparq_sim.dtypes import DTYPE_ELEMENTS, in_dtype
-from sparq_sim.formats import Format, Spec, find_element, find_format, pattern_text, scale_bits
+from sparq_sim.formats import Format, Spec, find_element, find_format, levels_with_outer, pattern_text, scale_bits
 from sparq_sim.layouts import Digit, Layout, Plane, find_layout, parse_order
 from sparq_sim.positions import (
     ENCODINGS,
@@ -433,7 +433,10 @@ def _require_fit(spec: Spec, layout: Layout) -> None:
     format_, pattern = spec.format, spec.sparsity
     if layout.formats:
         known = {find_format(name).block_format for name in layout.formats}
-        if format_.block_format not in known:
+        own = format_.block_format
+        if layout.reciprocal_outer and format_.outer_combine is not None:  # whose scale may be the stored one already
+            own = BlockFormat(format_.element, levels_with_outer(format_.levels, "multiply"))
+        if own not in known:
             raise ValueError(f"layout {layout.name} holds {', '.join(layout.formats)}; {format_.name} is none of them")
     if layout.code_bits and format_.element.code_bits not in layout.code_bits:
         widths = ", ".join(map(str, layout.code_bits))
@@ -495,7 +498,7 @@ def pack(
     elements = made.elements.to_bytes(codes, threads)
     scales = []
     for level, (own, plane) in enumerate(zip(made.scales, tensor.scale_planes, strict=True)):
-        if made.layout.reciprocal_outer and level == 0:
+        if made.layout.reciprocal_outer and level == 0 and tensor.format.outer_combine == "multiply":
             plane = _reciprocal(plane)
         bits = plane.view(own.dtype) if plane.dtype != own.dtype else plane
         scales.append(own.to_bytes(space.matrices(bits), threads))
@@ -526,7 +529,8 @@ def _reciprocal(scale: Array) -> Array:
     if back.tobytes() != scale.tobytes() or not positive_finite_or_nan(there):
         raise ValueError(
             "the layout stores one over the tensor's scale, and that of this one does not lead back to it; give "
-            "tensor_scale= as the float32 reciprocal of a float32 number"
+            "tensor_scale= as the float32 reciprocal of a float32 number, or outer_combine='divide', whose scale is "
+            "that one"
         )
     return there
 
@@ -600,7 +604,7 @@ def unpack(
         plane = items_.from_bytes(data[made.scale_name(level)], threads)
         plane = space.tensor(plane, scale_shape(own, shape, space.axis) if shape else ())
         plane = plane.view(level_dtype(own)) if plane.dtype != level_dtype(own) else plane
-        if made.layout.reciprocal_outer and level == 0:
+        if made.layout.reciprocal_outer and level == 0 and spec.format.outer_combine == "multiply":
             plane = _reciprocal(plane)
         scales.append(plane)
     codes = space.tensor(codes, shape)

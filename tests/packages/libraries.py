@@ -95,13 +95,13 @@ def quark(x: torch.Tensor, format: str, rule: str) -> torch.Tensor:
     import quark.torch.kernel  # noqa: F401  registers the operators
 
     if format == "bfp16_quark":
-        return torch.ops.quark.non_scaled_fake_quantize(x, "bfp16", "", -1, 8, "even")
+        return torch.ops.quark.non_scaled_fake_quantize(x, "bfp16", "", -1, 8)
     if format in ("mx6", "mx9"):
         from quark.torch.kernel.hw_emulation.hw_emulation_interface import fake_quantize_mx6_mx9
 
-        return fake_quantize_mx6_mx9(x, -1, 16, 5 if format == "mx6" else 8, 2)
+        return fake_quantize_mx6_mx9(x, -1, 16, quant_bit=5 if format == "mx6" else 8, sub_block_size=2)
     element = {"mxfp8_e4m3": "fp8_e4m3", "mxfp8_e5m2": "fp8_e5m2"}.get(format, format.removeprefix("mx"))
-    return torch.ops.quark.non_scaled_fake_quantize(x, "mx", "fp4" if element == "fp4" else element, -1, 32, rule)
+    return torch.ops.quark.non_scaled_fake_quantize(x, "mx", element, -1, 32, rule)
 
 
 LIBRARIES = {
