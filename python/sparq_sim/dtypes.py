@@ -29,6 +29,9 @@ DTYPE_ELEMENTS = {
     "int4": "int4",
 }
 
+#: Dtypes of torch whose items are two codes in a byte, the first in the low bits.
+DTYPE_PAIRS = {"float4_e2m1fn_x2": "e2m1"}
+
 #: Dtypes of scales, and what their codes are.
 DTYPE_SCALES = {"float8_e8m0fnu": "e8m0", "float8_e4m3fn": "ue4m3", "float16": "fp16", "float32": "fp32"}
 

@@ -218,7 +218,11 @@ def resolve_datapath(datapath: str | Machine | Datapath) -> Datapath:
 
 
 #: What a result can be read as: its dtype, and the bits of c and of the accumulator.
-RESULTS = {"fp32": "float32", "fp16": "float16", "int32": "int32"}
+RESULTS: dict[str, np.dtype[Any]] = {
+    "fp32": np.dtype(np.float32),
+    "fp16": np.dtype(np.float16),
+    "int32": np.dtype(np.int32),
+}
 
 
 def result_of(path: Datapath, result: str | None) -> str:
@@ -230,12 +234,15 @@ def result_of(path: Datapath, result: str | None) -> str:
     return name
 
 
+def machine_for(path: Datapath, result: str) -> Datapath:
+    """The machine as it works when it gives that result: one of 16 bits is its accumulator's type too."""
+    return path.with_fp16_result() if RESULTS[result] == np.float16 else path
+
+
 def as_result(values: Array, path: Datapath, result: str) -> Array:
     """float32 sums in the dtype of the result, which holds them; NaN is the machine's."""
-    if result == "int32":
-        return values.view(np.int32)
-    if result == "fp32":
-        return values
+    if RESULTS[result].itemsize == values.dtype.itemsize:
+        return values.view(RESULTS[result])
     with np.errstate(invalid="ignore"):
         half = values.astype(np.float16)
     half.view(np.uint16)[np.isnan(values)] = path.nan_bits >> 16
@@ -247,12 +254,12 @@ def _start(c: object, shape: tuple[int, int], result: str) -> Array | None:
     if c is None:
         return None
     start = to_numpy(c, "c")
-    if start.dtype != np.dtype(RESULTS[result]):
+    if start.dtype != RESULTS[result]:
         raise TypeError(f"c: dtype {start.dtype}; needed {RESULTS[result]}")
     if start.shape != shape:
         raise ValueError(f"c: shape {start.shape}; needed [M, N] = {shape}")
     start = np.ascontiguousarray(start)
-    return start.view(np.float32) if result == "int32" else widened32(start)
+    return start.view(np.float32) if start.dtype.kind == "i" else widened32(start)
 
 
 def widened32(values: Array) -> Array:
@@ -345,8 +352,7 @@ def matmul(
     """
     path = resolve_datapath(datapath)
     name = result_of(path, result)
-    if name == "fp16":
-        path = path.with_fp16_result()
+    path = machine_for(path, name)
     left = operand_of(a, a_format, a_scales, a_tensor_scale, path, "a")
     right = operand_of(b, b_format, b_scales, b_tensor_scale, path, "b")
     if left.k != right.k:
@@ -359,10 +365,5 @@ def matmul(
     if is_torch(a) or (isinstance(a, BlockTensor) and a.library == "torch"):
         import torch
 
-        from sparq_sim.torch import bridge
-
-        like = a if isinstance(a, torch.Tensor) else torch.empty(0)
-        if name == "int32":
-            return torch.from_numpy(made).to(like.device)
-        return bridge.from_numpy(made if name == "fp32" else made.view(np.uint16), RESULTS[name], like)
+        return torch.from_numpy(made).to(a.device if isinstance(a, torch.Tensor) else "cpu")
     return made

@@ -12,8 +12,8 @@ import numpy as np
 from sparq_sim import _core
 from sparq_sim._core import BlockFormat, Sparsity
 from sparq_sim.arrays import Array, dtype_name, normal_axis, positive_finite_or_nan, thread_argument, widened
-from sparq_sim.dtypes import DTYPE_ELEMENTS, in_dtype
-from sparq_sim.formats import Format, Spec, find_element, find_format, levels_with_outer, pattern_text, scale_bits
+from sparq_sim.dtypes import DTYPE_ELEMENTS, DTYPE_PAIRS, in_dtype
+from sparq_sim.formats import Format, Spec, find_format, levels_with_outer, pattern_text, scale_bits
 from sparq_sim.layouts import Digit, Layout, Plane, find_layout, parse_order
 from sparq_sim.positions import (
     ENCODINGS,
@@ -58,10 +58,8 @@ class Packed:
         plain = replace(plane, container_bits=0) == Plane() and not self.layout.chunk
         bits = plane.container_bits or record.code_bits
         name = dtype_name(dtype)
-        if name == "float4_e2m1fn_x2" and plain and record == find_element("e2m1") and bits == 4:
-            import torch.utils.dlpack
-
-            return torch.utils.dlpack.from_dlpack(self.planes["elements"]).view(torch.float4_e2m1fn_x2)
+        if name in DTYPE_PAIRS and plain and bits == 4:
+            return in_dtype(self.planes["elements"], record, dtype, DTYPE_PAIRS, "elements")
         if not plain or bits != 8 * record.code_bytes:
             raise TypeError(f"elements: dtype {name}; layout {self.layout.name} has no plain codes of {bits} bits")
         codes = self.planes["elements"].view(np.dtype(f"uint{bits}"))

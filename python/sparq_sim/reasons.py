@@ -133,7 +133,7 @@ def _quotient_reason(made: Spec, main: ScaleLevel, peak: float, code: int, above
     """Of a float scale; numbers where the plain quotient leads to the code."""
     how, element, stored = made.conversion, made.format.element, main.format
     if made.format.outer_combine not in (None, "multiply") or how.scale_order == "outer_first":
-        return f"{how.scale_rule}, in the order of {made.format.outer_combine} and {how.scale_order}"
+        return f"{how.scale_rule} (outer_combine={made.format.outer_combine}, scale_order={how.scale_order})"
     reach = how.divisor or largest(element)
     if how.scale_rule == "signed_max":
         reach = abs(element.value(1 << (element.code_bits - 1)))

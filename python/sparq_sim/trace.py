@@ -12,7 +12,7 @@ import numpy as np
 
 from sparq_sim._core import Datapath, ElementFormat
 from sparq_sim.formats import Machine
-from sparq_sim.matmul import Operand, matmul, operand_of, resolve_datapath, result_of
+from sparq_sim.matmul import RESULTS, Operand, machine_for, matmul, operand_of, resolve_datapath, result_of
 from sparq_sim.tensor import BlockTensor
 
 #: The exponent of a zero operand under zero_products="lowest" (docs/numerics.md section 10).
@@ -456,7 +456,7 @@ def dot_trace(
     name = result_of(path, result)
     lines = [_line(x) for x in (a, b)]
     scales = [None if s is None else np.atleast_2d(np.asarray(s)) for s in (a_scales, b_scales)]
-    own = path.with_fp16_result() if name == "fp16" else path
+    own = machine_for(path, name)
     left = operand_of(lines[0], a_format, scales[0], None, own, "a")
     right = operand_of(lines[1], b_format, scales[1], None, own, "b")
     for operand, what in ((left, "a"), (right, "b")):
@@ -464,8 +464,7 @@ def dot_trace(
             raise ValueError(f"{what}: {operand.rows} lines; a trace is of one")
         if operand.float_scales is not None or operand.tensor_scale is not None:
             raise ValueError(f"{what}: float scales are no part of a machine's steps; trace the codes without them")
-    dtype = {"fp32": np.float32, "fp16": np.float16, "int32": np.int32}[name]
-    start = None if c is None else np.array([[c]], dtype)
+    start = None if c is None else np.array([[c]], RESULTS[name])
     got = np.asarray(
         matmul(
             lines[0], lines[1], datapath=path, c=start, a_format=a_format, b_format=b_format,
