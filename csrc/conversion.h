@@ -9,6 +9,7 @@ enum class Rounding : std::uint8_t {
   nearest_even,
   nearest_away,
   nearest_zero,
+  nearest_up,
   toward_zero,
   up,
   down,
@@ -45,6 +46,10 @@ enum class Overflow : std::uint8_t { saturate, special };
 // largest magnitude, with its sign, over the lowest integer.
 enum class ScaleRule : std::uint8_t { floor, ceil, rceil, even, nearest, fit, mse, mae, amax, signed_max };
 
+// Rules in which `divisor` stands for the largest element: rceil divides amax by it, floor takes the power of two of
+// each.
+static constexpr bool uses_divisor(ScaleRule rule) { return rule == ScaleRule::rceil || rule == ScaleRule::floor; }
+
 // Rules that look at every element of a block, not at amax alone.
 static constexpr bool searches(ScaleRule rule) { return rule == ScaleRule::mse || rule == ScaleRule::mae; }
 
@@ -74,7 +79,7 @@ enum class IntegerRange : std::uint8_t { symmetric, full };
 enum class Prerounding : std::uint8_t { none, bf16, bf16_toward_zero };
 
 // How elements are brought to the exponent of their block, where that is a rounding of its own (section 3).
-enum class AlignRounding : std::uint8_t { toward_zero, nearest_away };
+enum class AlignRounding : std::uint8_t { toward_zero, nearest_away, nearest_even };
 
 // How a float scale meets an element (section 4); outer_reciprocal: by the reciprocal of the scale above the block's,
 // over the block's.

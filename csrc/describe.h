@@ -68,6 +68,7 @@ struct Words<Rounding> {
   static constexpr Word<Rounding> list[] = {{"nearest_even", Rounding::nearest_even},
                                             {"nearest_away", Rounding::nearest_away},
                                             {"nearest_zero", Rounding::nearest_zero},
+                                            {"nearest_up", Rounding::nearest_up},
                                             {"toward_zero", Rounding::toward_zero},
                                             {"up", Rounding::up},
                                             {"down", Rounding::down},
@@ -151,7 +152,8 @@ template <>
 struct Words<AlignRounding> {
   static constexpr std::string_view what = "align_rounding";
   static constexpr Word<AlignRounding> list[] = {{"toward_zero", AlignRounding::toward_zero},
-                                                 {"nearest_away", AlignRounding::nearest_away}};
+                                                 {"nearest_away", AlignRounding::nearest_away},
+                                                 {"nearest_even", AlignRounding::nearest_even}};
 };
 template <>
 struct Words<ScaleApply> {

@@ -17,10 +17,10 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-NEAREST_EVEN, NEAREST_AWAY, NEAREST_ZERO = "nearest_even", "nearest_away", "nearest_zero"
+NEAREST_EVEN, NEAREST_AWAY, NEAREST_ZERO, NEAREST_UP = "nearest_even", "nearest_away", "nearest_zero", "nearest_up"
 TOWARD_ZERO, UP, DOWN, TO_ODD = "toward_zero", "up", "down", "to_odd"
 STOCHASTIC = "stochastic"  # not among ROUNDINGS: it is one only together with random bits
-ROUNDINGS = (NEAREST_EVEN, NEAREST_AWAY, NEAREST_ZERO, TOWARD_ZERO, UP, DOWN, TO_ODD)
+ROUNDINGS = (NEAREST_EVEN, NEAREST_AWAY, NEAREST_ZERO, NEAREST_UP, TOWARD_ZERO, UP, DOWN, TO_ODD)
 OVERFLOWS = ("saturate", "special")
 SCALE_RULES = ("floor", "ceil", "rceil", "even", "nearest")
 # Not among SCALE_RULES: they look at all elements of a block.
@@ -382,7 +382,8 @@ def round_integer(k: Fraction, rounding: str | Chance, negative: bool = False) -
         return whole + (whole % 2 == 0)
     if rest == Fraction(1, 2):
         # Away from zero is up because k is a magnitude; even is up from an odd integer only.
-        return whole + {NEAREST_AWAY: 1, NEAREST_ZERO: 0, NEAREST_EVEN: whole % 2}[rounding]
+        goes = {NEAREST_AWAY: 1, NEAREST_ZERO: 0, NEAREST_UP: not negative, NEAREST_EVEN: whole % 2}
+        return whole + goes[rounding]
     return whole + (1 if rest > Fraction(1, 2) else 0)
 
 
@@ -534,6 +535,7 @@ def round_by_neighbours(element: Element, value: Number, rounding: str, overflow
             NEAREST_EVEN: low if below < above or (below == above and low_is_even) else high,
             NEAREST_AWAY: low if below < above else high,
             NEAREST_ZERO: low if below <= above else high,
+            NEAREST_UP: low if below < above or (below == above and value.negative) else high,
             TOWARD_ZERO: low,
             UP: low if value.negative or below == 0 else high,
             DOWN: high if value.negative and below > 0 else low,
@@ -762,7 +764,12 @@ def _exponent_by_log2(element: Element, amax: Fraction, scale_rule: str, how: Ch
         quotient = rn32(finite(amax / (how.divisor or element.largest)))
         return math.ceil(log2_in_float32(quotient.magnitude))
     logarithm = log2_in_float32(amax)
-    return (math.ceil(logarithm) if scale_rule == "ceil" else math.floor(logarithm)) - element.emax
+    return math.ceil(logarithm) - element.emax if scale_rule == "ceil" else math.floor(logarithm) - top_of(element, how)
+
+
+def top_of(element: Element, how: Choices) -> int:
+    """The power of two of the largest element, or of what stands for it in `floor` and `rceil` (section 3)."""
+    return element.emax if how.divisor is None else floor_log2(how.divisor)
 
 
 def scale_exponent(element: Element, amax: Fraction, scale_rule: str, how: Choices = Choices()) -> int:
@@ -774,13 +781,14 @@ def scale_exponent(element: Element, amax: Fraction, scale_rule: str, how: Choic
         quotient = amax / how.divisor
         return floor_log2(quotient) + (quotient != power_of_two(floor_log2(quotient)))
     exponent = floor_log2(amax)
+    if scale_rule == "floor":
+        return exponent - top_of(element, how)
     t = amax / power_of_two(exponent)
     # The largest binade of an integer has one fraction bit fewer: its top magnitude bit is the leading one.
     fraction_bits = mantissa_bits_of(element, element.emax) - (1 if element.exponent_bits == 0 else 0)
     if how.even_bits is not None:
         fraction_bits = how.even_bits
     promoted = {
-        "floor": False,
         "ceil": t > 1,
         "rceil": t > element.largest / power_of_two(element.emax),
         "even": t >= 2 - power_of_two(-fraction_bits - 1),
@@ -799,7 +807,7 @@ def _infinite_scale(fmt: BlockFormat, scale_rule: str, scale_minimum: int, how: 
     assert fmt.scale is not None
     if how.infinite == "top":
         return fmt.scale.largest_code
-    top = floor_log2(how.divisor) if scale_rule == "rceil" and how.divisor is not None else fmt.element.emax
+    top = top_of(fmt.element, how if scale_rule in ("floor", "rceil") else Choices())
     return power_of_two_scale_code(fmt.scale, 128 - top, scale_minimum)
 
 
@@ -990,7 +998,7 @@ def micro_code(
         base = above.scale - fmt.scale.bias + above.shift
     if amax == 0:
         return lowest
-    rule = "floor" if fmt.has_float_scale else scale_rule
+    rule, how = ("floor", Choices()) if fmt.has_float_scale else (scale_rule, how)
     wanted = scale_exponent(fmt.element, amax, rule, how) - fmt.reach(level + 1) - base
     return min(range(len(codes)), key=lambda code: abs(codes[code] - wanted))
 

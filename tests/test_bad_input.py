@@ -82,11 +82,15 @@ def test_a_format_of_another_kind_is_refused(format: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "word", "allowed"),
     [
-        ("rounding", "upward", "nearest_even, nearest_away, nearest_zero, toward_zero, up, down, to_odd, stochastic"),
+        (
+            "rounding",
+            "upward",
+            "nearest_even, nearest_away, nearest_zero, nearest_up, toward_zero, up, down, to_odd, stochastic",
+        ),
         (
             "rounding",
             "Nearest_Even",
-            "nearest_even, nearest_away, nearest_zero, toward_zero, up, down, to_odd, stochastic",
+            "nearest_even, nearest_away, nearest_zero, nearest_up, toward_zero, up, down, to_odd, stochastic",
         ),
         ("overflow", "wrap", "saturate, special"),
         ("scale_rule", "round", "floor, ceil, rceil, even"),

@@ -64,7 +64,7 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, choices: dict[str, Any
         ("outer_overflow", ["one"], encodes),
         ("scale_order", ["outer_first"], fmt.outer is not None and floats),
         ("scale_underflow", ["zero", "zeros", "zero_scale"], floats and fmt.scale != oracle.FP32 and unsigned_zero),
-        ("divisor", [7.25, 0.75, 3.0], divides or rule == "rceil"),
+        ("divisor", [7.25, 0.75, 3.0], divides or rule in ("rceil", "floor")),
         ("divisor_apply", ["reciprocal"], floats),
         ("scale_compute", ["bf16"], floats and not encodes),
         ("apply_compute", ["bf16"], fmt.has_float_scale and not fmt.how.cut_offset and not fmt.zero_point),
@@ -79,6 +79,7 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, choices: dict[str, Any
     if "infinite" in drawn:
         drawn.pop("nonfinite", None)
     if "align_bits" in drawn:
+        drawn["align_rounding"] = str(rng.choice([oracle.TOWARD_ZERO, oracle.NEAREST_AWAY, oracle.NEAREST_EVEN]))
         drawn.pop("least_scale", None)
     if drawn.get("scale_apply") == "outer_reciprocal":
         drawn.pop("scale_compute", None)
@@ -162,7 +163,7 @@ def test_codes_scales_values_and_events_are_those_of_the_oracle(name: str, seed:
         ("int8", {"subnormals": "flush"}, "would leave an integer nothing"),
         ("hbfp8", {"integer_range": "full"}, "integer_range='full' is for two's complement"),
         ("mxfp4", {"scale_apply": "reciprocal"}, "scale_apply='reciprocal' is for float scales"),
-        ("mxfp4", {"divisor": 7.25}, "divisor is what scale_rule='rceil' and 'amax' divide by"),
+        ("mxfp4", {"divisor": 7.25, "scale_rule": "even"}, "divisor is for scale_rule='rceil', 'floor' and 'amax'"),
         ("bf16", {"divisor": 7.25}, "bf16 has no scales"),
         ("int8", {"divisor": -1.0}, "divisor must be a positive number"),
         ("int8", {"divisor": float("nan")}, "divisor must be a positive number"),
@@ -183,7 +184,7 @@ def test_codes_scales_values_and_events_are_those_of_the_oracle(name: str, seed:
         ("mxfp4", {"scale_rule": "signed_max"}, "scale_rule='signed_max' computes a float scale"),
         ("int8", {"scale_rule": "signed_max"}, "needs one level of signed short float scales"),
         ("q8_0", {"scale_rule": "signed_max"}, "integers of integer_range='full'"),
-        ("q4_0", {"divisor": 7.0}, "divisor is what scale_rule='rceil' and 'amax' divide by"),
+        ("q4_0", {"divisor": 7.0}, "divisor is for scale_rule='rceil', 'floor' and 'amax'"),
         ("mxfp4", {"amax_exponent": "log2", "scale_rule": "even"}, "by scale_rule='floor', 'ceil', 'rceil' or 'fit'"),
         ("int8", {"amax_exponent": "log2"}, "amax_exponent='log2' is for scales that are powers of two"),
         ("mxfp4", {"divisor_apply": "reciprocal"}, "divisor_apply='reciprocal' is for float scales"),

@@ -284,8 +284,10 @@ def test_each_field_is_looked_at_alone() -> None:
     got = {one.field.name: one.smallest for one in made.by_field}
     assert got["scale_rule"] is not None and got["scale_rule"].x == (7.0,)
     assert got["signed_zero"] is not None and got["signed_zero"].bits == ("0x80000000",)
-    alone = sq.diff("mxfp4", "ocp", {"scale_rule": "rceil", "divisor": 7.25}).by_field
+    alone = sq.diff("mxfp4", "ocp", {"scale_rule": "even", "even_bits": 3}).by_field
     assert [one.note for one in alone] == ["", "means nothing with the other fields of ocp"]
+    same = sq.diff("mxfp4", "ocp", {"scale_rule": "rceil", "divisor": 7.25}).by_field
+    assert [one.note for one in same] == ["", "no difference found"]  # floor takes the same power of two off
 
 
 def test_shares_are_counts_of_what_differs() -> None:

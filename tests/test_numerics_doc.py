@@ -22,6 +22,7 @@ AT_LEAST = {"decode": 3, "quantize": 20, "sparsify": 3, "matmul": 5, "store": 5,
 NUMBERS = {
     "scale_minimum": int,
     "zero_scale": int,
+    "align_bits": int,
     "even_bits": int,
     "divisor": float,
     "tensor_scale": float,

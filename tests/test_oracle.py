@@ -77,7 +77,13 @@ def check_quantize(example: Example) -> None:
     if "scale_minimum" in arguments:
         arguments["scale_minimum"] = int(arguments["scale_minimum"])
     choices = {field.name: arguments.pop(field.name) for field in fields(oracle.Choices) if field.name in arguments}
-    for name, kind in {"zero_scale": int, "even_bits": int, "divisor": Fraction, "cut_offset": Fraction}.items():
+    for name, kind in {
+        "zero_scale": int,
+        "align_bits": int,
+        "even_bits": int,
+        "divisor": Fraction,
+        "cut_offset": Fraction,
+    }.items():
         if name in choices:
             choices[name] = kind(choices[name])
     arguments["how"] = replace(BLOCK_FORMATS[example.format].how, **choices)

@@ -40,6 +40,8 @@ BLOCKS = {
     "modelopt-0.47/qtensor": ("modelopt", "qtensor"),
     "modelopt-0.47/cuda": ("modelopt_cuda_host", "fused"),
     "compressed-tensors-0.20": ("compressed_tensors", "default"),
+    "brevitas-0.13": ("brevitas", "default"),
+    "qtorch-0.3": ("qtorch", "default"),
     "gfloat-0.5": ("gfloat", "default"),
     "ocp": ("torchao_main", "floor"),
 }

@@ -9,6 +9,7 @@ takes place except multiplication by 2^X, far from the ends of float64.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -61,6 +62,14 @@ class Table:
         return np.where(self.goes_up, scaled, np.nextafter(scaled, np.inf))
 
 
+_TIE_GOES_UP: dict[str, Callable[[bool, bool], bool]] = {
+    "even": lambda even, negative: not even,
+    "away": lambda even, negative: True,
+    "zero": lambda even, negative: False,
+    "up": lambda even, negative: not negative,
+}
+
+
 @cache
 def table(name: str, rounding: str, negative: bool) -> Table:
     element = TABLED[name]
@@ -82,7 +91,7 @@ def table(name: str, rounding: str, negative: bool) -> Table:
         elif inward or outward:
             point, up = (low, False) if outward else (high, True)
         else:
-            point, up = (low + high) / 2, {"even": not even, "away": True, "zero": False}[rounding.split("_")[1]]
+            point, up = (low + high) / 2, _TIE_GOES_UP[rounding.split("_")[1]](even, negative)
         # The oracle is asked about all of a short list, and here and there in a long one.
         if len(magnitudes) < 3000 or code % 61 == 0 or code < 50 or code > len(magnitudes) - 50:
             number = oracle.Number("finite", point, negative)

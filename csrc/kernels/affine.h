@@ -139,7 +139,8 @@ struct MovedInteger {
   Value operator()(Bits x, std::uint32_t chance, bool reciprocal) const {
     const Bits quotient = as_bits<C>(reciprocal ? as_value<C>(x) * times : as_value<C>(x) / scale);
     const Bits sign = quotient & sign_mask<C>, within = smaller_magnitude<C>(quotient ^ sign, limit);
-    const Rounded<C> rounded = round_magnitude<C, mode>(within, min_power, precision, outward_of(sign), rule, chance);
+    const Rounded<C> rounded =
+        round_magnitude<C, mode>(within, min_power, precision, outward_of.inside(sign), rule, chance);
     return as_value<C>(rounded_value<C>(rounded) | sign) + zero;
   }
 

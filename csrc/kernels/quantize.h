@@ -22,6 +22,7 @@ __attribute__((noinline)) void round_aligned(const QuantizeJob& job, const Targe
   const Value half = step / 2;
   const Bits limit = as_bits<C>(power_of_shift<C>(top + 2));
   const bool away = job.conversion.align_rounding == AlignRounding::nearest_away;
+  const bool cut = job.conversion.align_rounding == AlignRounding::toward_zero;
   Bits aligned[tile_capacity];
   for (std::int64_t i = 0; i < s.count; ++i) {
     const Bits sign = s.row[i] & sign_mask<C>, bits = s.row[i] ^ sign;
@@ -29,7 +30,7 @@ __attribute__((noinline)) void round_aligned(const QuantizeJob& job, const Targe
     Value near = (magnitude + anchor) - anchor;
     if (away)
       near = magnitude - near == half ? near + step : near;
-    else
+    else if (cut)
       near = near > magnitude ? near - step : near;
     aligned[i] = sign | (bits < infinity_bits<C> ? as_bits<C>(near) : bits);
   }
@@ -245,6 +246,7 @@ inline void quantize_with(const QuantizeJob& job, std::int64_t first, std::int64
     case Rounding::nearest_even: return quantize_tiles<C, Round::nearest_even>(job, first, last, counts);
     case Rounding::nearest_away: return quantize_tiles<C, Round::nearest_away>(job, first, last, counts);
     case Rounding::nearest_zero: return quantize_tiles<C, Round::nearest_zero>(job, first, last, counts);
+    case Rounding::nearest_up: return quantize_tiles<C, Round::nearest_up>(job, first, last, counts);
     case Rounding::toward_zero:
     case Rounding::up:
     case Rounding::down: return quantize_tiles<C, Round::directed>(job, first, last, counts);

@@ -7,7 +7,7 @@ namespace sparq::SPARQ_ISA_NAME {
 namespace {
 
 // How the loops round; toward_zero, up and down are directed, with one bit per sign.
-enum class Round { nearest_even, nearest_away, nearest_zero, directed, to_odd, stochastic };
+enum class Round { nearest_even, nearest_away, nearest_zero, nearest_up, directed, to_odd, stochastic };
 
 // How stochastic rounding turns a fraction into an integer that is held against an element's threshold.
 struct ChanceRule {
@@ -32,6 +32,12 @@ struct Outward {
   typename C::Bits operator()(typename C::Bits sign) const {
     if constexpr (mode != Round::directed) return ~typename C::Bits{0};
     return sign != 0 ? negative : positive;
+  }
+
+  // The same of what lies between two elements: of ties, where those go up.
+  typename C::Bits inside(typename C::Bits sign) const {
+    if constexpr (mode == Round::nearest_up) return sign != 0 ? typename C::Bits{0} : ~typename C::Bits{0};
+    return (*this)(sign);
   }
 };
 
@@ -149,6 +155,12 @@ inline Rounded<C> round_magnitude(typename C::Bits bits, typename C::Bits min_po
     const Value below = magnitude - (previous - anchor), above = nearest - magnitude;
     sum = below <= above ? previous : sum;
   }
+  if constexpr (mode == Round::nearest_up) {
+    const Value next = as_value<C>(as_bits<C>(sum) + 1), previous = as_value<C>(as_bits<C>(sum) - 1);
+    const Bits away = (next - anchor) - magnitude <= magnitude - nearest ? Bits{1} : Bits{0};
+    const Bits back = magnitude - (previous - anchor) <= nearest - magnitude ? Bits{1} : Bits{0};
+    sum = as_value<C>(as_bits<C>(sum) + (away & outward) - (back & ~outward));
+  }
   return {power, anchor, sum};
 }
 
@@ -201,6 +213,7 @@ inline typename C::Bits aligned_value(typename C::Bits magnitude, int mantissa_b
   if constexpr (mode == Round::nearest_even) increment = half - 1 + ((magnitude >> shift) & 1);
   if constexpr (mode == Round::nearest_away) increment = half;
   if constexpr (mode == Round::nearest_zero) increment = half - 1;
+  if constexpr (mode == Round::nearest_up) increment = half - 1 + (outward & 1);
   if constexpr (mode == Round::directed) increment = below_one & outward;
   return ((magnitude + increment) >> shift) << shift;
 }
@@ -275,6 +288,7 @@ inline bool rounds_up(Rounding mode, bool negative, bool odd, std::uint64_t rest
     case Rounding::nearest_even: return rest > half || (rest == half && odd);
     case Rounding::nearest_away: return rest >= half;
     case Rounding::nearest_zero: return rest > half;
+    case Rounding::nearest_up: return rest > half || (rest == half && !negative);
     case Rounding::toward_zero: break;
     case Rounding::up:
     case Rounding::down: return rest != 0 && moves_away(mode, negative);

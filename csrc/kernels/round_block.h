@@ -90,8 +90,9 @@ inline void round_values(const QuantizeJob& job, const BlockTarget<C>& target, c
 #pragma GCC ivdep
     for (std::int64_t i = 0; i < count; ++i) {
       const Bits sign = row[i] & sign_mask<C>, outward = outward_of(sign);
-      values[i] = signed_value(aligned_value<C, mode>(row[i] ^ sign, mantissa_bits, outward, rule, chance(i)), sign,
-                               outward, 0);
+      const Bits rounded =
+          aligned_value<C, mode>(row[i] ^ sign, mantissa_bits, outward_of.inside(sign), rule, chance(i));
+      values[i] = signed_value(rounded, sign, outward, 0);
     }
     return;
   }
@@ -103,7 +104,7 @@ inline void round_values(const QuantizeJob& job, const BlockTarget<C>& target, c
       const Bits sign = row[i] & sign_mask<C>, outward = outward_of(sign), exponent = each ? exponents[i] : 0;
       const Bits within = smaller_magnitude<C>(row[i] ^ sign, limit + exponent);
       const Rounded<C> rounded =
-          round_magnitude<C, mode>(within, min_power + exponent, precision, outward, rule, chance(i));
+          round_magnitude<C, mode>(within, min_power + exponent, precision, outward_of.inside(sign), rule, chance(i));
       values[i] = signed_value(rounded_value<C>(rounded), sign, outward, exponent);
     }
   });
@@ -127,7 +128,8 @@ inline void round_codes(const QuantizeJob& job, const BlockTarget<C>& target, co
 #pragma GCC ivdep
     for (std::int64_t i = 0; i < count; ++i) {
       const Bits sign = row[i] & sign_mask<C>, outward = outward_of(sign);
-      const Bits rounded = aligned_value<C, mode>(row[i] ^ sign, mantissa_bits, outward, rule, chance(i));
+      const Bits rounded =
+          aligned_value<C, mode>(row[i] ^ sign, mantissa_bits, outward_of.inside(sign), rule, chance(i));
       const Bits code = rounded >> (C::mantissa - mantissa_bits);
       const Bits beyond = choose(outward, overflow_code, max_code);
       codes[i] = signed_code(static_cast<std::uint32_t>(code > max_code ? beyond : code), sign != 0);
@@ -143,7 +145,8 @@ inline void round_codes(const QuantizeJob& job, const BlockTarget<C>& target, co
       const Bits sign = row[i] & sign_mask<C>, outward = outward_of(sign), exponent = each ? exponents[i] : 0;
       const Bits power = min_power + exponent;
       const Bits within = smaller_magnitude<C>(row[i] ^ sign, choose(outward, limit, max_value) + exponent);
-      const Rounded<C> rounded = round_magnitude<C, mode>(within, power, precision, outward, rule, chance(i));
+      const Rounded<C> rounded =
+          round_magnitude<C, mode>(within, power, precision, outward_of.inside(sign), rule, chance(i));
       Bits code = 0;
       if constexpr (Precision::tapered)
         code = tapered_code<C>(job.taper, rounded, power);

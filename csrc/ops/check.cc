@@ -142,8 +142,8 @@ std::string check_scale_choices(const BlockFormat& format, const Conversion& how
   if (!(how.divisor >= 0x1p-100F && how.divisor <= 0x1p100F) && how.divisor != 0)
     return "divisor must be a positive number between 2^-100 and 2^100, or 0 for the largest element: " + describe(how);
   const bool divides = (kind == ScaleKind::floating && how.scale_rule != ScaleRule::signed_max) ||
-                       (kind != ScaleKind::none && how.scale_rule == ScaleRule::rceil);
-  if (how.divisor != 0 && !divides) return "divisor is what scale_rule='rceil' and 'amax' divide by";
+                       (kind != ScaleKind::none && uses_divisor(how.scale_rule));
+  if (how.divisor != 0 && !divides) return "divisor is for scale_rule='rceil', 'floor' and 'amax'";
   if (how.even_bits < -1 || how.even_bits > 22) return "even_bits must be 0 to 22, or -1: " + describe(how);
   if (how.even_bits >= 0 && (kind == ScaleKind::none || how.scale_rule != ScaleRule::even))
     return "even_bits is for scale_rule='even'";

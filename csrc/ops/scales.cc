@@ -146,7 +146,7 @@ void derive_scale(QuantizeJob& job) {
     job.scale_divisor = std::ldexp(static_cast<float>(job.highest_integer - job.lowest_integer), job.unit_exponent);
   job.scale_shift = max_exponent(e) + job.reach;
   job.align_top = max_exponent(e);
-  if (how.scale_rule == ScaleRule::rceil) job.scale_shift = std::ilogb(divisor_of(e, how)) + job.reach;
+  if (uses_divisor(how.scale_rule)) job.scale_shift = std::ilogb(divisor_of(e, how)) + job.reach;
   job.scale_min = min_exponent(s);
   job.scale_low = job.scale_min + how.scale_minimum;
   job.scale_max = min_exponent(s) + static_cast<int>(max_code(s));

@@ -87,6 +87,7 @@ inline Encoded encode_element(const ElementFormat& f, const Conversion& how, con
         case Rounding::nearest_even: up = side > 0 || (side == 0 && odd); break;
         case Rounding::nearest_away: up = side >= 0; break;
         case Rounding::nearest_zero: up = side > 0; break;
+        case Rounding::nearest_up: up = side > 0 || (side == 0 && !x.negative); break;
         case Rounding::toward_zero: break;
         case Rounding::up: up = !x.negative; break;
         case Rounding::down: up = x.negative; break;
@@ -110,14 +111,16 @@ inline Encoded encode_element(const ElementFormat& f, const Conversion& how, con
   return result;
 }
 
-// |x| to a multiple of 2^quantum: cut, or to the nearest one, ties away from zero.
+// |x| to a multiple of 2^quantum: cut, or to the nearest one, ties away from zero or to even.
 inline Unpacked aligned(Unpacked x, int quantum, AlignRounding how) {
   if (!x.finite() || x.magnitude.exponent >= quantum) return x;
   const int drop = quantum - x.magnitude.exponent;
   if (drop > 62) return {.negative = x.negative, .magnitude = {}};
   const std::uint64_t half = std::uint64_t{1} << (drop - 1);
-  const std::uint64_t up = how == AlignRounding::nearest_away && (x.magnitude.significand & half) != 0 ? 1 : 0;
-  x.magnitude = {(x.magnitude.significand >> drop) + up, quantum};
+  const std::uint64_t whole = x.magnitude.significand >> drop, rest = x.magnitude.significand & (2 * half - 1);
+  const bool tie_up = how == AlignRounding::nearest_away || (whole & 1) != 0;
+  const bool up = how != AlignRounding::toward_zero && (rest > half || (rest == half && tie_up));
+  x.magnitude = {whole + (up ? 1 : 0), quantum};
   return x;
 }
 
@@ -127,7 +130,20 @@ inline Dyadic divisor_of(const ElementFormat& f, const Conversion& how) {
   return unpack(std::bit_cast<std::uint32_t>(how.divisor), ieee_type(FloatType::fp32)).magnitude;
 }
 
-// The same from the float32 logarithm. That of a float32 number is far from what rounding decides, for float64.
+// floor(log2) of a number.
+inline int exponent_of(Dyadic x) {
+  int top = x.exponent - 1;
+  for (std::uint64_t rest = x.significand; rest != 0; rest >>= 1) ++top;
+  return top;
+}
+
+// What rules take off the exponent of amax: that of the largest element, or of what stands for it.
+inline int taken_off(const ElementFormat& f, const Conversion& how) {
+  return uses_divisor(how.scale_rule) ? exponent_of(divisor_of(f, how)) : max_exponent(f);
+}
+
+// The exponent of a block from the float32 logarithm. That of a float32 number is far from what rounding decides, for
+// float64.
 inline int exponent_by_log2(const ElementFormat& f, const Conversion& how, Dyadic amax) {
   const auto value = static_cast<float>(std::ldexp(static_cast<double>(amax.significand), amax.exponent));
   const auto log2 = [](float x) { return static_cast<float>(std::log2(static_cast<double>(x))); };
@@ -136,14 +152,7 @@ inline int exponent_by_log2(const ElementFormat& f, const Conversion& how, Dyadi
     return static_cast<int>(std::ceil(log2(value / std::ldexp(static_cast<float>(top.significand), top.exponent))));
   }
   const float whole = how.scale_rule == ScaleRule::ceil ? std::ceil(log2(value)) : std::floor(log2(value));
-  return static_cast<int>(whole) - max_exponent(f);
-}
-
-// floor(log2) of a number.
-inline int exponent_of(Dyadic x) {
-  int top = x.exponent - 1;
-  for (std::uint64_t rest = x.significand; rest != 0; rest >>= 1) ++top;
-  return top;
+  return static_cast<int>(whole) - taken_off(f, how);
 }
 
 // Section 3 by search over exponents: floor(log2 amax), then what the rule compares.
@@ -151,7 +160,7 @@ inline int choose_exponent(const ElementFormat& f, const Conversion& how, Dyadic
   if (how.amax_exponent == AmaxExponent::log2) return exponent_by_log2(f, how, amax);
   int log2 = -1200;
   while (compare({1, log2 + 1}, amax) <= 0) ++log2;
-  int floor_exponent = log2 - max_exponent(f);
+  const int floor_exponent = log2 - taken_off(f, how);
   bool promote = false;
   switch (how.scale_rule) {
     case ScaleRule::floor:

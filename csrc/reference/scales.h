@@ -189,8 +189,7 @@ inline std::uint32_t infinite_scale_code(const QuantizeJob& job) {
   const ElementFormat& format = main_scale(job.format).format;
   Conversion how = job.conversion;
   how.amax_exponent = AmaxExponent::bits;
-  const int of_rule = how.scale_rule == ScaleRule::rceil ? exponent_of(divisor_of(job.format.element, how))
-                                                         : max_exponent(job.format.element);
+  const int of_rule = taken_off(job.format.element, how);
   const int lowest = min_exponent(format) + how.scale_minimum;
   const int highest = min_exponent(format) + static_cast<int>(max_code(format));
   return static_cast<std::uint32_t>(std::clamp(128 - of_rule, lowest, highest) - min_exponent(format));
@@ -429,8 +428,7 @@ inline std::uint32_t micro_code(const QuantizeJob& job, const std::vector<Unpack
   if (floating) amax = as_largest(divided(job.conversion, {.magnitude = amax}, outside)).magnitude;
   if (outside.poisoned) return 0;
   int shift = lowest_shift(level);
-  Conversion how = job.conversion;
-  if (floating) how.scale_rule = ScaleRule::floor;
+  const Conversion how = floating ? Conversion{.scale_rule = ScaleRule::floor} : job.conversion;
   if (amax.significand != 0)
     shift = choose_exponent(job.format.element, how, amax) - reach_inside(job.format, l) - outside.exponent;
   return code_of_shift(level, std::clamp(shift, lowest_shift(level), highest_shift(level)));

@@ -310,6 +310,37 @@ _ALL = (
         notes="A block with NaN takes the least scale there; one whose amax rounds beyond float32 is NaN.",
     ),
     Preset(
+        name="brevitas-0.13",
+        formats=_MX,
+        choices={"scale_rule": "floor", "amax_exponent": "log2", "scale_overflow": "nan"},
+        # 10^-10 is between 2^-34 and 2^-33: the least scale is 2^-33 over the largest power of two.
+        by_format={
+            "mxfp4": {"scale_minimum": 92},
+            "mxfp6_e2m3": {"scale_minimum": 92},
+            "mxfp6_e3m2": {"scale_minimum": 90},
+            "mxfp8_e4m3": {"scale_minimum": 86},
+            "mxfp8_e5m2": {"scale_minimum": 79},
+            "mxint8": {"scale_minimum": 93, "divisor": 2, "integer_range": "full", "signed_zero": "drop"},
+        },
+        source="Brevitas 0.13.4, MXFloat8e4m3Weight at other bit widths and MXInt8Weight, on the CPU",
+        notes="Exponents are float32 logarithms; MXINT8 counts from 128, so that its scales are one power of two less. "
+        "Below 2^-33 the scale is 10^-10 over that power there.",
+    ),
+    Preset(
+        name="qtorch-0.3",
+        formats=("hbfp8", "hbfp6", "hbfp4"),
+        choices={
+            "scale_rule": "floor",
+            "rounding": "nearest_up",
+            "align_bits": 21,
+            "align_rounding": "nearest_even",
+            "signed_zero": "drop",
+        },
+        source="QPyTorch 0.3.0, block_quantize(wl, dim, rounding='nearest'), on the CPU",
+        notes="Elements are added to 6 times the power of two of the block, in float32. A block with 2^126 or more "
+        "becomes NaN there, and numbers below 2^-126 keep more bits.",
+    ),
+    Preset(
         name="gfloat-0.5",
         formats=_MX,
         choices={"scale_rule": "floor", "infinite": "top"},

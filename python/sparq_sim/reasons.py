@@ -109,7 +109,7 @@ def scale_reason(made: Spec, x: Array, code: int, above: float | None) -> str:
         return _quotient_reason(made, main, peak, code, above)
     rule = how.scale_rule if how.amax_exponent == "bits" else f"{how.scale_rule} of a float32 log2"
     exponent = binade(peak)
-    divided = how.scale_rule == "rceil"
+    divided = how.scale_rule in ("rceil", "floor")
     base = exponent - (binade(how.divisor or largest(element)) if divided else element.emax)
     base -= _highest(made.format.levels[made.format.block_format.main_level + 1 :])
     limit = threshold(how, element)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import frexp
 from typing import Any
 
 from sparq_sim.formats import Format, Spec, spec
 
 # Rules under which the values of a block, quantized once more, keep an exponent that holds them all.
 _STABLE_RULES = ("floor", "ceil", "rceil", "even", "fit", "mse", "mae")
-_NEAREST = ("nearest_even", "nearest_away", "nearest_zero")
+_NEAREST = ("nearest_even", "nearest_away", "nearest_zero", "nearest_up")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,14 @@ class Traits:
     """An element that does not saturate moves by at most half the distance of its neighbours on the grid."""
     shift_invariant: bool
     """emulate(2^k x) is 2^k emulate(x), while no scale is clamped and float32 and scales stay normal numbers."""
+
+
+def _divides_by_largest(made: Spec) -> bool:
+    """Whether the divisor is the largest element, as far as the rule looks at it."""
+    how, largest = made.conversion, made.format.element.value(made.format.element.max_code)
+    if how.divisor in (0, largest):
+        return True
+    return how.scale_rule == "floor" and frexp(how.divisor)[1] == frexp(largest)[1]
 
 
 def traits(format: str | Format | Spec, **choices: Any) -> Traits:
@@ -49,9 +58,9 @@ def traits(format: str | Format | Spec, **choices: Any) -> Traits:
     """
     made = spec(format, **choices)
     how, record = made.conversion, made.format
-    kind, element = record.scale_kind, record.element
+    kind = record.scale_kind
     inside = len(record.levels) > record.block_format.main_level + 1
-    directed = how.rounding in ("up", "down")
+    directed = how.rounding in ("up", "down", "nearest_up")
     # Without scales, what overflowed is no number the second time.
     settled = how.overflow == "saturate" or how.nonfinite in ("poison", "keep", "ignore")
     stable = (kind == "none" and settled) or (
@@ -59,7 +68,7 @@ def traits(format: str | Format | Spec, **choices: Any) -> Traits:
         and how.scale_rule in _STABLE_RULES
         and (how.amax_exponent, how.scale_overflow, how.least_scale) == ("bits", "clamp", "exact")
         and how.even_bits < 0
-        and how.divisor in (0, element.value(element.max_code))
+        and _divides_by_largest(made)
         and how.integer_range == "symmetric"
         and not inside
     )

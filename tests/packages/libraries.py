@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+import sparq_sim as sq
+
 
 def torchao(x: torch.Tensor, format: str, rule: str) -> torch.Tensor:
     from torchao.prototype.mx_formats.config import ScaleCalculationMode
@@ -104,6 +106,35 @@ def quark(x: torch.Tensor, format: str, rule: str) -> torch.Tensor:
     return torch.ops.quark.non_scaled_fake_quantize(x, "mx", element, -1, 32, rule)
 
 
+def brevitas(x: torch.Tensor, format: str, rule: str) -> torch.Tensor:
+    from brevitas.nn import QuantLinear
+    from brevitas.quant.mx_quant_ocp import MXFloat8e4m3Weight, MXInt8Weight
+
+    quantizer = MXInt8Weight
+    if format != "mxint8":
+        exponent, mantissa = {
+            "mxfp4": (2, 1),
+            "mxfp6_e2m3": (2, 3),
+            "mxfp6_e3m2": (3, 2),
+            "mxfp8_e4m3": (4, 3),
+            "mxfp8_e5m2": (5, 2),
+        }[format]
+        quantizer = MXFloat8e4m3Weight.let(
+            bit_width=1 + exponent + mantissa, exponent_bit_width=exponent, mantissa_bit_width=mantissa
+        )
+    layer = QuantLinear(x.shape[1], x.shape[0], bias=False, weight_quant=quantizer)
+    layer.weight.data = x.clone()
+    with torch.no_grad():
+        return layer.quant_weight().value
+
+
+def qtorch(x: torch.Tensor, format: str, rule: str) -> torch.Tensor:
+    from qtorch.quant import block_quantize
+
+    blocks = x.reshape(-1, min(x.shape[1], sq.formats()[format].block))
+    return block_quantize(blocks, int(format.removeprefix("hbfp")), 0, "nearest").reshape(x.shape)
+
+
 LIBRARIES = {
     "torchao-0.18": torchao,
     "modelopt-0.47": modelopt,
@@ -111,4 +142,6 @@ LIBRARIES = {
     "auto-round-0.16": auto_round,
     "neural-compressor-3.10": neural_compressor,
     "quark-0.13": quark,
+    "brevitas-0.13": brevitas,
+    "qtorch-0.3": qtorch,
 }

@@ -15,7 +15,7 @@ from sparq_sim.identify.trial import Trial, floats, unsigned
 
 #: What a difference lies in, the first that fits.
 KINDS = ("NaN/Inf blocks", "scales", "saturated maxima", "ties", "subnormals", "other roundings", "signs of zero")
-_NEAREST = ("nearest_even", "nearest_away", "nearest_zero")
+_NEAREST = ("nearest_even", "nearest_away", "nearest_zero", "nearest_up")
 
 
 def spread(plane: Array, shape: tuple[int, ...], along: int, across: int) -> Array:
