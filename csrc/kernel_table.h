@@ -226,7 +226,7 @@ struct ExpandJob {
   int code_bytes = 1;
   bool repeats = false;  // the positions of a group may all be 0, over codes of 0
   void* codes = nullptr;
-  std::uint8_t* mask = nullptr;
+  std::uint8_t* mask = nullptr;  // may be null
 };
 
 // Lines of items in few bits, to bytes or back. Item i of a run takes container_bits from bit i * container_bits on,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -446,11 +447,54 @@ def test_what_is_packed_comes_back_and_decodes_as_emulated(data: st.DataObject) 
         back.decode(inexact="round"),
         sq.emulate(x, format_, sparsity=pattern, axis=axis, inexact="round", **given_scale),
     )
+    assert_same_bits(packed.decode(inexact="round"), back.decode(inexact="round"))
     full = pattern is None or x.shape[axis] % pattern_of(pattern)[1] == 0
     assert back == tensor or not full
     raw = {name: plane.ravel() for name, plane in packed.planes.items()}
     again = sq.unpack(raw, spec=tensor.spec, shape=tensor.shape, layout=packed.layout)
     assert again == back
+
+
+def decodes_as_unpacked(format_: str, pattern: str | None, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(len(format_))
+    x = (rng.standard_normal(shape) * 2.0 ** rng.integers(-6, 6, shape)).astype(np.float32)
+    packed = sq.encode(x, format_, sparsity=pattern).pack()
+    for dtype in ("float32", "bfloat16", "float64"):
+        wanted = sq.unpack(packed).decode(dtype, inexact="round")
+        assert_same_bits(packed.decode(dtype, inexact="round", threads=2), wanted)
+
+
+@pytest.mark.parametrize("pattern", (None, "2:4", "4:8/2", "3:5"))
+@pytest.mark.parametrize("format_", ("mxfp4", "nvfp4", "bf16", "mx9"))
+def test_lines_decode_straight_from_their_bytes(format_: str, pattern: str | None, isa: str) -> None:
+    for shape in ((3, 2, 61), (0, 8), (5, 0)):
+        decodes_as_unpacked(format_, pattern, shape)
+
+
+def test_lines_of_many_tiles_and_longer_ones_decode_straight_from_their_bytes() -> None:
+    for format_ in ("mxfp4", "fp8_e4m3_row"):
+        decodes_as_unpacked(format_, "2:4", (700, 200))
+        decodes_as_unpacked(format_, "2:4", (2, 70001))
+
+
+def test_lines_that_are_damaged_do_not_decode(isa: str) -> None:
+    x = np.random.default_rng(1).standard_normal((64, 64)).astype(np.float32)
+    packed = sq.encode(x, "mxfp4", sparsity="2:4").pack("cutlass_sm80_8bit")
+    positions = packed.planes["positions"].copy()
+    positions[0, 7] = 0
+    with pytest.raises(ValueError, match="2 group"):
+        replace(packed, planes={**packed.planes, "positions": positions}).decode()
+    with pytest.raises(ValueError, match="no plane 'positions'"):
+        replace(packed, planes={name: packed.planes[name] for name in ("elements", "scales")}).decode()
+    odd = sq.encode(x[:, :31], "mxfp4").pack()
+    elements = odd.planes["elements"].copy()
+    elements[5, -1] |= 0xF0
+    with pytest.raises(ValueError, match="padding that is not zero in 1 run"):
+        replace(odd, planes={**odd.planes, "elements": elements}).decode()
+    large = sq.BlockTensor.from_codes(np.uint8([[0x7B]]), np.uint8([[254]]), format="mxfp8_e5m2").pack()
+    with pytest.raises(ValueError, match="not representable in float32"):
+        large.decode()
+    assert large.decode("float64") == 57344.0 * 2.0**127
 
 
 def test_every_layout_says_where_it_comes_from() -> None:

@@ -37,8 +37,9 @@ struct ElementTable {
 
   explicit ElementTable(const ElementFormat& f) : format(f), tabled(code_bits(f) <= 8) {
     if (!tabled) return;
+    const std::uint32_t count = std::uint32_t{1} << code_bits(f);
     for (std::uint32_t code = 0; code < 256; ++code)
-      values[code] = element_value(f, code & ((std::uint32_t{1} << code_bits(f)) - 1));
+      values[code] = code < count ? element_value(f, code) : values[code - count];
   }
 
   double operator()(std::uint32_t code) const { return tabled ? values[code & 0xFF] : element_value(format, code); }
@@ -85,39 +86,50 @@ inline DecodeScale decode_scale(const DecodeJob& job, std::int64_t batch, std::i
 // one exact multiplication.
 struct DirectDecode {
   bool applies = false;
-  int lowest = 0, highest = 0;  // exponents of scales under which every element value is a float32
   float values[256];
+  float powers[256];  // by scale code; 0 where there is none, or one under which an element value is no float32
 
   DirectDecode(const DecodeJob& job, const ElementTable& table) {
     const ElementFormat& f = job.format.element;
     const bool plain = job.format.level_count == 1 && job.scale_kind == ScaleKind::power_of_two;
     const int quantum = min_exponent(f) - f.mantissa_bits;
     applies = plain && max_exponent(f) <= 126 && quantum >= -149 && table.tabled && job.code_bytes == 1 &&
-              job.values_type == FloatType::fp32 && job.geometry.step == 1;
+              job.planes[0].bytes == 1 && job.values_type == FloatType::fp32 && job.geometry.step == 1;
+    if (!applies) return;
     // Two's complement reaches one binade higher with its lowest code.
-    highest = smaller(126 - max_exponent(f), 127);
-    lowest = larger(-149 - quantum, -126);
-    for (int code = 0; code < 256; ++code) values[code] = static_cast<float>(table.values[code]);
+    const int highest = smaller(126 - max_exponent(f), 127), lowest = larger(-149 - quantum, -126);
+    for (std::uint32_t code = 0; code < 256; ++code) {
+      values[code] = static_cast<float>(table.values[code]);
+      const BlockScale scale = scale_of_code(job.format.levels[0].format, ScaleKind::power_of_two, code);
+      const bool fits = !scale.poisoned && scale.exponent >= lowest && scale.exponent <= highest;
+      powers[code] = fits ? static_cast<float>(power_of_two(scale.exponent)) : 0;
+    }
   }
 };
 
-// False where a block has a scale beyond those exponents, or none.
+// False where a block has a scale that has no power.
 inline bool decode_directly(const DecodeJob& job, const DirectDecode& direct, const Tile& t) {
   const Geometry& g = job.geometry;
   const ScalePlane& plane = job.planes[0];
+  const auto* scales = static_cast<const std::uint8_t*>(plane.data);
   for (std::int64_t l = 0; l < t.lines; ++l) {
     const std::int64_t offset = element_offset(g, t, l);
     const std::uint8_t* codes = static_cast<const std::uint8_t*>(job.codes) + offset;
     float* __restrict to = static_cast<float*>(job.values) + offset;
-    std::int64_t count = 0;
-    for (std::int64_t start = 0; start < t.length; start += count) {
-      const std::int64_t at = t.first_element + start;
-      count = smaller((at / g.block + 1) * g.block - at, t.length - start);
-      const BlockScale scale = load_scale(job.format.levels[0].format, ScaleKind::power_of_two, plane,
-                                          scale_index(plane, t.batch, t.first_line + l, at));
-      if (scale.poisoned || scale.exponent < direct.lowest || scale.exponent > direct.highest) return false;
-      const float power = static_cast<float>(power_of_two(scale.exponent));
-      for (std::int64_t i = start; i < start + count; ++i) to[i] = direct.values[codes[i]] * power;
+    const std::uint8_t* scale = scales + scale_index(plane, t.batch, t.first_line + l, t.first_element);
+    std::int64_t end = g.block - t.first_element % g.block;  // of the first block, which may begin before the tile
+    for (std::int64_t start = 0; start < t.length; start = end, end += g.block, scale += plane.step) {
+      const float power = direct.powers[*scale];
+      if (power == 0) return false;
+      const std::int64_t stop = smaller(end, t.length);
+      std::int64_t i = start;
+      // Eight codes in a register: GCC would have vectors of them only to take each out again.
+      for (; i + 8 <= stop; i += 8) {
+        std::uint64_t word;
+        __builtin_memcpy(&word, codes + i, 8);
+        for (int j = 0; j < 8; ++j) to[i + j] = direct.values[word >> (8 * j) & 255] * power;
+      }
+      for (; i < stop; ++i) to[i] = direct.values[codes[i]] * power;
     }
   }
   return true;

@@ -165,19 +165,22 @@ inline std::uint32_t short_scale_code(const QuantizeJob& job, float quotient) {
 }
 
 // A scale of the main level as it is stored.
-inline BlockScale load_scale(const ElementFormat& format, ScaleKind kind, const ScalePlane& plane, std::int64_t index) {
+inline BlockScale scale_of_code(const ElementFormat& format, ScaleKind kind, std::uint32_t code) {
   BlockScale scale;
-  if (is_float32(format)) {
-    scale.factor = static_cast<const float*>(plane.data)[index];
-    scale.poisoned = !(scale.factor == scale.factor);
-    return scale;
-  }
-  scale.code = load_code(plane.data, plane.bytes, index);
+  scale.code = code;
   scale.poisoned = classify(format, scale.code) == CodeClass::nan;
   if (kind == ScaleKind::floating)
     scale.factor = short_scale_value(format, scale.code);
   else
     scale.exponent = min_exponent(format) + static_cast<int>(scale.code);
+  return scale;
+}
+
+inline BlockScale load_scale(const ElementFormat& format, ScaleKind kind, const ScalePlane& plane, std::int64_t index) {
+  if (!is_float32(format)) return scale_of_code(format, kind, load_code(plane.data, plane.bytes, index));
+  BlockScale scale;
+  scale.factor = static_cast<const float*>(plane.data)[index];
+  scale.poisoned = !(scale.factor == scale.factor);
   return scale;
 }
 

@@ -6,6 +6,19 @@
 namespace sparq::SPARQ_ISA_NAME {
 namespace {
 
+// Words wherever bytes lie.
+template <class Word>
+using LooseWord __attribute__((aligned(1), may_alias)) = Word;
+
+// A byte moved up by so many bytes, modulo 4. Two steps by constants: not every processor shifts each lane by its own.
+inline std::uint32_t moved_by_bytes(std::uint32_t byte, std::uint32_t places) {
+  const std::uint32_t odd = 0 - (places & 1), high = 0 - (places >> 1 & 1);
+  const std::uint32_t once = (byte << 8 & odd) | (byte & ~odd);
+  return (once << 16 & high) | (once & ~high);
+}
+
+inline constexpr std::int64_t counted_in_32_bits = 1 << 20;  // words that are counted before the count is widened
+
 // The units that a group of fewer than `stored_units` kept ones is stored with, ascending.
 inline void fill_group(const Sparsity& rule, Fill fill, std::uint32_t kept, std::uint8_t* units) {
   const int wanted = stored_units(rule), room = group_units(rule);
@@ -140,7 +153,7 @@ inline void expand_line(const ExpandJob& job, const Code* stored, const std::uin
   const std::int64_t group = job.sparsity.group, unit = job.sparsity.unit;
   const int slots = stored_units(job.sparsity), room = group_units(job.sparsity);
   __builtin_memset(codes, 0, static_cast<std::size_t>(job.length) * sizeof(Code));
-  __builtin_memset(mask, 0, static_cast<std::size_t>(job.length));
+  if (mask != nullptr) __builtin_memset(mask, 0, static_cast<std::size_t>(job.length));
   for (std::int64_t start = 0; start < job.length; start += group) {
     const std::int64_t left = job.length - start;
     bool wrong = false, nothing = true;
@@ -156,7 +169,7 @@ inline void expand_line(const ExpandJob& job, const Code* stored, const std::uin
         nothing &= code == 0;
         if (at < left && at < group) {
           codes[start + at] = code;
-          mask[start + at] = 1;
+          if (mask != nullptr) mask[start + at] = 1;
         } else {
           wrong |= code != 0;  // beyond the end of the line
         }
@@ -168,26 +181,36 @@ inline void expand_line(const ExpandJob& job, const Code* stored, const std::uin
   }
 }
 
+// 2:4 of bytes: both codes of a group are one word of 16 bits, both positions another, and so the loop is one of
+// vectors.
+template <bool with_mask>
 inline void expand_two_of_four(const ExpandJob& job, const std::uint8_t* stored, const std::uint8_t* positions,
                                std::uint8_t* codes, std::uint8_t* mask, Counts& counts) {
+  const auto* pairs = reinterpret_cast<const LooseWord<std::uint16_t>*>(stored);
+  const auto* places = reinterpret_cast<const LooseWord<std::uint16_t>*>(positions);
+  auto* __restrict to = reinterpret_cast<LooseWord<std::uint32_t>*>(codes);
+  auto* __restrict kept = reinterpret_cast<LooseWord<std::uint32_t>*>(mask);
   const std::int64_t whole = job.length / 4;
-  std::int64_t wrong = 0;
-  for (std::int64_t g = 0; g < whole; ++g) {
-    const std::uint32_t first = positions[2 * g], second = positions[2 * g + 1];
-    const std::uint32_t a = stored[2 * g], b = stored[2 * g + 1];
-    const bool repeated = job.repeats && (first | second | a | b) == 0;
-    wrong += (first >= second || second > 3) && !repeated;
-    // Of places that are none, something within the group is written.
-    const std::uint32_t low = 8 * (first & 3), high = 8 * (second & 3);
-    const std::uint32_t both = a << low | b << high, kept = 1U << low | 1U << high;
-    __builtin_memcpy(codes + 4 * g, &both, 4);
-    __builtin_memcpy(mask + 4 * g, &kept, 4);
+  const std::uint32_t repeats = job.repeats ? 1 : 0;
+  for (std::int64_t start = 0; start < whole; start += counted_in_32_bits) {
+    const std::int64_t end = smaller(whole, start + counted_in_32_bits);
+    std::uint32_t wrong = 0;
+    for (std::int64_t g = start; g < end; ++g) {
+      const std::uint32_t place = places[g], pair = pairs[g];
+      const std::uint32_t first = place & 255, second = place >> 8;
+      const std::uint32_t repeated = (place | pair) == 0 ? repeats : 0;
+      wrong += ((first >= second) | (second > 3) ? 1 : 0) & ~repeated;
+      // Of places that are none, something within the group is written.
+      to[g] = moved_by_bytes(pair & 255, first) | moved_by_bytes(pair >> 8, second);
+      if constexpr (with_mask) kept[g] = moved_by_bytes(1, first) | moved_by_bytes(1, second);
+    }
+    counts.refused += wrong;
   }
-  counts.refused += wrong;
   if (job.length % 4 == 0) return;
   ExpandJob last = job;
   last.length = job.length % 4;
-  expand_line(last, stored + 2 * whole, positions + 2 * whole, codes + 4 * whole, mask + 4 * whole, counts);
+  expand_line(last, stored + 2 * whole, positions + 2 * whole, codes + 4 * whole,
+              with_mask ? mask + 4 * whole : nullptr, counts);
 }
 
 template <class Code>
@@ -198,12 +221,15 @@ inline void expand_with(const ExpandJob& job, std::int64_t first, std::int64_t l
     const auto* from = static_cast<const Code*>(job.stored) + line * stored;
     auto* codes = static_cast<Code*>(job.codes) + line * job.length;
     const std::uint8_t* positions = job.positions + line * slots;
-    std::uint8_t* mask = job.mask + line * job.length;
-    if (sizeof(Code) == 1 && two_of_four)
-      expand_two_of_four(job, reinterpret_cast<const std::uint8_t*>(from), positions,
-                         reinterpret_cast<std::uint8_t*>(codes), mask, counts);
-    else
+    std::uint8_t* mask = job.mask == nullptr ? nullptr : job.mask + line * job.length;
+    const auto* bytes = reinterpret_cast<const std::uint8_t*>(from);
+    auto* to = reinterpret_cast<std::uint8_t*>(codes);
+    if (sizeof(Code) != 1 || !two_of_four)
       expand_line(job, from, positions, codes, mask, counts);
+    else if (mask != nullptr)
+      expand_two_of_four<true>(job, bytes, positions, to, mask, counts);
+    else
+      expand_two_of_four<false>(job, bytes, positions, to, mask, counts);
   }
 }
 

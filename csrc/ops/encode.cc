@@ -181,11 +181,29 @@ std::string run(const EncodeRequest& request, Counts& counts) {
 }
 
 std::string run(const DecodeRequest& request, Counts& counts) {
-  std::string error = check_format(request.format);
+  std::string error = check_decode(request);
   const KernelTable* kernels = error.empty() ? active_table(error) : nullptr;
   if (!error.empty()) return error;
   if (request.shape.size() == 0) return {};
-  if (error = check_scales(request.format, request.shape, request.scales, true); !error.empty()) return error;
+  const DecodeJob job = decode_job(request);
+  run_tiles(job.geometry, request.threads, counts,
+            [&](std::int64_t first, std::int64_t last, Counts& c) { kernels->decode(job, first, last, c); });
+  return {};
+}
+
+}  // namespace
+
+std::string encode(const EncodeRequest& request, Counts& counts) {
+  return guarded([&] { return run(request, counts); });
+}
+
+std::string check_decode(const DecodeRequest& request) {
+  if (std::string error = check_format(request.format); !error.empty()) return error;
+  if (request.shape.size() == 0) return {};
+  return check_scales(request.format, request.shape, request.scales, true);
+}
+
+DecodeJob decode_job(const DecodeRequest& request) {
   DecodeJob job;
   job.format = request.format;
   job.scale_kind = scale_kind(request.format);
@@ -199,15 +217,7 @@ std::string run(const DecodeRequest& request, Counts& counts) {
     block = std::min(block, job.planes[i].along);
   }
   job.geometry = make_geometry(request.shape, block, 1);
-  run_tiles(job.geometry, request.threads, counts,
-            [&](std::int64_t first, std::int64_t last, Counts& c) { kernels->decode(job, first, last, c); });
-  return {};
-}
-
-}  // namespace
-
-std::string encode(const EncodeRequest& request, Counts& counts) {
-  return guarded([&] { return run(request, counts); });
+  return job;
 }
 
 std::string decode(const DecodeRequest& request, Counts& counts) {

@@ -69,6 +69,8 @@ struct DecodeRequest {
   int threads = 0;
 };
 
+std::string check_decode(const DecodeRequest& request);
+DecodeJob decode_job(const DecodeRequest& request);  // of a request that was checked
 std::string decode(const DecodeRequest& request, Counts& counts);
 
 struct SparsifyRequest {

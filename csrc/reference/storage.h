@@ -63,7 +63,7 @@ inline void expand(const ExpandJob& job, std::int64_t first, std::int64_t last, 
   const std::int64_t groups = (job.length + group - 1) / group;
   for (std::int64_t i = first * job.length; i < last * job.length; ++i) {
     store_bits(job.codes, job.code_bytes, i, 0);
-    job.mask[i] = 0;
+    if (job.mask != nullptr) job.mask[i] = 0;
   }
   for (std::int64_t g = first * groups; g < last * groups; ++g) {
     const std::uint8_t* places = job.positions + g * slots;
@@ -80,7 +80,7 @@ inline void expand(const ExpandJob& job, std::int64_t first, std::int64_t last, 
           continue;
         }
         store_bits(job.codes, job.code_bytes, line * job.length + at, code);
-        job.mask[line * job.length + at] = 1;
+        if (job.mask != nullptr) job.mask[line * job.length + at] = 1;
       }
     }
     counts.refused += (!ascending || beyond) && !(job.repeats && all_zero);

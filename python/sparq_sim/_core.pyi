@@ -343,3 +343,18 @@ def unpack(
     run_bytes: int,
     threads: int,
 ) -> None: ...
+def decode_packed(
+    *,
+    elements: _Array,
+    element_packing: tuple[int, int, int, bool, int, int],
+    positions: _Array | None,
+    position_packing: tuple[int, int, int, bool, int, int] | None,
+    sparsity: Sparsity | None,
+    repeats: bool,
+    scales: Sequence[_Array | None],
+    shape: tuple[int, int, int],
+    format: BlockFormat,
+    values: _Array,
+    values_type: str,
+    threads: int,
+) -> dict[str, int]: ...

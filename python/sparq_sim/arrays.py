@@ -122,7 +122,9 @@ def normal_axis(axis: int, ndim: int, what: str = "axis") -> int:
 
 def source(x: object, what: str, *, in_order: bool = False) -> Source:
     """Any float array or tensor as a `Source`: no copy when its axes can be put in an order in which it is contiguous
-    (transposed views), else one copy. `in_order` keeps the user's order of axes."""
+    (transposed views), else one copy. `in_order` keeps the user's order of axes. A `Source` stays what it is."""
+    if isinstance(x, Source):
+        return x
     name = float_name(x.dtype, what) if hasattr(x, "dtype") else ""
     array = to_numpy(x, what)
     shape = array.shape

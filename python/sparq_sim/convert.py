@@ -5,14 +5,16 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from sparq_sim.arrays import Array, numpy_dtype
-from sparq_sim.files import write_whole
+from sparq_sim.arrays import Array
+from sparq_sim.files import Named, write_whole
 from sparq_sim.formats import Spec
 from sparq_sim.layouts import Layout
 from sparq_sim.packing import pack, plan
@@ -165,27 +167,36 @@ def convert(
 
 
 def _produce(work: _Work, threads: int | None, advanced: Callable[[str, int], None]) -> Iterator[tuple[str, Array]]:
-    for name, entry in work.shard.entries.items():
-        data = work.shard.bytes_of(name)
-        if name not in work.chosen:
-            yield name, data
-        else:
-            one = work.chosen[name]
-            try:
-                tensor = encode(_numbers(data, entry), one.spec, threads=threads)
-                packed = pack(replace(tensor, dtype=one.dtype), one.layout, threads=threads)
-            except ValueError as error:
-                raise ValueError(f"{work.shard.path}: {name}: {error}") from None
-            for plane in one.planes:
-                yield one.key(plane), packed.planes[plane]
-        advanced(name, entry.nbytes)
+    """The planes of one tensor after the other. While those of one are written, the next is encoded, and the system
+    reads the one after it."""
+    shard = work.shard
+    with ThreadPoolExecutor(1) as worker:
+        mapped = ((name, shard.bytes_of(name)) for name in shard.entries)
+        read = next(mapped, None)
+        coming: deque[tuple[str, Future[list[tuple[str, Array]]]]] = deque()
+        while read is not None or coming:
+            if read is not None:
+                name, data = read
+                coming.append((name, worker.submit(_planes, work, name, data, threads)))
+                read = next(mapped, None)
+            if len(coming) == 2 or read is None:
+                name, planes = coming.popleft()
+                yield from planes.result()
+                advanced(name, shard.entries[name].nbytes)
 
 
-def _numbers(data: Array, entry: Entry) -> Array:
-    """Floats; bfloat16 as the float32 numbers that they are."""
-    if entry.float_name == "bfloat16":
-        return (data.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32).reshape(entry.shape)
-    return data.view(numpy_dtype(str(entry.float_name))).reshape(entry.shape)
+def _planes(work: _Work, name: str, data: Array, threads: int | None) -> list[tuple[str, Array]]:
+    """What becomes of one tensor."""
+    if name not in work.chosen:
+        return [(name, data)]
+    one, entry = work.chosen[name], work.shard.entries[name]
+    width = np.dtype(np.uint16 if entry.float_name == "bfloat16" else entry.float_name)
+    try:
+        tensor = encode(Named(data.view(width).reshape(entry.shape), one.dtype).source(), one.spec, threads=threads)
+        packed = pack(tensor, one.layout, threads=threads)
+    except ValueError as error:
+        raise ValueError(f"{work.shard.path}: {name}: {error}") from None
+    return [(one.key(plane), packed.planes[plane]) for plane in one.planes]
 
 
 def _write_rest(source: Path, output: Path, works: list[_Work]) -> None:

@@ -11,7 +11,15 @@ import numpy as np
 
 from sparq_sim import _core
 from sparq_sim._core import BlockFormat, Sparsity
-from sparq_sim.arrays import Array, dtype_name, normal_axis, positive_finite_or_nan, thread_argument, widened
+from sparq_sim.arrays import (
+    Array,
+    dtype_name,
+    float_name,
+    normal_axis,
+    positive_finite_or_nan,
+    thread_argument,
+    widened,
+)
 from sparq_sim.dtypes import DTYPE_ELEMENTS, DTYPE_PAIRS, in_dtype
 from sparq_sim.formats import Format, Spec, find_format, levels_with_outer, pattern_text, scale_bits
 from sparq_sim.layouts import Digit, Layout, Plane, find_layout, parse_order
@@ -27,7 +35,7 @@ from sparq_sim.positions import (
     require_dense_or_sparse,
 )
 from sparq_sim.scales import level_dtype, neighbour_axis, scale_shape
-from sparq_sim.tensor import BlockTensor, stored_scales
+from sparq_sim.tensor import BlockTensor, decoded_values, empty_values, inexact_policy, stored_scales
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +72,47 @@ class Packed:
             raise TypeError(f"elements: dtype {name}; layout {self.layout.name} has no plain codes of {bits} bits")
         codes = self.planes["elements"].view(np.dtype(f"uint{bits}"))
         return in_dtype(codes, record, dtype, DTYPE_ELEMENTS, "elements")
+
+    def decode(self, dtype: object = None, *, inexact: str | None = None, threads: int | None = None) -> Any:
+        """The values: those of ``unpack(packed).decode(...)``. Where lines lie apart and share no scales, a few lines
+        at a time go from bytes to values, and neither codes nor mask of the tensor are made.
+
+        Args:
+            dtype, inexact, threads: as in `BlockTensor.decode`.
+
+        Returns:
+            A NumPy array, or a CPU torch tensor if a tensor was encoded.
+
+        Raises:
+            ValueError: as `unpack` and `BlockTensor.decode`.
+
+        >>> import numpy as np, sparq_sim as sq
+        >>> sq.encode(np.float32([1, -3, 2, 2]), "mxfp4", sparsity="2:4").pack().decode()
+        array([ 0., -3.,  2.,  0.], dtype=float32)
+        """
+        made = plan(self.spec, self.shape, self.layout)
+        if not made.by_lines:
+            return unpack(self, threads=threads).decode(dtype, inexact=inexact, threads=threads)
+        result = self.dtype if dtype is None else float_name(dtype, "dtype")
+        policy = inexact_policy(inexact, self.spec.format, result)
+        data = _data_of(made, self.planes)
+        values = empty_values(self.shape, result)
+        positions = made.positions
+        counts = _core.decode_packed(
+            elements=made.elements.in_lines(data["elements"]),
+            element_packing=made.elements.packing(),
+            positions=None if positions is None else positions.in_lines(data["positions"]),
+            position_packing=None if positions is None else positions.packing(),
+            sparsity=made.pattern,
+            repeats=self.layout.fill == "cutlass3",
+            scales=_scales_of(made, data, threads),
+            shape=(made.lines, made.length, 1),
+            format=self.spec.format.block_format,
+            values=values,
+            values_type=result,
+            threads=thread_argument(threads),
+        )
+        return decoded_values(values, counts, self.spec.format, result, policy, self.library)
 
     @property
     def nbytes(self) -> int:
@@ -192,20 +241,21 @@ class _Items:
             return (self.extents[0], self._line_bytes())
         return (*self.lead, self._line_bytes())
 
+    def _word_dtype(self) -> np.dtype[Any]:
+        return np.dtype((np.void, self.plane.word_bytes))
+
     def _put_in_order(self, array: Array, order: str) -> Array:
         """[matrices, all items or words of one]; what is missing is zero."""
         sizes, turn, padded = self._axes(parse_order(order))
-        batch, lines, length = array.shape[:3]
+        batch, lines, length = array.shape
         if (lines, length) != padded:
-            grown = np.zeros((batch, *padded, *array.shape[3:]), array.dtype)
+            grown = np.zeros((batch, *padded), array.dtype)
             grown[:, :lines, :length] = array
             array = grown
-        rest = array.ndim - 3
-        parts = array.reshape(batch, *sizes, *array.shape[3:])
-        axes = (0, *(1 + place for place in turn), *range(1 + len(sizes), 1 + len(sizes) + rest))
-        return np.ascontiguousarray(parts.transpose(axes)).reshape(batch, -1, *array.shape[3:])
+        parts = array.reshape(batch, *sizes)
+        return np.ascontiguousarray(parts.transpose(0, *(1 + place for place in turn))).reshape(batch, -1)
 
-    def _from_order(self, array: Array, order: str, rest: tuple[int, ...]) -> Array:
+    def _from_order(self, array: Array, order: str) -> Array:
         """The way back, to the padded extents cut to `extents`.
 
         Raises:
@@ -215,10 +265,8 @@ class _Items:
         sizes, turn, padded = self._axes(digits)
         lines, length = self._ordered_extents(digits)
         batch = self.extents[0]
-        parts = array.reshape(batch, *(sizes[place] for place in turn), *rest)
-        back = np.argsort(turn)
-        axes = (0, *(1 + int(place) for place in back), *range(1 + len(sizes), 1 + len(sizes) + len(rest)))
-        whole = parts.transpose(axes).reshape(batch, *padded, *rest)
+        parts = array.reshape(batch, *(sizes[place] for place in turn))
+        whole = parts.transpose(0, *(1 + int(place) for place in np.argsort(turn))).reshape(batch, *padded)
         kept = np.ascontiguousarray(whole[:, :lines, :length])
         if kept.size != whole.size and np.count_nonzero(whole) != np.count_nonzero(kept):
             raise ValueError(f"{self.kind}: padding that is not zero")
@@ -246,8 +294,8 @@ class _Items:
             return joined.reshape(self.shape)
         missing = self._line_words() * self.plane.word_bytes - joined.shape[1]
         padded = np.pad(joined, ((0, 0), (0, missing))) if missing else joined
-        words = padded.reshape(*self.extents[:2], self._line_words(), self.plane.word_bytes)
-        return self._put_in_order(words, self.plane.words).reshape(self.shape)
+        words = padded.view(self._word_dtype()).reshape(*self.extents[:2], self._line_words())
+        return self._put_in_order(words, self.plane.words).view(np.uint8).reshape(self.shape)
 
     def from_bytes(self, data: Array, threads: int | None) -> Array:
         """The way back.
@@ -258,14 +306,9 @@ class _Items:
         if self.bits == 0 or 0 in self.extents:
             return np.zeros(self.extents, self.dtype)
         lines, length = self._packed_extents()
-        if self.plane.words:
-            words = self._from_order(data, self.plane.words, (self.plane.word_bytes,))
-            flat = words.reshape(lines, -1)
-            data = np.ascontiguousarray(flat[:, : self._line_bytes()])
-            if flat.shape[1] != data.shape[1] and bool(flat[:, data.shape[1] :].any()):
-                raise ValueError(f"{self.kind}: padding that is not zero")
+        data = self.in_lines(data)
         run_sizes = [self._run(bits)[1] for _, bits in self._parts()]
-        runs = np.ascontiguousarray(data).reshape(lines, -1, sum(run_sizes))
+        runs = data.reshape(lines, -1, sum(run_sizes))
         items, start = np.zeros((lines, length) if self.plane.slices else 0, self.dtype), 0
         for (low, bits), size in zip(self._parts(), run_sizes, strict=True):
             part_bytes = np.ascontiguousarray(runs[:, :, start : start + size]).reshape(lines, -1)
@@ -274,25 +317,44 @@ class _Items:
             items = part if not self.plane.slices else items | part << np.asarray(low, self.dtype)
             start += size
         if self.plane.order:
-            items = self._from_order(items, self.plane.order, ())
+            items = self._from_order(items, self.plane.order)
         items = items.reshape(self.extents)
         if self.plane.offset:
             items = ((items.astype(np.int64) - self.plane.offset) & ((1 << self.bits) - 1)).astype(self.dtype)
         return items
 
+    def in_lines(self, data: Array) -> Array:
+        """Bytes line by line, [lines, bytes of a line]: the words of the plane put back in order.
+
+        Raises:
+            ValueError: padding that is not zero.
+        """
+        lines = self._packed_extents()[0]
+        if not self.plane.words:
+            return np.ascontiguousarray(data).reshape(lines, self._line_bytes())
+        words = self._from_order(data.view(self._word_dtype()), self.plane.words)
+        flat = words.reshape(lines, -1).view(np.uint8)
+        kept = np.ascontiguousarray(flat[:, : self._line_bytes()])
+        if flat.shape[1] != kept.shape[1] and bool(flat[:, kept.shape[1] :].any()):
+            raise ValueError(f"{self.kind}: padding that is not zero")
+        return kept
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the items of a line follow each other in its bytes, whole."""
+        return bool(self.bits) and not (self.plane.order or self.plane.slices or self.plane.offset)
+
+    def packing(self, bits: int | None = None) -> tuple[int, int, int, bool, int, int]:
+        """How the core packs items, or parts of them of so many bits: item_bits, container_bits, shift, from_top, run,
+        run_bytes."""
+        bits = self.bits if bits is None else bits
+        container, shift = (bits, 0) if self.plane.slices else (self._container(), self._shift())
+        return bits, container, shift, self.plane.first == "high", *self._run(bits)
+
     def _core_call(self, call: object, items: Array, data: Array, bits: int, threads: int | None) -> None:
-        run, run_bytes = self._run(bits)
-        call(  # type: ignore[operator]
-            items=items,
-            bytes=data,
-            item_bits=bits,
-            container_bits=bits if self.plane.slices else self._container(),
-            shift=0 if self.plane.slices else self._shift(),
-            from_top=self.plane.first == "high",
-            run=run,
-            run_bytes=run_bytes,
-            threads=thread_argument(threads),
-        )
+        names = ("item_bits", "container_bits", "shift", "from_top", "run", "run_bytes")
+        packing = dict(zip(names, self.packing(bits), strict=True))
+        call(items=items, bytes=data, **packing, threads=thread_argument(threads))  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -319,6 +381,17 @@ class _Plan:
     def length(self) -> int:
         """Of a dense line."""
         return self.space.moved(self.shape)[-1]
+
+    @property
+    def by_lines(self) -> bool:
+        """Whether lines can be decoded one by one, straight from their bytes."""
+        format_, positions = self.spec.format, self.positions
+        if not self.shape or 0 in self.shape or self.layout.chunk or self.space.order != tuple(range(len(self.shape))):
+            return False
+        if any(level.across > 1 for level in format_.levels) or not self.elements.is_plain:
+            return False
+        plain = positions is not None and positions.is_plain and self.layout.encoding == "index"
+        return self.pattern is None or (plain and not format_.has_zero_points)
 
     def scale_name(self, level: int) -> str:
         return "scales" if len(self.scales) == 1 else f"scales{level}"
@@ -582,33 +655,47 @@ def unpack(
             raise ValueError("bytes alone do not say what they are: needed spec=, shape= and layout=")
         planes, library = packed, "numpy"
     made = plan(spec, tuple(shape), chosen_layout(layout, encoding, fill))
-    data = {name: _plane_bytes(planes, name, extent) for name, extent in made.plane_shapes().items()}
-    extra = [name for name in planes if name not in data]
-    if extra:
-        raise ValueError(f"planes {', '.join(extra)}: layout {made.layout.name} has none of that name here")
-    if made.layout.chunk:
-        data |= _apart(made, data["elements"])
+    data = _data_of(made, planes)
     space = made.space
     codes = made.elements.from_bytes(data["elements"], threads)
     mask: Array | None = None
     if spec.sparsity is not None and made.positions is not None:
-        items = made.positions.from_bytes(data["positions"], threads).reshape(made.lines, -1)
+        items = made.positions.from_bytes(data["positions"], threads).reshape(made.lines, made.positions.extents[2])
         places = decode_positions(items, spec.sparsity, made.layout.encoding)
-        flat = np.ascontiguousarray(codes).reshape(made.lines, -1)
+        flat = np.ascontiguousarray(codes).reshape(made.lines, made.elements.extents[2])
         codes, kept = expand(flat, places, spec.sparsity, made.length, made.layout.fill, threads)
         mask = space.tensor(kept, shape).view(np.bool_)
-    scales = []
-    for level, (items_, own) in enumerate(zip(made.scales, spec.format.levels, strict=True)):
-        plane = items_.from_bytes(data[made.scale_name(level)], threads)
-        plane = space.tensor(plane, scale_shape(own, shape, space.axis) if shape else ())
-        plane = plane.view(level_dtype(own)) if plane.dtype != level_dtype(own) else plane
-        if made.layout.reciprocal_outer and level == 0 and spec.format.outer_combine == "multiply":
-            plane = _reciprocal(plane)
-        scales.append(plane)
+    scales = _scales_of(made, data, threads)
     codes = space.tensor(codes, shape)
     if mask is not None and spec.format.has_zero_points:
         codes = _with_pruned_zeros(codes, mask, spec.format, scales[-1], space)
     return BlockTensor(codes, stored_scales(scales), mask, spec, dtype, library)
+
+
+def _data_of(made: _Plan, planes: Mapping[str, Array]) -> dict[str, Array]:
+    """The bytes of every plane, with those of chunks taken apart.
+
+    Raises:
+        ValueError: planes of other names or sizes.
+    """
+    data = {name: _plane_bytes(planes, name, extent) for name, extent in made.plane_shapes().items()}
+    extra = [name for name in planes if name not in data]
+    if extra:
+        raise ValueError(f"planes {', '.join(extra)}: layout {made.layout.name} has none of that name here")
+    return data | _apart(made, data["elements"]) if made.layout.chunk else data
+
+
+def _scales_of(made: _Plan, data: Mapping[str, Array], threads: int | None) -> list[Array]:
+    """The scales of every level, as a `BlockTensor` has them."""
+    scales, shape, format_ = [], made.shape, made.spec.format
+    for level, (items, own) in enumerate(zip(made.scales, format_.levels, strict=True)):
+        plane = items.from_bytes(data[made.scale_name(level)], threads)
+        plane = made.space.tensor(plane, scale_shape(own, shape, made.space.axis) if shape else ())
+        plane = plane.view(level_dtype(own)) if plane.dtype != level_dtype(own) else plane
+        if made.layout.reciprocal_outer and level == 0 and format_.outer_combine == "multiply":
+            plane = _reciprocal(plane)
+        scales.append(plane)
+    return scales
 
 
 def _plane_bytes(planes: Mapping[str, Array], name: str, shape: tuple[int, ...]) -> Array:

@@ -114,7 +114,7 @@ def encode_positions(positions: Array, pattern: Sparsity, encoding: str) -> Arra
     stored, units = group_units(pattern)
     if encoding == "index":
         return positions
-    groups = positions.reshape(*positions.shape[:-1], -1, stored)
+    groups = _groups(positions, stored)
     if encoding == "relative":
         return _lines(groups - np.arange(stored, dtype=np.uint8))
     if encoding == "halves":
@@ -141,7 +141,7 @@ def decode_positions(items: Array, pattern: Sparsity, encoding: str) -> Array:
     if encoding == "index":
         return items
     per_group = encoded_items(pattern, encoding).per_group
-    groups = items.reshape(*items.shape[:-1], -1, per_group)
+    groups = _groups(items, per_group)
     if encoding == "relative":
         return _lines((groups + np.arange(stored, dtype=np.uint8)).astype(np.uint8))
     if encoding == "halves":
@@ -155,7 +155,11 @@ def decode_positions(items: Array, pattern: Sparsity, encoding: str) -> Array:
             raise ValueError(
                 f"positions: a bitmask of a group that keeps {stored} of {units} has another number of ones"
             )
-        return (np.flatnonzero(groups.reshape(-1)) % units).astype(np.uint8).reshape(*items.shape[:-1], -1)
+        return (
+            (np.flatnonzero(groups.reshape(-1)) % units)
+            .astype(np.uint8)
+            .reshape(*items.shape[:-1], groups.shape[-2] * stored)
+        )
     table = _binomials(units, stored)
     rest = groups[..., 0].astype(np.int64)
     if rest.size and int(rest.max()) >= math.comb(units, stored):
@@ -168,8 +172,12 @@ def decode_positions(items: Array, pattern: Sparsity, encoding: str) -> Array:
     return _lines(made)
 
 
+def _groups(lines: Array, size: int) -> Array:
+    return lines.reshape(*lines.shape[:-1], lines.shape[-1] // size, size)
+
+
 def _lines(groups: Array) -> Array:
-    return np.ascontiguousarray(groups.reshape(*groups.shape[:-2], -1))
+    return np.ascontiguousarray(groups.reshape(*groups.shape[:-2], groups.shape[-2] * groups.shape[-1]))
 
 
 def _binomials(units: int, stored: int) -> Array:

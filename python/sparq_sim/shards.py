@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,14 +53,21 @@ class Shard:
     metadata: Mapping[str, str]
 
     def bytes_of(self, name: str) -> Array:
-        """The bytes of a tensor, mapped from the file."""
+        """The bytes of a tensor, mapped from the file, which the system begins to read."""
         entry = self.entries[name]
         if not entry.nbytes:
             return np.zeros(0, np.uint8)
+        beside = entry.start % mmap.ALLOCATIONGRANULARITY
         try:
-            return np.memmap(self.path, np.uint8, "r", entry.start, (entry.nbytes,))
+            with self.path.open("rb") as file:
+                mapped = mmap.mmap(
+                    file.fileno(), beside + entry.nbytes, access=mmap.ACCESS_READ, offset=entry.start - beside
+                )
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.path}: cannot be read ({error})") from None
+        if hasattr(mmap, "MADV_WILLNEED"):
+            mapped.madvise(mmap.MADV_WILLNEED)
+        return np.frombuffer(mapped, np.uint8, entry.nbytes, beside)
 
 
 def open_shard(path: Path) -> Shard:

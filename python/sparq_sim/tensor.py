@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -363,13 +364,12 @@ class BlockTensor:
         """
         result = self.dtype if dtype is None else float_name(dtype, "dtype")
         policy = inexact_policy(inexact, self.format, result)
-        bits = result in ("float16", "bfloat16")
         codes, planes, order = self.codes, self.scale_planes, tuple(range(self.codes.ndim))
         if spans_lines(self.format) and codes.ndim > 1:
             together = lines_together(Source(codes, "codes", self.shape, order), self.axis)
             codes, order = together.data, together.order
             planes = tuple(np.ascontiguousarray(plane.transpose(order)) for plane in planes)
-        values = np.empty(codes.shape, dtype=np.uint16 if bits else np.dtype(result))
+        values = empty_values(codes.shape, result)
         counts = _core.decode(
             codes=codes,
             scales=list(planes),
@@ -382,15 +382,27 @@ class BlockTensor:
         )
         if order != tuple(range(values.ndim)):
             values = np.ascontiguousarray(values.transpose(np.argsort(order)))
-        if policy == "error" and counts["inexact"]:
-            raise_inexact(self.format, result, counts["inexact"])
-        if self.library == "torch":
-            import torch
+        return decoded_values(values, counts, self.format, result, policy, self.library)
 
-            from sparq_sim.torch import bridge
 
-            return bridge.from_numpy(values, result, torch.empty(0))
-        return values.view(numpy_dtype(result)) if bits else values
+def empty_values(shape: tuple[int, ...], dtype: str) -> Array:
+    """What the core writes values of a float dtype to: 16-bit ones as their bits."""
+    return np.empty(shape, dtype=np.uint16 if dtype in ("float16", "bfloat16") else np.dtype(dtype))
+
+
+def decoded_values(
+    values: Array, counts: Mapping[str, int], format: Format, dtype: str, policy: str, library: str
+) -> Any:
+    """Values as `decode` returns them; ValueError if the dtype does not hold some and the policy is ``"error"``."""
+    if policy == "error" and counts["inexact"]:
+        raise_inexact(format, dtype, counts["inexact"])
+    if library == "torch":
+        import torch
+
+        from sparq_sim.torch import bridge
+
+        return bridge.from_numpy(values, dtype, torch.empty(0))
+    return values.view(numpy_dtype(dtype)) if values.dtype == np.uint16 else values
 
 
 def stored_scales(planes: list[Array]) -> Array | tuple[Array, ...] | None:
