@@ -88,7 +88,8 @@ def check_matmul(example: Example) -> None:
     for side in "ab":
         width = oracle.ELEMENTS[options[f"{side}_format"]].width
         store = np.uint8 if width <= 8 else np.uint16 if width <= 16 else np.uint32
-        operands.append(np.array([example.lists[side].values], dtype=store))
+        shape = [int(extent) for extent in options.pop(f"{side}_shape", "1x-1").split("x")]
+        operands.append(np.array(example.lists[side].values, dtype=store).reshape(shape))
         if f"{side}_scales" in options:
             codes = [int(code, 16) for code in options[f"{side}_scales"].split(",")]
             options[f"{side}_scales"] = np.array([codes], dtype=np.uint8)

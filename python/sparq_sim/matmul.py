@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from sparq_sim.arrays import (
     thread_argument,
     to_numpy,
 )
+from sparq_sim.batches import Batches
 from sparq_sim.dtypes import DTYPE_ELEMENTS
 from sparq_sim.formats import Machine, elements, find_datapath, find_element
 from sparq_sim.machines import load_datapath
@@ -27,7 +30,7 @@ from sparq_sim.tensor import BlockTensor
 #: Names that ``a_format=`` and ``b_format=`` take: every element; the other codes of the catalog are scales.
 CODE_FORMATS = tuple(name for name, element in elements().items() if element.record.signedness != "unsigned")
 
-_SHAPES = "a is [M, K] and b is [N, K], both with K last (b like the weight of a linear layer, [out, in])"
+_SHAPES = "a is [..., M, K] and b is [..., N, K], both with K last (b like the weight of a linear layer, [out, in])"
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,31 @@ class Operand:
     float_scales: Array | None = None
     """[rows, len(segment_end)] float32."""
     tensor_scale: float | None = None
+    lead: tuple[int, ...] = ()
+    """Extents whose product the rows are, the rows of a matrix last; empty: one matrix."""
 
     @property
     def rows(self) -> int:
+        """Of all matrices."""
         return int(self.codes.shape[0])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[..., rows of a matrix, K]."""
+        return (*(self.lead or (self.rows,)), self.k)
 
     @property
     def k(self) -> int:
         return int(self.codes.shape[1])
+
+    def rows_at(self, rows: Array | None) -> Operand:
+        """The same with rows in another order, or repeated; all as they are for None."""
+        if rows is None:
+            return self
+        planes = (self.codes, self.block_scales, self.float_scales)
+        codes, block_scales, float_scales = (None if plane is None else plane[rows] for plane in planes)
+        assert codes is not None
+        return replace(self, codes=codes, block_scales=block_scales, float_scales=float_scales, lead=())
 
     def side(self) -> _core.Side:
         """As the extension takes it."""
@@ -76,12 +96,20 @@ def block_ends(length: int, block: int, lines: int = 1) -> tuple[int, ...]:
 
 
 def operand_from_tensor(tensor: BlockTensor, path: Datapath, what: str) -> Operand:
-    """A 2-D BlockTensor with its blocks along the last axis."""
-    if len(tensor.shape) != 2:
-        raise ValueError(f"{what}: shape {tensor.shape}; {_SHAPES}")
-    if tensor.axis != 1:
-        raise ValueError(f"{what}: blocks run along axis {tensor.axis}, and K is axis 1; {_SHAPES}")
-    return scaled_operand(tensor.codes, tensor.format.element, line_scales_of(tensor, path), 1)
+    """A BlockTensor with its blocks along the last axis."""
+    shape = _matrices(tensor.shape, what)
+    if tensor.axis != len(shape) - 1:
+        raise ValueError(f"{what}: blocks run along axis {tensor.axis}, and K is axis {len(shape) - 1}; {_SHAPES}")
+    codes = tensor.codes.reshape(math.prod(shape[:-1]), shape[-1])
+    made = scaled_operand(codes, tensor.format.element, line_scales_of(tensor, path), 1)
+    return replace(made, lead=shape[:-1])
+
+
+def _matrices(shape: tuple[int, ...], what: str) -> tuple[int, ...]:
+    """The shape, if it is one of matrices."""
+    if len(shape) < 2:
+        raise ValueError(f"{what}: shape {shape}; {_SHAPES}")
+    return shape
 
 
 def line_scales_of(tensor: BlockTensor, path: Datapath) -> LineScales | None:
@@ -90,18 +118,23 @@ def line_scales_of(tensor: BlockTensor, path: Datapath) -> LineScales | None:
 
 
 def scaled_operand(codes: Array, element: ElementFormat, scales: LineScales | None, lines: int) -> Operand:
-    """[rows, K] codes and their scales [rows, segments]; a row is `lines` lines of blocks one after the other."""
+    """[rows, K] codes and the scales of their lines; a row is `lines` lines of blocks one after the other."""
     if scales is None:
         return Operand(codes, element)
     if scales.codes is None and scales.factors is None:
         return Operand(codes, element, tensor_scale=scales.tensor_scale)
+
+    def by_row(plane: Array | None) -> Array | None:
+        rows = codes.shape[0]  # zero rows have zero segments
+        return None if plane is None else np.ascontiguousarray(plane.reshape(rows, plane.size // max(1, rows)))
+
     return Operand(
         codes,
         element,
         scale=scales.record,
-        block_scales=scales.codes,
+        block_scales=by_row(scales.codes),
         segment_end=block_ends(codes.shape[1] // lines, scales.block, lines),
-        float_scales=scales.factors,
+        float_scales=by_row(scales.factors),
         tensor_scale=scales.tensor_scale,
     )
 
@@ -126,8 +159,7 @@ def operand_of(
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     array = np.require(array, requirements=["A"])
-    if array.ndim != 2:
-        raise ValueError(f"{what}: shape {array.shape}; {_SHAPES}")
+    shape = _matrices(array.shape, what)
     if format is not None:
         if isinstance(format, str) and format not in CODE_FORMATS:
             raise ValueError(f"{what}_format={format!r}; known: {', '.join(CODE_FORMATS)}")
@@ -143,7 +175,12 @@ def operand_of(
             f"{what}: dtype {name}; needed a BlockTensor, a dtype among {', '.join(DTYPE_ELEMENTS)}, "
             f"or unsigned integer codes with {what}_format="
         )
-    operand = Operand(codes, element, tensor_scale=None if tensor_scale is None else _scale_value(tensor_scale, what))
+    operand = Operand(
+        codes.reshape(math.prod(shape[:-1]), shape[-1]),
+        element,
+        tensor_scale=None if tensor_scale is None else _scale_value(tensor_scale, what),
+        lead=shape[:-1],
+    )
     return operand if scales is None else _with_scales(operand, scales, path, what)
 
 
@@ -165,43 +202,34 @@ def _scale_value(value: float, what: str) -> float:
 
 
 def _with_scales(operand: Operand, scales: object, path: Datapath, what: str) -> Operand:
-    """Raw scales: float32 [rows] or [rows, 1], or the machine's codes (uint8) [rows, K / block]."""
+    """Raw scales: float32 [..., rows] or [..., rows, 1], or the machine's codes (uint8) [..., rows, K / block]."""
     array = to_numpy(scales, f"{what}_scales")
-    rows, k = operand.codes.shape
+    lead, k = operand.shape[:-1], operand.k
     if array.dtype.kind == "f":
-        if array.shape not in ((rows,), (rows, 1)):
-            raise ValueError(f"{what}_scales: shape {array.shape}; float scales are one per row, ({rows},)")
-        values = as_float32_exactly(array.reshape(rows, 1))
+        if array.shape not in (lead, (*lead, 1)):
+            raise ValueError(f"{what}_scales: shape {array.shape}; float scales are one per row, {_text(lead)}")
+        values = as_float32_exactly(array.reshape(operand.rows, 1))
         if values is None:
             raise ValueError(f"{what}_scales: values that float32 does not hold")
         if not positive_finite_or_nan(values):
             raise ValueError(f"{what}_scales: needed positive finite numbers (or NaN, which poisons its row)")
-        return Operand(
-            operand.codes,
-            operand.element,
-            segment_end=(k,),
-            float_scales=values,
-            tensor_scale=operand.tensor_scale,
-        )
+        return replace(operand, segment_end=(k,), float_scales=values)
     if array.dtype != np.uint8:
         raise TypeError(f"{what}_scales: dtype {array.dtype}; needed uint8 (codes per block) or float32 (per row)")
     if path.scale.code_bytes != 1:
         raise ValueError(f"{what}_scales: this machine's scales are no bytes; give a BlockTensor")
     if operand.tensor_scale is not None and path.presum == 1:
         raise ValueError(f"{what}: block scales beside a tensor scale are not supported")
-    blocks = array.shape[1] if array.ndim == 2 else 0
-    if array.ndim != 2 or array.shape[0] != rows or blocks < 1 or k % blocks:
-        raise ValueError(
-            f"{what}_scales: shape {array.shape}; needed ({rows}, K / block) where the block divides K = {k}"
-        )
-    return Operand(
-        operand.codes,
-        operand.element,
-        scale=path.scale,
-        block_scales=np.ascontiguousarray(array),
-        segment_end=block_ends(k, k // blocks),
-        tensor_scale=operand.tensor_scale,
-    )
+    blocks = array.shape[-1] if array.ndim == len(lead) + 1 else 0
+    if array.shape[:-1] != lead or blocks < 1 or k % blocks:
+        needed = _text((*lead, "K / block"))
+        raise ValueError(f"{what}_scales: shape {array.shape}; needed {needed} where the block divides K = {k}")
+    codes = np.ascontiguousarray(array).reshape(operand.rows, blocks)
+    return replace(operand, scale=path.scale, block_scales=codes, segment_end=block_ends(k, k // blocks))
+
+
+def _text(shape: Sequence[object]) -> str:
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
 
 
 def resolve_datapath(datapath: str | Machine | Datapath) -> Datapath:
@@ -249,7 +277,7 @@ def as_result(values: Array, path: Datapath, result: str) -> Array:
     return half
 
 
-def _start(c: object, shape: tuple[int, int], result: str) -> Array | None:
+def _start(c: object, shape: tuple[int, ...], result: str) -> Array | None:
     """c as the core takes it: float32 numbers, or the bits of int32."""
     if c is None:
         return None
@@ -257,7 +285,7 @@ def _start(c: object, shape: tuple[int, int], result: str) -> Array | None:
     if start.dtype != RESULTS[result]:
         raise TypeError(f"c: dtype {start.dtype}; needed {RESULTS[result]}")
     if start.shape != shape:
-        raise ValueError(f"c: shape {start.shape}; needed [M, N] = {shape}")
+        raise ValueError(f"c: shape {start.shape}; needed [..., M, N] = {shape}")
     start = np.ascontiguousarray(start)
     return start.view(np.float32) if start.dtype.kind == "i" else widened32(start)
 
@@ -317,25 +345,25 @@ def matmul(
     result: str | None = None,
     threads: int | None = None,
 ) -> Any:
-    """``a @ b.T (+ c)`` as a described machine computes it. a is [M, K] and b is **[N, K]**: both have K last, b like
-    the weight of a linear layer.
+    """``a @ b.T (+ c)`` as a described machine computes it. a is [..., M, K] and b is **[..., N, K]**: both have
+    K last, b like the weight of a linear layer. Leading dimensions broadcast as in torch.matmul.
 
     Args:
-        a, b: a `BlockTensor` with blocks along axis 1; or an array or tensor whose dtype is the format (torch or
+        a, b: a `BlockTensor` with blocks along the last axis; or an array or tensor whose dtype is the format (torch or
             ml_dtypes float8, float6, float4; float16, bfloat16, float32; int8); or raw codes: unsigned integers, one
             per element, with ``a_format=``.
         datapath: a name of `datapaths()`, a `Datapath`, or the path of a JSON file of one (``"machine.json"``).
-        c: [M, N] of the result's dtype, what the accumulator starts with.
+        c: [..., M, N] of the result's dtype, what the accumulator starts with.
         a_format, b_format: element of raw codes: a name of `elements()` that is no scale, or an `ElementFormat`.
             tf32 is its 19 bits, but on machines that read float32 words (``dropped_bits``) such a word.
         a_scales, b_scales: raw scales: codes (uint8) of the machine's ``scale``, E8M0 unless it says otherwise,
-            [rows, K / block] of equal blocks (a shorter last one needs a `BlockTensor`), or float32 [rows].
+            [..., rows, K / block] of equal blocks (a shorter last one needs a `BlockTensor`), or float32 [..., rows].
         a_tensor_scale, b_tensor_scale: a float32 scale of the whole operand.
         result: ``"fp32"``, ``"fp16"`` or ``"int32"``, where the machine offers it; default its first.
         threads: threads to use; default by size. Results never depend on it.
 
     Returns:
-        [M, N] float32 (or of ``result``): a torch tensor if a is one, else a NumPy array. NaN is the machine's
+        [..., M, N] float32 (or of ``result``): a torch tensor if a is one, else a NumPy array. NaN is the machine's
         canonical one.
 
     Raises:
@@ -349,6 +377,9 @@ def matmul(
     >>> a = sq.encode(np.float32([[1, 2, 3, 4]]), "mxfp8")
     >>> sq.matmul(a, a, datapath="block_fp32")
     array([[30.]], dtype=float32)
+    >>> heads = np.ones((2, 3, 4, 8), np.float32)
+    >>> sq.matmul(heads, heads[0, 0]).shape
+    (2, 3, 4, 4)
     """
     path = resolve_datapath(datapath)
     name = result_of(path, result)
@@ -356,12 +387,15 @@ def matmul(
     left = operand_of(a, a_format, a_scales, a_tensor_scale, path, "a")
     right = operand_of(b, b_format, b_scales, b_tensor_scale, path, "b")
     if left.k != right.k:
-        raise ValueError(f"K does not match: a is [{left.rows}, {left.k}], b is [{right.rows}, {right.k}]; {_SHAPES}")
+        raise ValueError(f"K does not match: a is {left.shape}, b is {right.shape}; {_SHAPES}")
+    batches = Batches.of(left.shape, right.shape, _SHAPES)
     scales = (left.float_scales, left.tensor_scale, right.float_scales, right.tensor_scale)
     if name != "fp32" and any(scale is not None for scale in scales):
         raise ValueError(f"result={name!r}: float scales multiply a float32 result")
-    start = _start(c, (left.rows, right.rows), name)
-    made = as_result(multiply(left, right, path, start, threads=threads), path, name)
+    start = _start(c, batches.shape, name)
+    left, right = left.rows_at(batches.left_rows), right.rows_at(batches.right_rows)
+    sums = multiply(left, right, path, batches.to_core(start), groups=batches.groups, threads=threads)
+    made = batches.from_core(as_result(sums, path, name))
     if is_torch(a) or (isinstance(a, BlockTensor) and a.library == "torch"):
         import torch
 

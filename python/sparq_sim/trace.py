@@ -464,7 +464,8 @@ def dot_trace(
             raise ValueError(f"{what}: {operand.rows} lines; a trace is of one")
         if operand.float_scales is not None or operand.tensor_scale is not None:
             raise ValueError(f"{what}: float scales are no part of a machine's steps; trace the codes without them")
-    start = None if c is None else np.array([[c]], RESULTS[name])
+    lead = max(left.shape[:-2], right.shape[:-2], key=len)
+    start = None if c is None else np.full((*lead, 1, 1), c, RESULTS[name])
     got = np.asarray(
         matmul(
             lines[0], lines[1], datapath=path, c=start, a_format=a_format, b_format=b_format,
@@ -472,9 +473,9 @@ def dot_trace(
         )
     )  # fmt: skip
     tracer = _Tracer(own, left, right)
-    tracer.run(0.0 if start is None else float(start[0, 0]))
-    value = got[0, 0].item()
-    bits = int(got.view(f"u{got.dtype.itemsize}")[0, 0])
+    tracer.run(0.0 if start is None else float(start.reshape(())))
+    value = got.reshape(()).item()
+    bits = int(got.view(f"u{got.dtype.itemsize}").reshape(()))
     return DotTrace(path, tuple(tracer.steps), value, bits, tracer.counts)
 
 
