@@ -22,8 +22,9 @@ from sparq_sim.arrays import (
 )
 from sparq_sim.batches import Batches
 from sparq_sim.dtypes import DTYPE_ELEMENTS
-from sparq_sim.formats import Machine, elements, find_datapath, find_element
+from sparq_sim.formats import Format, Machine, Spec, elements, find_datapath, find_element
 from sparq_sim.machines import load_datapath
+from sparq_sim.outputs import output_spec, written
 from sparq_sim.scales import LineScales, exact_float, line_scales
 from sparq_sim.tensor import BlockTensor
 
@@ -258,7 +259,9 @@ def result_of(path: Datapath, result: str | None) -> str:
     offered = ("fp32", "fp16") if path.output == "fp32_or_fp16" else (path.output,)
     name = offered[0] if result is None else result
     if name not in offered:
-        raise ValueError(f"result={result!r}: this datapath gives {' or '.join(offered)}")
+        raise ValueError(
+            f"result={result!r}: this datapath gives {' or '.join(offered)}; output= rounds to any format what it gives"
+        )
     return name
 
 
@@ -343,6 +346,7 @@ def matmul(
     a_tensor_scale: float | None = None,
     b_tensor_scale: float | None = None,
     result: str | None = None,
+    output: str | Format | Spec | None = None,
     threads: int | None = None,
 ) -> Any:
     """``a @ b.T (+ c)`` as a described machine computes it. a is [..., M, K] and b is **[..., N, K]**: both have
@@ -360,11 +364,15 @@ def matmul(
             [..., rows, K / block] of equal blocks (a shorter last one needs a `BlockTensor`), or float32 [..., rows].
         a_tensor_scale, b_tensor_scale: a float32 scale of the whole operand.
         result: ``"fp32"``, ``"fp16"`` or ``"int32"``, where the machine offers it; default its first.
+        output: what a float result is rounded to afterwards: a name of `formats()` or `elements()`, a `Format` or a
+            `Spec`. ``result="fp16"`` adds in fp16, ``output="fp16"`` rounds what float32 sums became.
         threads: threads to use; default by size. Results never depend on it.
 
     Returns:
         [..., M, N] float32 (or of ``result``): a torch tensor if a is one, else a NumPy array. NaN is the machine's
-        canonical one.
+        canonical one. With ``output=`` of a format with scales (or an N:M pattern) a `BlockTensor`, blocks along the
+        last axis, as the next product reads it; of one without, an array of the dtype whose items are its codes
+        (bfloat16, float8_e4m3fn, ...), or where the library has none, of the codes as unsigned integers.
 
     Raises:
         ValueError: shapes that do not fit, K that does not match, unknown names, operands that the datapath does not
@@ -377,12 +385,19 @@ def matmul(
     >>> a = sq.encode(np.float32([[1, 2, 3, 4]]), "mxfp8")
     >>> sq.matmul(a, a, datapath="block_fp32")
     array([[30.]], dtype=float32)
+    >>> sq.matmul(a, a, output="e4m3").dtype.name
+    'float8_e4m3fn'
+    >>> sq.matmul(a, a, output="mxfp4")
+    BlockTensor(shape=(1, 1), mxfp4 block=32 rounding=nearest_even overflow=saturate scale_rule=floor axis=-1)
     >>> heads = np.ones((2, 3, 4, 8), np.float32)
     >>> sq.matmul(heads, heads[0, 0]).shape
     (2, 3, 4, 4)
     """
     path = resolve_datapath(datapath)
     name = result_of(path, result)
+    made_to = None if output is None else output_spec(output)
+    if made_to is not None and name == "int32":
+        raise ValueError("output: this datapath gives int32, and formats are made of floats")
     path = machine_for(path, name)
     left = operand_of(a, a_format, a_scales, a_tensor_scale, path, "a")
     right = operand_of(b, b_format, b_scales, b_tensor_scale, path, "b")
@@ -395,9 +410,9 @@ def matmul(
     start = _start(c, batches.shape, name)
     left, right = left.rows_at(batches.left_rows), right.rows_at(batches.right_rows)
     sums = multiply(left, right, path, batches.to_core(start), groups=batches.groups, threads=threads)
-    made = batches.from_core(as_result(sums, path, name))
+    made: Any = batches.from_core(as_result(sums, path, name))
     if is_torch(a) or (isinstance(a, BlockTensor) and a.library == "torch"):
         import torch
 
-        return torch.from_numpy(made).to(a.device if isinstance(a, torch.Tensor) else "cpu")
-    return made
+        made = torch.from_numpy(made).to(a.device if isinstance(a, torch.Tensor) else "cpu")
+    return made if made_to is None else written(made, made_to, threads)
