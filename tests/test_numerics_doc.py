@@ -15,7 +15,7 @@ from numerics_examples import Example, Patterns, load_examples
 CARRIER_OF_DIGITS = {8: "fp32", 16: "fp64"}
 DTYPE_OF_DIGITS = {8: "float32", 16: "float64"}
 #: Numbers of examples of each operation when this was written: the page may gain some, never lose any.
-AT_LEAST = {"decode": 3, "quantize": 20, "sparsify": 3, "matmul": 5, "store": 5, "pack": 4}
+AT_LEAST = {"decode": 3, "quantize": 20, "sparsify": 3, "matmul": 5, "epilogue": 3, "store": 5, "pack": 4}
 
 
 #: Choices that are numbers.
@@ -99,6 +99,17 @@ def check_matmul(example: Example) -> None:
     assert hexes(bits_of(got)) == hexes(example.lists["d"].values)
 
 
+def check_epilogue(example: Example) -> None:
+    options, lists = example.options, {name: floats(patterns) for name, patterns in example.lists.items()}
+    alpha, beta = (float(from_bits([int(options[name], 16)], "fp32")[0]) for name in ("alpha", "beta"))
+    epilogue = sq.Epilogue(
+        alpha=alpha, beta=beta, source=lists["source"], bias=lists["bias"], precision=example.format,
+        order=tuple(options["order"].split(",")), fused=options["fused"] == "True",
+    )  # fmt: skip
+    got = sq.matmul(lists["d"].reshape(-1, 1), np.ones((1, 1), np.float32), epilogue=epilogue)
+    assert hexes(bits_of(got)) == hexes(example.lists["y"].values)
+
+
 def check_store(example: Example) -> None:
     codes, mask = (np.array(example.lists[name].values) for name in ("codes", "mask"))
     format_ = sq.formats()["int8"]
@@ -127,6 +138,7 @@ CHECKS = {
     "quantize": check_quantize,
     "sparsify": check_sparsify,
     "matmul": check_matmul,
+    "epilogue": check_epilogue,
     "store": check_store,
     "pack": check_pack,
 }

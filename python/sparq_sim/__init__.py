@@ -6,6 +6,7 @@ from sparq_sim.arrays import FLOATS
 from sparq_sim.calibrate import Calibrator
 from sparq_sim.check import check, simulate
 from sparq_sim.difference import Difference, diff
+from sparq_sim.epilogue import Epilogue
 from sparq_sim.events import Events
 from sparq_sim.explain import Explanation, explain
 from sparq_sim.faults import flip_bits
@@ -46,6 +47,7 @@ __all__ = [
     "Difference",
     "DotTrace",
     "ElementFormat",
+    "Epilogue",
     "Events",
     "Explanation",
     "Format",

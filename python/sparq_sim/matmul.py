@@ -22,9 +22,11 @@ from sparq_sim.arrays import (
 )
 from sparq_sim.batches import Batches
 from sparq_sim.dtypes import DTYPE_ELEMENTS
+from sparq_sim.epilogue import Epilogue
 from sparq_sim.formats import Format, Machine, Spec, elements, find_datapath, find_element
 from sparq_sim.machines import load_datapath
 from sparq_sim.outputs import output_spec, written
+from sparq_sim.quantize import emulate
 from sparq_sim.scales import LineScales, exact_float, line_scales
 from sparq_sim.tensor import BlockTensor
 
@@ -346,6 +348,7 @@ def matmul(
     a_tensor_scale: float | None = None,
     b_tensor_scale: float | None = None,
     result: str | None = None,
+    epilogue: Epilogue | None = None,
     output: str | Format | Spec | None = None,
     threads: int | None = None,
 ) -> Any:
@@ -364,6 +367,7 @@ def matmul(
             [..., rows, K / block] of equal blocks (a shorter last one needs a `BlockTensor`), or float32 [..., rows].
         a_tensor_scale, b_tensor_scale: a float32 scale of the whole operand.
         result: ``"fp32"``, ``"fp16"`` or ``"int32"``, where the machine offers it; default its first.
+        epilogue: an `Epilogue`: alpha, beta and bias, applied to what the machine made of a float result.
         output: what a float result is rounded to afterwards: a name of `formats()` or `elements()`, a `Format` or a
             `Spec`. ``result="fp16"`` adds in fp16, ``output="fp16"`` rounds what float32 sums became.
         threads: threads to use; default by size. Results never depend on it.
@@ -398,6 +402,8 @@ def matmul(
     made_to = None if output is None else output_spec(output)
     if made_to is not None and name == "int32":
         raise ValueError("output: this datapath gives int32, and formats are made of floats")
+    if epilogue is not None and (not isinstance(epilogue, Epilogue) or name == "int32"):
+        raise TypeError(f"epilogue: needed an Epilogue, on a float result; got {type(epilogue).__name__} on {name}")
     path = machine_for(path, name)
     left = operand_of(a, a_format, a_scales, a_tensor_scale, path, "a")
     right = operand_of(b, b_format, b_scales, b_tensor_scale, path, "b")
@@ -408,9 +414,16 @@ def matmul(
     if name != "fp32" and any(scale is not None for scale in scales):
         raise ValueError(f"result={name!r}: float scales multiply a float32 result")
     start = _start(c, batches.shape, name)
+    if epilogue is not None:
+        epilogue.check(batches.shape)
     left, right = left.rows_at(batches.left_rows), right.rows_at(batches.right_rows)
     sums = multiply(left, right, path, batches.to_core(start), groups=batches.groups, threads=threads)
-    made: Any = batches.from_core(as_result(sums, path, name))
+    sums = batches.from_core(sums)
+    if epilogue is not None:
+        sums = epilogue.apply(sums, path.nan_bits, threads)
+        if name == "fp16":
+            sums = emulate(sums, name, inexact="round", out=sums)
+    made: Any = as_result(sums, path, name)
     if is_torch(a) or (isinstance(a, BlockTensor) and a.library == "torch"):
         import torch
 
