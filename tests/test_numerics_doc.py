@@ -95,6 +95,10 @@ def check_matmul(example: Example) -> None:
             options[f"{side}_scales"] = np.array([codes], dtype=np.uint8)
     if "c" in example.lists:
         options["c"] = floats(example.lists["c"]).reshape(1, 1)
+    if "split_k" in options:
+        order = options.pop("split_order", "")
+        numbers = tuple(int(number) for number in order.split(",")) if order else "ascending"
+        options["split_k"] = sq.SplitK(int(options["split_k"]), order=numbers)
     got = sq.matmul(*operands, datapath=example.format, **options)
     assert hexes(bits_of(got)) == hexes(example.lists["d"].values)
 

@@ -26,6 +26,7 @@ from sparq_sim.rank import rank
 from sparq_sim.ranking import Ranking
 from sparq_sim.report import LayerReport, Report
 from sparq_sim.sparsify import sparsify
+from sparq_sim.split import SplitK
 from sparq_sim.storage import Storage, Traffic, storage, traffic
 from sparq_sim.store import Stored, contents, load, save
 from sparq_sim.tensor import BlockTensor
@@ -64,6 +65,7 @@ __all__ = [
     "ShiftRegister",
     "Sparsity",
     "Spec",
+    "SplitK",
     "Storage",
     "Stored",
     "TraceStep",

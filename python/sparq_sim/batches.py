@@ -51,8 +51,11 @@ class Batches:
         )
 
     def to_core(self, c: Array | None) -> Array | None:
-        """[..., M, N] as the core takes it."""
-        return None if c is None else np.ascontiguousarray(c.transpose(self.order))
+        """[..., M, N] as the core takes it, [own of a * M, the rest]."""
+        if c is None:
+            return None
+        rows = math.prod(self.shape[i] for i in self.order[: self.order.index(len(self.shape) - 2) + 1])
+        return np.ascontiguousarray(c.transpose(self.order)).reshape(rows, c.size // max(1, rows))
 
     def from_core(self, d: Array) -> Array:
         """What the core made, as [..., M, N]."""

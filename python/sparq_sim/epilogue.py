@@ -7,12 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from sparq_sim import _core
-from sparq_sim.arrays import Array, as_float32_exactly, dtype_name, thread_argument, to_numpy
-from sparq_sim.quantize import emulate
+from sparq_sim.arrays import Array, as_float32_exactly, dtype_name, to_numpy
+from sparq_sim.steps import NOTHING, ONE, checked_precision, fused_step, rounded_to
 
-#: Types that the steps of an epilogue may be rounded to.
-PRECISIONS = ("fp32", "bf16", "fp16")
 #: What an epilogue adds up.
 TERMS = ("alpha", "beta", "bias")
 
@@ -51,8 +48,7 @@ class Epilogue:
     fused: bool = True
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision={self.precision!r}: choose one of {', '.join(PRECISIONS)}")
+        checked_precision(self.precision)
         order = tuple(self.order) if isinstance(self.order, (list, tuple)) else (self.order,)
         if sorted(map(str, order)) != sorted(TERMS):
             raise ValueError(f"order={self.order!r}: needed {', '.join(TERMS)} in some order")
@@ -73,13 +69,9 @@ class Epilogue:
         number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
         exact = as_float32_exactly(np.array([[value]], np.float64)) if number else None
         held = exact is not None and bool(np.isfinite(exact).all())
-        if exact is None or not held or self._rounded(exact.copy()).tobytes() != exact.tobytes():
+        if exact is None or not held or rounded_to(exact.copy(), self.precision).tobytes() != exact.tobytes():
             raise ValueError(f"{name}={value!r}: needed a finite number that {self.precision} holds exactly")
         return exact
-
-    def _rounded(self, values: Array) -> Array:
-        """float32 numbers rounded to the precision, in place."""
-        return values if self.precision == "fp32" else emulate(values, self.precision, inexact="round", out=values)
 
     def _term(self, name: str, shape: tuple[int, ...]) -> Array:
         """A source or bias in the precision, [m or 1, n or 1]."""
@@ -95,7 +87,7 @@ class Epilogue:
         else:
             columns = given.shape[-1]
             flat = np.broadcast_to(given, (*shape[:-1], columns)).reshape(-1, columns)
-        return self._rounded(np.array(flat, order="C"))
+        return rounded_to(np.array(flat, order="C"), self.precision)
 
     def check(self, shape: tuple[int, ...]) -> None:
         """ValueError unless source and bias fit a result of that shape."""
@@ -107,35 +99,27 @@ class Epilogue:
         """float32 sums [..., M, N], which are written over, after the epilogue; NaN has those bits."""
         shape = sums.shape
         count, columns = int(np.prod(shape[:-1], dtype=np.int64)), shape[-1]
-        product = self._rounded(sums.reshape(count, columns))
+        product = rounded_to(sums.reshape(count, columns), self.precision)
         terms: dict[str, tuple[Array, Array]] = {"alpha": (self._factor("alpha"), product)}
         if self.source is not None and self.beta != 0:
             terms["beta"] = (self._factor("beta"), self._term("source", shape))
         if self.bias is not None:
-            terms["bias"] = (np.ones((1, 1), np.float32), self._term("bias", shape))
+            terms["bias"] = (ONE, self._term("bias", shape))
         total: Array | None = None
+        how: dict[str, Any] = {"nan_bits": nan_bits, "precision": self.precision, "threads": threads}
         for name in self.order:
             if name not in terms:
                 continue
             factor, values = terms[name]
             if total is None or not self.fused:
-                own = np.empty((count, columns), np.float32)
-                # (-0) + (-0) is -0: what is added here changes nothing.
-                self._step(factor, values, np.full((1, 1), -0.0, np.float32), own, nan_bits, threads)
+                own = fused_step(factor, values, NOTHING, np.empty((count, columns), np.float32), **how)
                 if total is None:
                     total = own
                     continue
-                factor, values = np.ones((1, 1), np.float32), own
-            self._step(factor, values, total, total, nan_bits, threads)
+                factor, values = ONE, own
+            fused_step(factor, values, total, total, **how)
         assert total is not None
         return total.reshape(shape)
-
-    def _step(self, x: Array, y: Array, z: Array, to: Array, nan_bits: int, threads: int | None) -> None:
-        """to = x · y + z, one rounding to float32, and one to the precision if that is another."""
-        _core.fused_multiply_add(x=x, y=y, z=z, d=to, nan_bits=nan_bits, threads=thread_argument(threads))
-        if self.precision != "fp32":
-            self._rounded(to)
-            to.view(np.uint32)[np.isnan(to)] = nan_bits
 
 
 def _widened(values: object, what: str) -> Array:

@@ -22,12 +22,14 @@ from sparq_sim.arrays import (
 )
 from sparq_sim.batches import Batches
 from sparq_sim.dtypes import DTYPE_ELEMENTS
+from sparq_sim.end_scales import times_end_scales, without_end_scales
 from sparq_sim.epilogue import Epilogue
 from sparq_sim.formats import Format, Machine, Spec, elements, find_datapath, find_element
 from sparq_sim.machines import load_datapath
 from sparq_sim.outputs import output_spec, written
-from sparq_sim.quantize import emulate
 from sparq_sim.scales import LineScales, exact_float, line_scales
+from sparq_sim.split import SplitK, split_of, sum_of_parts
+from sparq_sim.steps import rounded_to
 from sparq_sim.tensor import BlockTensor
 
 #: Names that ``a_format=`` and ``b_format=`` take: every element; the other codes of the catalog are scales.
@@ -76,6 +78,21 @@ class Operand:
         codes, block_scales, float_scales = (None if plane is None else plane[rows] for plane in planes)
         assert codes is not None
         return replace(self, codes=codes, block_scales=block_scales, float_scales=float_scales, lead=())
+
+    def columns(self, begin: int, end: int) -> Operand:
+        """That run of K alone; segments that it cuts are shorter."""
+        codes = np.ascontiguousarray(self.codes[:, begin:end])
+        own = [
+            i for i, stop in enumerate(self.segment_end) if begin < stop and (i == 0 or self.segment_end[i - 1] < end)
+        ]
+        ends = tuple(min(self.segment_end[i], end) - begin for i in own)
+        block_scales, float_scales = (
+            None if plane is None else np.ascontiguousarray(plane[:, own])
+            for plane in (self.block_scales, self.float_scales)
+        )
+        return replace(
+            self, codes=codes, segment_end=ends, block_scales=block_scales, float_scales=float_scales, lead=()
+        )
 
     def side(self) -> _core.Side:
         """As the extension takes it."""
@@ -335,6 +352,29 @@ def multiply(
     return d
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two operands of `multiply`, and everything else that it takes."""
+
+    left: Operand
+    right: Operand
+    path: Datapath
+    groups: int = 1
+    threads: int | None = None
+
+    @property
+    def k(self) -> int:
+        return self.left.k
+
+    def part(self, begin: int, end: int) -> Pair:
+        """That run of K alone."""
+        return replace(self, left=self.left.columns(begin, end), right=self.right.columns(begin, end))
+
+    def product(self, c: Array | None) -> Array:
+        """float32 [M, groups * N]."""
+        return multiply(self.left, self.right, self.path, c, groups=self.groups, threads=self.threads)
+
+
 def matmul(
     a: object,
     b: object,
@@ -348,6 +388,7 @@ def matmul(
     a_tensor_scale: float | None = None,
     b_tensor_scale: float | None = None,
     result: str | None = None,
+    split_k: SplitK | int | None = None,
     epilogue: Epilogue | None = None,
     output: str | Format | Spec | None = None,
     threads: int | None = None,
@@ -367,6 +408,7 @@ def matmul(
             [..., rows, K / block] of equal blocks (a shorter last one needs a `BlockTensor`), or float32 [..., rows].
         a_tensor_scale, b_tensor_scale: a float32 scale of the whole operand.
         result: ``"fp32"``, ``"fp16"`` or ``"int32"``, where the machine offers it; default its first.
+        split_k: a `SplitK`, or the number of parts of K that are added up by themselves and meet in float32.
         epilogue: an `Epilogue`: alpha, beta and bias, applied to what the machine made of a float result.
         output: what a float result is rounded to afterwards: a name of `formats()` or `elements()`, a `Format` or a
             `Spec`. ``result="fp16"`` adds in fp16, ``output="fp16"`` rounds what float32 sums became.
@@ -404,6 +446,9 @@ def matmul(
         raise ValueError("output: this datapath gives int32, and formats are made of floats")
     if epilogue is not None and (not isinstance(epilogue, Epilogue) or name == "int32"):
         raise TypeError(f"epilogue: needed an Epilogue, on a float result; got {type(epilogue).__name__} on {name}")
+    split = split_of(split_k)
+    if split is not None and name == "int32":
+        raise ValueError("split_k: this datapath gives int32, and parts meet in floats")
     path = machine_for(path, name)
     left = operand_of(a, a_format, a_scales, a_tensor_scale, path, "a")
     right = operand_of(b, b_format, b_scales, b_tensor_scale, path, "b")
@@ -417,12 +462,21 @@ def matmul(
     if epilogue is not None:
         epilogue.check(batches.shape)
     left, right = left.rows_at(batches.left_rows), right.rows_at(batches.right_rows)
-    sums = multiply(left, right, path, batches.to_core(start), groups=batches.groups, threads=threads)
+    start = batches.to_core(start)
+    if split is None:
+        sums = Pair(left, right, path, batches.groups, threads).product(start)
+    else:
+        (left, x), (right, y) = (without_end_scales(side, path) for side in (left, right))
+        if start is not None and not (x is None and y is None):
+            raise ValueError("c needs operands whose scales are applied before it")
+        whole = Pair(left, right, path, batches.groups, threads)
+        sums = sum_of_parts(whole, split, path, start, threads)
+        sums = times_end_scales(sums, x, y, path, batches.groups, threads)
     sums = batches.from_core(sums)
     if epilogue is not None:
         sums = epilogue.apply(sums, path.nan_bits, threads)
-        if name == "fp16":
-            sums = emulate(sums, name, inexact="round", out=sums)
+    if name == "fp16" and not (epilogue is None and split is None):
+        sums = rounded_to(sums, name)
     made: Any = as_result(sums, path, name)
     if is_torch(a) or (isinstance(a, BlockTensor) and a.library == "torch"):
         import torch
