@@ -99,6 +99,10 @@ def check_matmul(example: Example) -> None:
         order = options.pop("split_order", "")
         numbers = tuple(int(number) for number in order.split(",")) if order else "ascending"
         options["split_k"] = sq.SplitK(int(options["split_k"]), order=numbers)
+    if "compressed" in options:  # the pattern of a, whose elements that are not 0 are kept
+        element = sq.elements()[options.pop("a_format")].record
+        tensor = sq.BlockTensor.from_codes(operands[0], format=sq.Format("a", element), mask=operands[0] != 0)
+        operands[0], options["compressed"] = tensor.structured(options["compressed"]), "a"
     got = sq.matmul(*operands, datapath=example.format, **options)
     assert hexes(bits_of(got)) == hexes(example.lists["d"].values)
 

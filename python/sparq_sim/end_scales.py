@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sparq_sim._core import Datapath
 from sparq_sim.arrays import Array, as_float32_exactly
+from sparq_sim.operands import Operand
 from sparq_sim.steps import NOTHING, fused_step
-
-if TYPE_CHECKING:
-    from sparq_sim.matmul import Operand
 
 #: Where operands are decoded with all their scales, so that none is left for the end (docs/numerics.md section 10).
 _DECODED = ("exact", "fma", "tree")

@@ -13,7 +13,8 @@ from sparq_sim.arrays import Array, to_numpy
 from sparq_sim.batches import Batches
 from sparq_sim.bounds import Problem, datapath_bound
 from sparq_sim.formats import Machine, find_element
-from sparq_sim.matmul import Operand, operand_of, resolve_datapath
+from sparq_sim.matmul import resolve_datapath
+from sparq_sim.operands import Operand, operand_of
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from sparq_sim._core import Datapath
 from sparq_sim.accelerator import Accelerator
 from sparq_sim.arrays import Array, float_name, is_torch, to_numpy
 from sparq_sim.formats import Spec, block_text, pattern_text
-from sparq_sim.matmul import Operand, line_scales_of, multiply, scaled_operand
+from sparq_sim.operands import Operand, line_scales_of, multiply, scaled_operand
 from sparq_sim.quantize import emulate, encode
 from sparq_sim.scales import LineScales, spans_lines
 from sparq_sim.sparsify import sparsify

@@ -12,7 +12,8 @@ import numpy as np
 
 from sparq_sim._core import Datapath, ElementFormat
 from sparq_sim.formats import Machine
-from sparq_sim.matmul import RESULTS, Operand, machine_for, matmul, operand_of, resolve_datapath, result_of
+from sparq_sim.matmul import RESULTS, machine_for, matmul, resolve_datapath, result_of
+from sparq_sim.operands import Operand, operand_of
 from sparq_sim.tensor import BlockTensor
 
 #: The exponent of a zero operand under zero_products="lowest" (docs/numerics.md section 10).
