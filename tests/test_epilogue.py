@@ -156,7 +156,7 @@ def test_epilogues_that_do_not_fit_a_product_are_refused_before_it() -> None:
     a = np.ones((2, 4), np.float32)
     with pytest.raises(ValueError, match=r"bias: shape \(3,\); needed one that broadcasts to .* = \(2, 2\)"):
         sq.matmul(a, a, epilogue=sq.Epilogue(bias=np.ones(3, np.float32)))
-    with pytest.raises(TypeError, match="epilogue: needed an Epilogue, on a float result; got dict on fp32"):
+    with pytest.raises(TypeError, match="epilogue: needed Epilogue on a result of fp32, got dict"):
         sq.matmul(a, a, epilogue={"alpha": 2.0})  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="got Epilogue on int32"):
+    with pytest.raises(TypeError, match="epilogue: needed Requantization on a result of int32, got Epilogue"):
         sq.matmul(a.astype(np.int8), a.astype(np.int8), datapath="int8_int32", epilogue=sq.Epilogue())

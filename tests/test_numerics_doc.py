@@ -15,7 +15,16 @@ from numerics_examples import Example, Patterns, load_examples
 CARRIER_OF_DIGITS = {8: "fp32", 16: "fp64"}
 DTYPE_OF_DIGITS = {8: "float32", 16: "float64"}
 #: Numbers of examples of each operation when this was written: the page may gain some, never lose any.
-AT_LEAST = {"decode": 3, "quantize": 20, "sparsify": 3, "matmul": 5, "epilogue": 3, "store": 5, "pack": 4}
+AT_LEAST = {
+    "decode": 3,
+    "quantize": 20,
+    "sparsify": 3,
+    "matmul": 5,
+    "epilogue": 3,
+    "requantize": 7,
+    "store": 5,
+    "pack": 4,
+}
 
 
 #: Choices that are numbers.
@@ -118,6 +127,19 @@ def check_epilogue(example: Example) -> None:
     assert hexes(bits_of(got)) == hexes(example.lists["y"].values)
 
 
+def check_requantize(example: Example) -> None:
+    given: dict[str, Any] = {name: int(text, 0) for name, text in example.options.items()}
+    if "scale" in given:
+        given["scale"] = float(from_bits([given["scale"]], "fp32")[0])
+    sums = np.array([example.lists["v"].values], np.uint32).view(np.int32)
+    ones = np.ones((1, 0), np.int8)
+    got = sq.matmul(
+        ones, np.ones((sums.size, 0), np.int8), c=sums, datapath="int8_int32",
+        epilogue=sq.Requantization(example.format, **given),
+    )  # fmt: skip
+    assert hexes(bits_of(got)) == hexes(example.lists["q"].values)
+
+
 def check_store(example: Example) -> None:
     codes, mask = (np.array(example.lists[name].values) for name in ("codes", "mask"))
     format_ = sq.formats()["int8"]
@@ -147,6 +169,7 @@ CHECKS = {
     "sparsify": check_sparsify,
     "matmul": check_matmul,
     "epilogue": check_epilogue,
+    "requantize": check_requantize,
     "store": check_store,
     "pack": check_pack,
 }

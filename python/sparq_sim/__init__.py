@@ -25,6 +25,7 @@ from sparq_sim.random import Philox, ShiftRegister
 from sparq_sim.rank import rank
 from sparq_sim.ranking import Ranking
 from sparq_sim.report import LayerReport, Report
+from sparq_sim.requantize import Requantization, RequantizationRule, requantizations
 from sparq_sim.sparsify import sparsify
 from sparq_sim.split import SplitK
 from sparq_sim.storage import Storage, Traffic, storage, traffic
@@ -61,6 +62,8 @@ __all__ = [
     "Preset",
     "Ranking",
     "Report",
+    "Requantization",
+    "RequantizationRule",
     "ScaleLevel",
     "ShiftRegister",
     "Sparsity",
@@ -101,6 +104,7 @@ __all__ = [
     "matmul",
     "presets",
     "rank",
+    "requantizations",
     "save",
     "simulate",
     "sparsify",

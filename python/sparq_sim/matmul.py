@@ -17,6 +17,7 @@ from sparq_sim.formats import Format, Machine, Spec, find_datapath
 from sparq_sim.machines import load_datapath
 from sparq_sim.operands import SHAPES, Pair, operand_of
 from sparq_sim.outputs import output_spec, written
+from sparq_sim.requantize import Requantization
 from sparq_sim.split import SplitK, split_of, sum_of_parts
 from sparq_sim.steps import rounded_to
 from sparq_sim.tensor import BlockTensor
@@ -110,7 +111,7 @@ def matmul(
     result: str | None = None,
     compressed: str | None = None,
     split_k: SplitK | int | None = None,
-    epilogue: Epilogue | None = None,
+    epilogue: Epilogue | Requantization | None = None,
     output: str | Format | Spec | None = None,
     threads: int | None = None,
 ) -> Any:
@@ -133,7 +134,7 @@ def matmul(
             stored, and its K (steps, instructions, chunks, parts) counts stored elements, whose positions select those
             of the other. By default K counts the elements of dense lines, and pruned ones are zeros.
         split_k: a `SplitK`, or the number of parts of K that are added up by themselves and meet in float32.
-        epilogue: an `Epilogue`: alpha, beta and bias, applied to what the machine made of a float result.
+        epilogue: an `Epilogue` (alpha, beta and bias) of a float result, or a `Requantization` of an int32 one.
         output: what a float result is rounded to afterwards: a name of `formats()` or `elements()`, a `Format` or a
             `Spec`. ``result="fp16"`` adds in fp16, ``output="fp16"`` rounds what float32 sums became.
         threads: threads to use; default by size. Results never depend on it.
@@ -167,9 +168,12 @@ def matmul(
     name = result_of(path, result)
     made_to = None if output is None else output_spec(output)
     if made_to is not None and name == "int32":
-        raise ValueError("output: this datapath gives int32, and formats are made of floats")
-    if epilogue is not None and (not isinstance(epilogue, Epilogue) or name == "int32"):
-        raise TypeError(f"epilogue: needed an Epilogue, on a float result; got {type(epilogue).__name__} on {name}")
+        raise ValueError(
+            "output: this datapath gives int32, and formats are made of floats; epilogue=Requantization(...) scales it"
+        )
+    kind = Requantization if name == "int32" else Epilogue
+    if epilogue is not None and not isinstance(epilogue, kind):
+        raise TypeError(f"epilogue: needed {kind.__name__} on a result of {name}, got {type(epilogue).__name__}")
     if compressed not in (None, "a", "b"):
         raise ValueError(f"compressed={compressed!r}: needed 'a', 'b' or None")
     stored = None if compressed is None else stored_of(a if compressed == "a" else b, compressed)
@@ -205,11 +209,13 @@ def matmul(
     else:
         sums = times_end_scales(sum_of_parts(whole, split, path, start, threads), x, y, path, batches.groups, threads)
     sums = batches.from_core(sums)
-    if epilogue is not None:
+    if isinstance(epilogue, Epilogue):
         sums = epilogue.apply(sums, path.nan_bits, threads)
     if name == "fp16" and not (epilogue is None and split is None):
         sums = rounded_to(sums, name)
     made: Any = as_result(sums, path, name)
+    if isinstance(epilogue, Requantization):
+        made = epilogue.apply(made)
     if is_torch(a) or (isinstance(a, BlockTensor) and a.library == "torch"):
         import torch
 
