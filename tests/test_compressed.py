@@ -13,6 +13,9 @@ import sparq_sim as sq
 from conftest import ISAS, Array, assert_same_bits, bits_of, codes_tensor, forced_isa, plain_format
 from machines import Line, machine_dot
 from oracle import ELEMENTS
+from sparq_sim.batches import Batches
+from sparq_sim.compressed import Selection, all_finite, stored_of, stretched
+from sparq_sim.operands import operand_of
 from test_datapaths import drawn_codes, drawn_starts
 
 E8M0 = ELEMENTS["e8m0"]
@@ -130,6 +133,52 @@ def test_steps_of_stored_elements_are_dense_steps_of_twice_as_many(isa: str) -> 
     assert_same_bits(got, sq.matmul(a, b, datapath=wide))
     assert not np.array_equal(got, sq.matmul(a, b, datapath=hopper))  # the dense instruction cuts elsewhere
     assert_same_bits(sq.matmul(a, b, compressed="a"), sq.matmul(a, b))  # exact sums know no steps
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "stretches"),
+    [
+        ("hopper_fp8", "2:4", True), ("hopper_fp8_promoted", "1:4", True), ("hopper_fp8_mma_sync", "2:4", True),
+        ("blackwell_mxf8", "2:4", True), ("exact", "3:4", True), ("block_fp32", "2:8", True), ("mxdotp", "4:8", True),
+        ("cdna3_fp8", "2:4", False), ("fma32", "2:4", False), ("mxdotp", "3:4", False), ("tree32", "2:4", False),
+        ("hopper_fp8_mma_sync", "4:8", False),
+    ],
+)  # fmt: skip
+def test_where_a_dense_machine_does_the_same_it_does(name: str, pattern: str, stretches: bool, isa: str) -> None:
+    """The definition, which gathers, against the machine that stands for it, in parts too."""
+    rng = np.random.default_rng(len(name))
+    element = "e4m3fnuz" if name.startswith("cdna3") else "e4m3"
+    path = sq.datapaths()[name].record
+    for k in (37, 160):
+        a = sq.encode(rng.standard_normal((6, k)).astype(np.float32), "fp8_e4m3", sparsity=pattern)
+        tensor = sq.BlockTensor.from_codes(a.codes, format=plain_format(ELEMENTS[element]), mask=a.mask)
+        tensor = tensor.structured(pattern)
+        codes = drawn_codes(rng, element, (5, k), "near")
+        left, right = operand_of(tensor, None, None, None, path, "a"), operand_of(codes, element, None, None, path, "b")
+        batches = Batches.of(left.shape, right.shape, "")
+        c = drawn_starts(rng, (6, 5), False, "near").view(np.float32)
+        whole = Selection.of(left, right, path, stored_of(tensor, "a"), False, batches, None)
+        assert (whole.dense is not None) == stretches
+        n = int(pattern[0])
+        for part in (whole, whole.part(0, 2 * n), whole.part(2 * n, whole.k), whole.part(1, whole.k)):
+            assert_same_bits(part.product(c), part.gathered(c), (name, k))
+        assert whole.part(1, whole.k).dense is None or n == 1
+
+
+def test_machines_in_which_zeros_count_or_operands_are_not_finite_gather() -> None:
+    hopper = sq.datapaths()["hopper_fp8"].record
+    assert stretched(hopper, sq.spec("mxfp4", sparsity="2:4").sparsity) is not None
+    lowest = sq.datapath_from_dict({**sq.datapath_to_dict(hopper), "zero_products": "lowest"})
+    assert stretched(lowest, sq.spec("mxfp4", sparsity="2:4").sparsity) is None
+    wide = sq.datapath_from_dict({"reduce": "align", "group": 256, "fraction_bits": 40, "block_scales": False})
+    assert stretched(wide, sq.spec("mxfp4", sparsity="2:4").sparsity) is not None
+    assert stretched(wide, sq.spec("mxfp4", sparsity="1:4").sparsity) is None
+    for element, code in (("e4m3", 0x7F), ("e5m2", 0xFC), ("fp16", 0xFE00), ("bf16", 0x7F80), ("fp32", 0xFF800000)):
+        codes = np.array([[1, 2]], drawn_codes(np.random.default_rng(0), element, (1, 1), "any").dtype)
+        operand = operand_of(codes, element, None, None, hopper, "a")
+        assert all_finite(operand)
+        codes[0, 1] = code
+        assert not all_finite(operand_of(codes, element, None, None, hopper, "a"))
 
 
 def test_what_no_position_selects_is_not_read(isa: str) -> None:

@@ -1,15 +1,21 @@
 """Products of machines that take one operand compressed: its steps count stored elements, whose positions select those
-of the other operand (docs/numerics.md section 10)."""
+of the other operand (docs/numerics.md section 10).
+
+The definition gathers those for each row. Where zeros change nothing, a dense machine with longer steps does the same.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
-from sparq_sim._core import Datapath, Sparsity
+from sparq_sim import _core
+from sparq_sim._core import Datapath, ElementFormat, Sparsity
 from sparq_sim.arrays import Array
-from sparq_sim.operands import Operand, multiply, segment_run
+from sparq_sim.batches import Batches
+from sparq_sim.operands import Operand, Pair, multiply, segment_run
 from sparq_sim.positions import group_units
 from sparq_sim.tensor import BlockTensor
 
@@ -65,6 +71,46 @@ def stored_ends(ends: tuple[int, ...], k: int, stored: int, pattern: Sparsity, w
     return tuple(stored if end == k else end // pattern.group * pattern.kept for end in ends)
 
 
+def stretched(path: Datapath, pattern: Sparsity) -> Datapath | None:
+    """The machine whose steps of dense elements hold what those of `path` hold of stored ones, if it gives the same:
+    zero products take no part, and which elements meet follows from the groups of N:M alone. None if it does not."""
+    if path.reduce == "exact" or (path.reduce == "blocks" and path.group == 0):
+        return path
+    # Under a presum exponents are those of scales, whatever the elements are.
+    absent = path.zero_products == "absent" or path.presum > 1
+    if path.reduce not in ("align", "blocks") or path.lanes > 1 or not absent:
+        return None
+    lengths = ("group", "instruction", "run", "chunk", *(("presum",) if path.presum > 1 else ()))
+    fields = path.to_dict()
+    if any(fields[name] % pattern.kept for name in lengths):
+        return None
+    fields |= {name: fields[name] // pattern.kept * pattern.group for name in lengths}
+    fields["scale"] = path.scale
+    made = Datapath(**fields).with_operands(list(path.operands))
+    try:
+        _core.check_datapath(made)
+    except ValueError:  # sums that would be too wide
+        return None
+    return made
+
+
+@lru_cache(maxsize=32)
+def _special_codes(element: ElementFormat) -> Array:
+    """By code of at most 16 bits, whether it is NaN or Inf."""
+    magnitude = (1 << element.code_bits) - 1 if element.signedness == "unsigned" else (1 << element.code_bits - 1) - 1
+    infinite = element.infinity_code
+    codes = range(1 << element.code_bits)
+    return np.array([element.is_nan(code) or (infinite is not None and code & magnitude == infinite) for code in codes])
+
+
+def all_finite(operand: Operand) -> bool:
+    """Whether no element is NaN or Inf."""
+    element = operand.element
+    if element.code_bits <= 16:
+        return not bool(_special_codes(element)[operand.codes].any())
+    return not bool(((operand.codes & np.uint32(0x7F800000)) == 0x7F800000).any())
+
+
 @dataclass(frozen=True)
 class Selection:
     """Stored rows against the elements that their positions select, each row its own."""
@@ -77,16 +123,19 @@ class Selection:
     path: Datapath
     flipped: bool
     """Whether b is the compressed one."""
+    pattern: Sparsity
     groups: int = 1
     threads: int | None = None
-    begin: int = 0
+    dense: Pair | None = None
+    """What gives the same without gathering."""
 
     @classmethod
     def of(
-        cls, own: Operand, stored: Stored, rows: Array | None, other: Operand, path: Datapath, flipped: bool,
-        groups: int, threads: int | None,
+        cls, left: Operand, right: Operand, path: Datapath, stored: Stored, flipped: bool, batches: Batches,
+        threads: int | None,
     ) -> Selection:  # fmt: skip
-        """Of operands whose rows are in the core's order, as the stored ones are by `rows`."""
+        """Of operands whose rows are in the core's order; b is the stored one if `flipped`."""
+        own, other, rows = (right, left, batches.right_rows) if flipped else (left, right, batches.left_rows)
         codes, places = (stored.codes, stored.places) if rows is None else (stored.codes[rows], stored.places[rows])
         k, count = own.k, codes.shape[1]
         names = "ba" if flipped else "ab"
@@ -95,9 +144,15 @@ class Selection:
         ]
         padded = np.zeros((other.rows, k + 1), other.codes.dtype)
         padded[:, :k] = other.codes
+        wide = stretched(path, stored.pattern)
+        dense = None
+        if any(end % path.presum and end != count for end in (*ends[0], *ends[1])):
+            wide = None  # an error, in terms of stored elements
+        if wide is not None and all_finite(own) and all_finite(other):
+            dense = Pair(left, right, wide, batches.groups, threads)
         return cls(
             replace(own, codes=codes, segment_end=ends[0]), places, replace(other, codes=padded, segment_end=ends[1]),
-            path, flipped, groups, threads,
+            path, flipped, stored.pattern, batches.groups, threads, dense,
         )  # fmt: skip
 
     @property
@@ -111,10 +166,18 @@ class Selection:
         block_scales, float_scales = (None if plane is None else plane[:, own] for plane in planes)
         other = replace(self.other, segment_end=ends, block_scales=block_scales, float_scales=float_scales)
         places = np.ascontiguousarray(self.places[:, begin:end])
-        return replace(self, stored=self.stored.columns(begin, end), places=places, other=other)
+        kept, group = self.pattern.kept, self.pattern.group
+        dense = None
+        if self.dense is not None and begin % kept == 0 and end % kept == 0:
+            dense = self.dense.part(begin // kept * group, min(end // kept * group, self.dense.k))
+        return replace(self, stored=self.stored.columns(begin, end), places=places, other=other, dense=dense)
 
     def product(self, c: Array | None) -> Array:
         """float32 [M, groups * N]."""
+        return self.gathered(c) if self.dense is None else self.dense.product(c)
+
+    def gathered(self, c: Array | None) -> Array:
+        """The same by the definition, row by row."""
         rows, lines = self.stored.rows // max(1, self.groups), self.other.rows // max(1, self.groups)
         m, n = (lines, rows) if self.flipped else (rows, lines)
         out = np.empty((m, self.groups * n), np.float32)

@@ -194,21 +194,20 @@ def matmul(
         epilogue.check(batches.shape)
     left, right = left.rows_at(batches.left_rows), right.rows_at(batches.right_rows)
     start = batches.to_core(start)
-    x = y = None
+    ends: tuple[Array | None, Array | None] = (None, None)
     if split is not None:
         (left, x), (right, y) = (without_end_scales(side, path) for side in (left, right))
+        ends = (x, y)
         if start is not None and not (x is None and y is None):
             raise ValueError("c needs operands whose scales are applied before it")
     whole: Pair | Selection = Pair(left, right, path, batches.groups, threads)
     if stored is not None:
-        flipped = compressed == "b"
-        own, other, rows = (right, left, batches.right_rows) if flipped else (left, right, batches.left_rows)
-        whole = Selection.of(own, stored, rows, other, path, flipped, batches.groups, threads)
+        whole = Selection.of(left, right, path, stored, compressed == "b", batches, threads)
     if split is None:
-        sums = whole.product(start)
+        sums = batches.from_core(whole.product(start))
     else:
-        sums = times_end_scales(sum_of_parts(whole, split, path, start, threads), x, y, path, batches.groups, threads)
-    sums = batches.from_core(sums)
+        sums = sum_of_parts(whole, split, path, start, threads)
+        sums = batches.from_core(times_end_scales(sums, *ends, path, batches.groups, threads))
     if isinstance(epilogue, Epilogue):
         sums = epilogue.apply(sums, path.nan_bits, threads)
     if name == "fp16" and not (epilogue is None and split is None):
