@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import sparq_sim as sq
-from conftest import ISAS, Array, assert_same_bits, forced_isa
+from conftest import ISAS, Array, assert_same_bits, bits_of, forced_isa
 from machines import Line, machine_dot
 from oracle import ELEMENTS
 from test_datapaths import drawn_codes, drawn_starts
@@ -139,3 +139,29 @@ def test_bounds_and_traces_know_of_leading_dimensions() -> None:
     assert trace.result == sq.dot_trace(a[0, 0], b[0], 1.0, datapath="hopper_16").result
     with pytest.raises(ValueError, match="c: shape"):
         sq.error_bound(a, b, datapath="hopper_16", c=np.ones((3, 4), np.float32))
+
+
+def test_no_step_of_a_product_depends_on_threads_or_on_the_float_state() -> None:
+    rng = np.random.default_rng(9)
+    x = (rng.standard_normal((2, 9, 64)) * 2.0**-68).astype(np.float32)  # products below 2^-126
+    w = (rng.standard_normal((7, 64)) * 2.0**-66).astype(np.float32)
+    a, b = sq.encode(x, "mxfp8", sparsity="2:4"), sq.encode(w, "mxfp8")
+    source = rng.integers(0, 1 << 22, (2, 9, 7), dtype=np.uint32).view(np.float32)
+    how = sq.Epilogue(alpha=0.5, beta=-0.75, source=source)
+    given: list[dict[str, Any]] = [
+        {"epilogue": how}, {"split_k": sq.SplitK(4, order="tree")}, {"compressed": "a", "datapath": "fma32"},
+        {"compressed": "a", "split_k": 2, "epilogue": how}, {"output": "mxint8"}, {"output": "bf16"},
+    ]  # fmt: skip
+    for arguments in given:
+        plain = sq.matmul(a, b, threads=1, **{"datapath": "block_fp32", **arguments})
+        assert torch.set_flush_denormal(True)
+        try:
+            again = [sq.matmul(a, b, threads=n, **{"datapath": "block_fp32", **arguments}) for n in (None, 3)]
+        finally:
+            torch.set_flush_denormal(False)
+        for got in again:
+            if isinstance(plain, sq.BlockTensor):
+                assert got == plain
+            else:
+                assert_same_bits(got, plain, list(arguments))
+                assert bool(bits_of(plain).any())

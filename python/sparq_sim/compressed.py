@@ -50,8 +50,9 @@ def stored_of(tensor: object, what: str) -> Stored:
     k, stored = tensor.shape[-1], codes.shape[-1]
     rows = codes.size // max(1, stored)
     # Places of units in their groups, as places of elements in the line.
-    within = units.reshape(rows, -1, 1).astype(np.intp) * pattern.unit + np.arange(pattern.unit)
-    groups = np.repeat(np.arange(stored // pattern.kept) * pattern.group, group_units(pattern)[0])
+    within = units.reshape(rows, -1, 1).astype(np.int32) * pattern.unit + np.arange(pattern.unit, dtype=np.int32)
+    first = np.arange(stored // pattern.kept, dtype=np.int32) * pattern.group
+    groups = np.repeat(first, group_units(pattern)[0])
     places = np.minimum((within + groups[:, None]).reshape(rows, stored), k)
     return Stored(codes.reshape(rows, stored), places, pattern)
 
