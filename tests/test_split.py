@@ -48,7 +48,7 @@ CASES: list[tuple[str, str, int, int, dict[str, Any]]] = [
     ("hopper_fp8", "e5m2", 70, 64, {"parts": 2, "order": (1, 0)}),
     ("ada_fp8", "e4m3", 70, 16, {"parts": 5, "order": "tree"}),
     ("hopper_16", "fp16", 50, 7, {"length": 7}),
-    ("hopper_fp8_mma_sync", "e4m3", 70, 32, {"parts": 3, "precision": "bf16"}),
+    ("hopper_fp8_mma_sync", "e4m3", 70, 64, {"parts": 2, "precision": "bf16"}),
     ("hopper_fp8_promoted", "e4m3", 300, 160, {"parts": 2}),
     ("cdna3_fp8", "e4m3fnuz", 40, 16, {"parts": 3, "precision": "fp16", "order": "tree"}),
     ("cdna2_16", "bf16", 22, 8, {"parts": 3}),
@@ -57,6 +57,8 @@ CASES: list[tuple[str, str, int, int, dict[str, Any]]] = [
     ("hbfp8_saturate", "hbfp8_element", 24, 8, {"length": 8}),
     ("blackwell_mxf8", "e4m3", 64, 32, {"parts": 2}),
     ("tree32", "fp16", 20, 5, {"parts": 4, "order": "tree"}),
+    ("tree32", "fp32", 21, 3, {"parts": 7, "order": "tree"}),
+    ("tree32", "fp32", 21, 3, {"parts": 7}),
 ]
 
 
