@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,6 +128,38 @@ def test_scales_become_the_multipliers_of_tensorflow_lite() -> None:
             if fixed == 2**31:
                 fixed, exponent = fixed // 2, exponent + 1
             assert (int(multiplier), int(shift)) == (fixed, 31 - exponent)
+
+
+_LITERT = json.loads((Path(__file__).parent / "golden" / "requantize" / "litert_quantize.json").read_text())
+
+
+def test_what_tensorflow_lites_reference_kernels_made_is_gemmlowps_rule() -> None:
+    """Recorded from LiteRT; ties up alone are another rule."""
+    unlike = 0
+    for case in _LITERT:
+        given = {"scale": float.fromhex(case["scale"]), "zero_point": case["zero_point"], "output": case["output"]}
+        values = np.array([case["v"]], np.int32)
+        assert sq.Requantization("gemmlowp", **given).apply(values)[0].tolist() == case["q"], case["scale"]
+        own = sq.RequantizationRule("ties_up", 31)
+        unlike += int(sq.Requantization(own, **given).apply(values)[0].tolist() != case["q"])
+    assert unlike > 3
+
+
+def test_tosas_double_rounding_is_gemmlowps_wherever_it_takes_a_sum() -> None:
+    rng = np.random.default_rng(6)
+    equal = 0
+    for _ in range(300):
+        multiplier, shift = int(rng.integers(2**30, 2**31)), int(rng.integers(2, 63))
+        for v in sums(rng, 12):
+            mine, theirs = tosa(int(v), multiplier, shift, True), gemmlowp(int(v), multiplier, shift)
+            if mine is not None and theirs is not None:
+                given: dict[str, Any] = {"multiplier": multiplier, "shift": shift, "output": "int32"}
+                made = [
+                    sq.Requantization(rule, **given).apply(v.reshape(1)) for rule in ("tosa_double_round", "gemmlowp")
+                ]
+                assert mine == theirs == int(made[0][0]) == int(made[1][0]), (v, multiplier, shift)
+                equal += 1
+    assert equal > 500
 
 
 @pytest.mark.parametrize("engine", ["qnnpack", "fbgemm"])
