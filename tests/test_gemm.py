@@ -165,3 +165,21 @@ def test_no_step_of_a_product_depends_on_threads_or_on_the_float_state() -> None
             else:
                 assert_same_bits(got, plain, list(arguments))
                 assert bool(bits_of(plain).any())
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(0, 3, 8), (3, 0, 8), (0, 0, 8), (2, 3, 0)])
+def test_products_without_rows_columns_or_k_have_their_shapes(m: int, n: int, k: int, isa: str) -> None:
+    x, w = np.ones((2, m, k), np.float32), np.ones((n, k), np.float32)
+    a, b = sq.encode(x, "mxfp8", sparsity="2:4"), sq.encode(w, "mxfp8")
+    how = sq.Epilogue(beta=2.0, source=np.ones((2, m, n), np.float32), bias=np.arange(n, dtype=np.float32))
+    given: list[dict[str, Any]] = [
+        {}, {"epilogue": how}, {"split_k": 2}, {"output": "mxfp4"}, {"output": "bf16"}, {"compressed": "a"},
+        {"compressed": "a", "datapath": "fma32", "split_k": 2, "epilogue": how},
+    ]  # fmt: skip
+    for arguments in given:
+        assert sq.matmul(a, b, **arguments).shape == (2, m, n), arguments
+    if k == 0:
+        wanted = np.broadcast_to(np.float32(2) + np.arange(n, dtype=np.float32), (2, m, n))
+        assert_same_bits(sq.matmul(a, b, compressed="a", split_k=2, epilogue=how), np.ascontiguousarray(wanted))
+    integers = {"datapath": "int8_int32", "epilogue": sq.Requantization("gemmlowp", scale=0.5)}
+    assert sq.matmul(x.astype(np.int8), w.astype(np.int8), **integers).shape == (2, m, n)

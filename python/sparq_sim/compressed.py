@@ -6,6 +6,7 @@ The definition gathers those for each row. Where zeros change nothing, a dense m
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -15,7 +16,7 @@ from sparq_sim import _core
 from sparq_sim._core import Datapath, ElementFormat, Sparsity
 from sparq_sim.arrays import Array
 from sparq_sim.batches import Batches
-from sparq_sim.operands import Operand, Pair, multiply, segment_run
+from sparq_sim.operands import Operand, Pair, multiply, scales_of_segments, segment_run
 from sparq_sim.positions import group_units
 from sparq_sim.tensor import BlockTensor
 
@@ -48,9 +49,11 @@ def stored_of(tensor: object, what: str) -> Stored:
         )
     codes, units = tensor.compressed()
     k, stored = tensor.shape[-1], codes.shape[-1]
-    rows = codes.size // max(1, stored)
+    rows, stored_units = math.prod(tensor.shape[:-1]), stored // pattern.unit
     # Places of units in their groups, as places of elements in the line.
-    within = units.reshape(rows, -1, 1).astype(np.int32) * pattern.unit + np.arange(pattern.unit, dtype=np.int32)
+    within = units.reshape(rows, stored_units, 1).astype(np.int32) * pattern.unit + np.arange(
+        pattern.unit, dtype=np.int32
+    )
     first = np.arange(stored // pattern.kept, dtype=np.int32) * pattern.group
     groups = np.repeat(first, group_units(pattern)[0])
     places = np.minimum((within + groups[:, None]).reshape(rows, stored), k)
@@ -164,7 +167,7 @@ class Selection:
         """That run of stored K alone."""
         own, ends = segment_run(self.other.segment_end, begin, end)
         planes = (self.other.block_scales, self.other.float_scales)
-        block_scales, float_scales = (None if plane is None else plane[:, own] for plane in planes)
+        block_scales, float_scales = (scales_of_segments(plane, own) for plane in planes)
         other = replace(self.other, segment_end=ends, block_scales=block_scales, float_scales=float_scales)
         places = np.ascontiguousarray(self.places[:, begin:end])
         kept, group = self.pattern.kept, self.pattern.group

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,10 +84,10 @@ class Epilogue:
                 f"{name}: shape {given.shape}; needed one that broadcasts to [..., M, N] = {shape}"
             ) from None
         if given.ndim < 2 or all(extent == 1 for extent in given.shape[:-1]):
-            flat = given.reshape(1, -1)
+            flat = given.reshape(1, given.size)
         else:
             columns = given.shape[-1]
-            flat = np.broadcast_to(given, (*shape[:-1], columns)).reshape(-1, columns)
+            flat = np.broadcast_to(given, (*shape[:-1], columns)).reshape(math.prod(shape[:-1]), columns)
         return rounded_to(np.array(flat, order="C"), self.precision)
 
     def check(self, shape: tuple[int, ...]) -> None:
@@ -98,7 +99,7 @@ class Epilogue:
     def apply(self, sums: Array, nan_bits: int, threads: int | None = None) -> Array:
         """float32 sums [..., M, N], which are written over, after the epilogue; NaN has those bits."""
         shape = sums.shape
-        count, columns = int(np.prod(shape[:-1], dtype=np.int64)), shape[-1]
+        count, columns = math.prod(shape[:-1]), shape[-1]
         product = rounded_to(sums.reshape(count, columns), self.precision)
         terms: dict[str, tuple[Array, Array]] = {"alpha": (self._factor("alpha"), product)}
         if self.source is not None and self.beta != 0:

@@ -74,17 +74,12 @@ class Operand:
     def columns(self, begin: int, end: int) -> Operand:
         """That run of K alone; segments that it cuts are shorter."""
         codes = np.ascontiguousarray(self.codes[:, begin:end])
-        own = [
-            i for i, stop in enumerate(self.segment_end) if begin < stop and (i == 0 or self.segment_end[i - 1] < end)
-        ]
-        ends = tuple(min(self.segment_end[i], end) - begin for i in own)
+        own, ends = segment_run(self.segment_end, begin, end)
         block_scales, float_scales = (
-            None if plane is None else np.ascontiguousarray(plane[:, own])
-            for plane in (self.block_scales, self.float_scales)
+            scales_of_segments(plane, own) for plane in (self.block_scales, self.float_scales)
         )
-        return replace(
-            self, codes=codes, segment_end=ends, block_scales=block_scales, float_scales=float_scales, lead=()
-        )
+        made = replace(self, codes=codes, segment_end=ends, lead=())
+        return replace(made, block_scales=block_scales, float_scales=float_scales)
 
     def side(self) -> _core.Side:
         """As the extension takes it."""
@@ -104,6 +99,11 @@ def segment_run(ends: tuple[int, ...], begin: int, end: int) -> tuple[list[int],
     starts = (0, *ends)
     own = [i for i, stop in enumerate(ends) if begin < stop and starts[i] < end]
     return own, tuple(min(ends[i], end) - begin for i in own)
+
+
+def scales_of_segments(plane: Array | None, own: list[int]) -> Array | None:
+    """Scales of some segments; an operand without rows has none."""
+    return plane if plane is None or len(plane) == 0 else np.ascontiguousarray(plane[:, own])
 
 
 def block_ends(length: int, block: int, lines: int = 1) -> tuple[int, ...]:
