@@ -823,7 +823,7 @@ CODES = np.zeros((2, 6), np.uint8)
     [
         (ValueError, "K does not match", lambda: sq.matmul(SIX, FIVE)),
         (ValueError, "a: shape", lambda: sq.matmul(SIX[0], SIX)),
-        (ValueError, "b: shape", lambda: sq.matmul(SIX, SIX[None])),
+        (ValueError, "b: shape", lambda: sq.matmul(SIX, SIX[0])),
         (ValueError, "hopper_fp9", lambda: sq.matmul(SIX, SIX, datapath="hopper_fp9")),
         (TypeError, "datapath", lambda: sq.matmul(SIX, SIX, datapath=3)),
         (TypeError, "c: dtype float64", lambda: sq.matmul(SIX, SIX, c=np.zeros((2, 2)))),

@@ -15,7 +15,16 @@ from numerics_examples import Example, Patterns, load_examples
 CARRIER_OF_DIGITS = {8: "fp32", 16: "fp64"}
 DTYPE_OF_DIGITS = {8: "float32", 16: "float64"}
 #: Numbers of examples of each operation when this was written: the page may gain some, never lose any.
-AT_LEAST = {"decode": 3, "quantize": 20, "sparsify": 3, "matmul": 5, "store": 5, "pack": 4}
+AT_LEAST = {
+    "decode": 3,
+    "quantize": 20,
+    "sparsify": 3,
+    "matmul": 5,
+    "epilogue": 3,
+    "requantize": 7,
+    "store": 5,
+    "pack": 4,
+}
 
 
 #: Choices that are numbers.
@@ -89,14 +98,47 @@ def check_matmul(example: Example) -> None:
     for side in "ab":
         width = oracle.ELEMENTS[options[f"{side}_format"]].width
         store = np.uint8 if width <= 8 else np.uint16 if width <= 16 else np.uint32
-        operands.append(np.array([example.lists[side].values], dtype=store))
+        shape = [int(extent) for extent in options.pop(f"{side}_shape", "1x-1").split("x")]
+        operands.append(np.array(example.lists[side].values, dtype=store).reshape(shape))
         if f"{side}_scales" in options:
             codes = [int(code, 16) for code in options[f"{side}_scales"].split(",")]
             options[f"{side}_scales"] = np.array([codes], dtype=np.uint8)
     if "c" in example.lists:
         options["c"] = floats(example.lists["c"]).reshape(1, 1)
+    if "split_k" in options:
+        order = options.pop("split_order", "")
+        numbers = tuple(int(number) for number in order.split(",")) if order else "ascending"
+        options["split_k"] = sq.SplitK(int(options["split_k"]), order=numbers)
+    if "compressed" in options:  # the pattern of a, whose elements that are not 0 are kept
+        element = sq.elements()[options.pop("a_format")].record
+        tensor = sq.BlockTensor.from_codes(operands[0], format=sq.Format("a", element), mask=operands[0] != 0)
+        operands[0], options["compressed"] = tensor.structured(options["compressed"]), "a"
     got = sq.matmul(*operands, datapath=example.format, **options)
     assert hexes(bits_of(got)) == hexes(example.lists["d"].values)
+
+
+def check_epilogue(example: Example) -> None:
+    options, lists = example.options, {name: floats(patterns) for name, patterns in example.lists.items()}
+    alpha, beta = (float(from_bits([int(options[name], 16)], "fp32")[0]) for name in ("alpha", "beta"))
+    epilogue = sq.Epilogue(
+        alpha=alpha, beta=beta, source=lists["source"], bias=lists["bias"], precision=example.format,
+        order=tuple(options["order"].split(",")), fused=options["fused"] == "True",
+    )  # fmt: skip
+    got = sq.matmul(lists["d"].reshape(-1, 1), np.ones((1, 1), np.float32), epilogue=epilogue)
+    assert hexes(bits_of(got)) == hexes(example.lists["y"].values)
+
+
+def check_requantize(example: Example) -> None:
+    given: dict[str, Any] = {name: int(text, 0) for name, text in example.options.items()}
+    if "scale" in given:
+        given["scale"] = float(from_bits([given["scale"]], "fp32")[0])
+    sums = np.array([example.lists["v"].values], np.uint32).view(np.int32)
+    ones = np.ones((1, 0), np.int8)
+    got = sq.matmul(
+        ones, np.ones((sums.size, 0), np.int8), c=sums, datapath="int8_int32",
+        epilogue=sq.Requantization(example.format, **given),
+    )  # fmt: skip
+    assert hexes(bits_of(got)) == hexes(example.lists["q"].values)
 
 
 def check_store(example: Example) -> None:
@@ -127,6 +169,8 @@ CHECKS = {
     "quantize": check_quantize,
     "sparsify": check_sparsify,
     "matmul": check_matmul,
+    "epilogue": check_epilogue,
+    "requantize": check_requantize,
     "store": check_store,
     "pack": check_pack,
 }

@@ -6,6 +6,7 @@
 #include "../describe.h"
 #include "../dispatch.h"
 #include "../ops/encode.h"
+#include "../ops/fused.h"
 #include "../ops/guard.h"
 #include "../ops/multiply.h"
 #include "arrays.h"
@@ -173,6 +174,36 @@ void multiply(const Datapath& path, const SideArrays& a, const SideArrays& b, st
   require_ok(error);
 }
 
+// A float32 matrix [m, n], or one whose extents of 1 stand for all rows or columns.
+ops::Strided strided(const py::array& array, const char* name, std::int64_t m, std::int64_t n) {
+  const bool fits = array.ndim() == 2 && array.itemsize() == 4 && (array.shape(0) == m || array.shape(0) == 1) &&
+                    (array.shape(1) == n || array.shape(1) == 1) && (array.flags() & py::array::c_style) != 0;
+  if (!fits) throw py::value_error(std::string(name) + ": needed contiguous float32 [m or 1, n or 1]");
+  return {static_cast<const float*>(array.data()), array.shape(0) == 1 ? 0 : array.shape(1),
+          array.shape(1) == 1 ? 0 : 1};
+}
+
+void fused_multiply_add(const py::array& x, const py::array& y, const py::array& z, py::array d, std::uint32_t nan_bits,
+                        int threads) {
+  if (d.ndim() != 2) throw py::value_error("d: needed [m, n]");
+  ops::FusedRequest r;
+  r.m = d.shape(0);
+  r.n = d.shape(1);
+  require_bytes(d, "d", r.m * r.n, 4);
+  r.x = strided(x, "x", r.m, r.n);
+  r.y = strided(y, "y", r.m, r.n);
+  r.z = strided(z, "z", r.m, r.n);
+  r.d = static_cast<float*>(d.mutable_data());
+  r.nan_bits = nan_bits;
+  r.threads = threads;
+  std::string error;
+  {
+    const py::gil_scoped_release release;
+    error = ops::fused_multiply_add(r);
+  }
+  require_ok(error);
+}
+
 std::string active_isa() {
   std::string error;
   const KernelTable* table = active_table(error);
@@ -238,4 +269,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         py::arg("by_score"), py::arg("mask_out"), py::arg("count"), py::arg("threads"));
   m.def("multiply", &multiply, py::kw_only(), py::arg("path"), py::arg("a"), py::arg("b"), py::arg("groups"),
         py::arg("mnk"), py::arg("c"), py::arg("bias"), py::arg("d"), py::arg("threads"));
+  m.def("fused_multiply_add", &fused_multiply_add, py::kw_only(), py::arg("x"), py::arg("y"), py::arg("z"),
+        py::arg("d"), py::arg("nan_bits"), py::arg("threads"));
 }

@@ -6,6 +6,7 @@ from sparq_sim.arrays import FLOATS
 from sparq_sim.calibrate import Calibrator
 from sparq_sim.check import check, simulate
 from sparq_sim.difference import Difference, diff
+from sparq_sim.epilogue import Epilogue
 from sparq_sim.events import Events
 from sparq_sim.explain import Explanation, explain
 from sparq_sim.faults import flip_bits
@@ -24,7 +25,9 @@ from sparq_sim.random import Philox, ShiftRegister
 from sparq_sim.rank import rank
 from sparq_sim.ranking import Ranking
 from sparq_sim.report import LayerReport, Report
+from sparq_sim.requantize import Requantization, RequantizationRule, requantizations
 from sparq_sim.sparsify import sparsify
+from sparq_sim.split import SplitK
 from sparq_sim.storage import Storage, Traffic, storage, traffic
 from sparq_sim.store import Stored, contents, load, save
 from sparq_sim.tensor import BlockTensor
@@ -46,6 +49,7 @@ __all__ = [
     "Difference",
     "DotTrace",
     "ElementFormat",
+    "Epilogue",
     "Events",
     "Explanation",
     "Format",
@@ -58,10 +62,13 @@ __all__ = [
     "Preset",
     "Ranking",
     "Report",
+    "Requantization",
+    "RequantizationRule",
     "ScaleLevel",
     "ShiftRegister",
     "Sparsity",
     "Spec",
+    "SplitK",
     "Storage",
     "Stored",
     "TraceStep",
@@ -97,6 +104,7 @@ __all__ = [
     "matmul",
     "presets",
     "rank",
+    "requantizations",
     "save",
     "simulate",
     "sparsify",

@@ -10,9 +10,11 @@ import numpy as np
 
 from sparq_sim._core import Datapath, ElementFormat
 from sparq_sim.arrays import Array, to_numpy
+from sparq_sim.batches import Batches
 from sparq_sim.bounds import Problem, datapath_bound
 from sparq_sim.formats import Machine, find_element
-from sparq_sim.matmul import Operand, operand_of, resolve_datapath
+from sparq_sim.matmul import resolve_datapath
+from sparq_sim.operands import Operand, operand_of
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def error_bound(
         c, a_format, b_format, a_scales, b_scales: as in `matmul`, with operands. Float scales are refused.
 
     Returns:
-        A float, or [M, N] float64.
+        A float, or [..., M, N] float64.
 
     Raises:
         ValueError: what `matmul` refuses; k missing, or beside operands.
@@ -135,10 +137,14 @@ def error_bound(
     for operand, what in ((left, "a"), (right, "b")):
         if operand.float_scales is not None or operand.tensor_scale is not None:
             raise ValueError(f"{what}: float scales multiply the result of a machine; bound the codes without them")
+    shape = Batches.of(left.shape, right.shape, "both with K last").shape
     (x, x_scale), (y, y_scale) = _decoded(left, path), _decoded(right, path)
-    total = np.abs(x) @ np.abs(y).T
+    total = np.abs(x).reshape(left.shape) @ np.abs(y).reshape(right.shape).swapaxes(-1, -2)
     if c is not None:
-        total = total + np.abs(to_numpy(c, "c").astype(np.float64))
+        start = to_numpy(c, "c")
+        if start.shape != shape:
+            raise ValueError(f"c: shape {start.shape}; needed [..., M, N] = {shape}")
+        total = total + np.abs(start.astype(np.float64))
     total = total * (1 + (2 * left.k + 4) * 2.0**-53)
     segments = max(1, len({*left.segment_end, *right.segment_end}))
     problem = Problem(

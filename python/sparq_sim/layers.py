@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from sparq_sim._core import Datapath, ElementFormat
+from sparq_sim._core import Datapath
 from sparq_sim.accelerator import Accelerator
 from sparq_sim.arrays import Array, float_name, is_torch, to_numpy
 from sparq_sim.formats import Spec, block_text, pattern_text
-from sparq_sim.matmul import Operand, line_scales_of, multiply, scaled_operand
+from sparq_sim.operands import Operand, line_scales_of, multiply, scaled_operand
 from sparq_sim.quantize import emulate, encode
 from sparq_sim.scales import LineScales, spans_lines
 from sparq_sim.sparsify import sparsify
@@ -92,15 +92,6 @@ def _each(scales: LineScales | None, change: Callable[[Array, Any], Array]) -> L
     )
 
 
-def _operand(
-    codes: Array, element: ElementFormat, scales: LineScales | None, shape: tuple[int, int], lines: int
-) -> Operand:
-    """Codes as [rows, K], with `lines` lines in a row; zero rows have zero segments."""
-    rows = shape[0]
-    flat = _each(scales, lambda plane, _: np.ascontiguousarray(plane.reshape(rows, plane.size // max(1, rows))))
-    return scaled_operand(codes.reshape(shape), element, flat, lines)
-
-
 class MachineLayer:
     """A linear layer (weight [out, in]) or a 2-D convolution (weight [out, in / groups, kh, kw]) on an accelerator.
 
@@ -157,7 +148,7 @@ class MachineLayer:
         """[out, K] as a machine takes it; the rows of a group are neighbours."""
         weight, lines = self.weight, 1 if self._row_scaled else self._weight_lines
         shape = (self.weight_shape[0], self.k)
-        return _operand(weight.codes, weight.format.element, line_scales_of(weight, path), shape, lines)
+        return scaled_operand(weight.codes.reshape(shape), weight.format.element, line_scales_of(weight, path), lines)
 
     def _lines(self, x: Array) -> Array:
         """Activations as lines along the reduction axis: [T, K], or pixels [N, H, W, G, C]."""
@@ -259,7 +250,8 @@ class MachineLayer:
             codes = window.gather(tensor.codes[part], 0)
             gathered = _each(scales, lambda plane, padding: window.gather(plane[part], padding))
         rows = window.groups * (part.stop - part.start) * positions
-        return _operand(codes, tensor.format.element, gathered, (rows, self.k), 1 if self.windowed else self.taps)
+        lines = 1 if self.windowed else self.taps
+        return scaled_operand(codes.reshape(rows, self.k), tensor.format.element, gathered, lines)
 
     def _round(self, out: Array) -> Array:
         spec = self.accelerator.output_spec

@@ -2,206 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sparq_sim import _core
 from sparq_sim._core import Datapath, ElementFormat
-from sparq_sim.arrays import (
-    Array,
-    as_float32_exactly,
-    dtype_name,
-    is_torch,
-    positive_finite_or_nan,
-    thread_argument,
-    to_numpy,
-)
-from sparq_sim.dtypes import DTYPE_ELEMENTS
-from sparq_sim.formats import Machine, elements, find_datapath, find_element
+from sparq_sim.arrays import Array, is_torch, to_numpy
+from sparq_sim.batches import Batches
+from sparq_sim.compressed import Selection, stored_of
+from sparq_sim.end_scales import times_end_scales, without_end_scales
+from sparq_sim.epilogue import Epilogue
+from sparq_sim.formats import Format, Machine, Spec, find_datapath
 from sparq_sim.machines import load_datapath
-from sparq_sim.scales import LineScales, exact_float, line_scales
+from sparq_sim.operands import SHAPES, Pair, operand_of
+from sparq_sim.outputs import output_spec, written
+from sparq_sim.requantize import Requantization
+from sparq_sim.split import SplitK, split_of, sum_of_parts
+from sparq_sim.steps import rounded_to
 from sparq_sim.tensor import BlockTensor
-
-#: Names that ``a_format=`` and ``b_format=`` take: every element; the other codes of the catalog are scales.
-CODE_FORMATS = tuple(name for name, element in elements().items() if element.record.signedness != "unsigned")
-
-_SHAPES = "a is [M, K] and b is [N, K], both with K last (b like the weight of a linear layer, [out, in])"
-
-
-@dataclass(frozen=True)
-class Operand:
-    """One side of a product: rows of K codes with their scales, as the core takes them."""
-
-    codes: Array
-    """[rows, K], C-contiguous."""
-    element: ElementFormat
-    scale: ElementFormat | None = None
-    block_scales: Array | None = None
-    """[rows, len(segment_end)] codes of `scale`."""
-    segment_end: tuple[int, ...] = ()
-    """Where the scales' segments end along K, ascending, the last is K; empty without such scales."""
-    float_scales: Array | None = None
-    """[rows, len(segment_end)] float32."""
-    tensor_scale: float | None = None
-
-    @property
-    def rows(self) -> int:
-        return int(self.codes.shape[0])
-
-    @property
-    def k(self) -> int:
-        return int(self.codes.shape[1])
-
-    def side(self) -> _core.Side:
-        """As the extension takes it."""
-        return _core.Side(
-            self.codes,
-            self.element,
-            scale=self.scale,
-            block_scales=self.block_scales,
-            segment_end=list(self.segment_end),
-            float_scales=self.float_scales,
-            tensor_scale=self.tensor_scale,
-        )
-
-
-def block_ends(length: int, block: int, lines: int = 1) -> tuple[int, ...]:
-    """Ends of the blocks of `lines` lines of `length` elements that follow one another along K; blocks start anew at
-    each line."""
-    return tuple(
-        line * length + min(start + block, length) for line in range(lines) for start in range(0, length, block)
-    )
-
-
-def operand_from_tensor(tensor: BlockTensor, path: Datapath, what: str) -> Operand:
-    """A 2-D BlockTensor with its blocks along the last axis."""
-    if len(tensor.shape) != 2:
-        raise ValueError(f"{what}: shape {tensor.shape}; {_SHAPES}")
-    if tensor.axis != 1:
-        raise ValueError(f"{what}: blocks run along axis {tensor.axis}, and K is axis 1; {_SHAPES}")
-    return scaled_operand(tensor.codes, tensor.format.element, line_scales_of(tensor, path), 1)
-
-
-def line_scales_of(tensor: BlockTensor, path: Datapath) -> LineScales | None:
-    """Scales of a tensor whose blocks run along its last axis, short floats as codes where a machine reads them."""
-    return line_scales(tensor.format, tensor.scale_planes, tensor.shape, short_codes=path.presum > 1)
-
-
-def scaled_operand(codes: Array, element: ElementFormat, scales: LineScales | None, lines: int) -> Operand:
-    """[rows, K] codes and their scales [rows, segments]; a row is `lines` lines of blocks one after the other."""
-    if scales is None:
-        return Operand(codes, element)
-    if scales.codes is None and scales.factors is None:
-        return Operand(codes, element, tensor_scale=scales.tensor_scale)
-    return Operand(
-        codes,
-        element,
-        scale=scales.record,
-        block_scales=scales.codes,
-        segment_end=block_ends(codes.shape[1] // lines, scales.block, lines),
-        float_scales=scales.factors,
-        tensor_scale=scales.tensor_scale,
-    )
-
-
-def operand_of(
-    x: object,
-    format: str | ElementFormat | None,
-    scales: object,
-    tensor_scale: float | None,
-    path: Datapath,
-    what: str,
-) -> Operand:
-    """One side of a product from what the caller gave."""
-    if isinstance(x, BlockTensor):
-        if format is not None or scales is not None or tensor_scale is not None:
-            raise ValueError(f"{what} is a BlockTensor, which brings its own format and scales")
-        return operand_from_tensor(x, path, what)
-    if not (is_torch(x) or isinstance(x, np.ndarray)):
-        raise TypeError(f"{what}: needed a BlockTensor, a NumPy array or a torch tensor, got {type(x).__name__}")
-    name = dtype_name(x.dtype)  # type: ignore[attr-defined]
-    array = to_numpy(x, what)
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    array = np.require(array, requirements=["A"])
-    if array.ndim != 2:
-        raise ValueError(f"{what}: shape {array.shape}; {_SHAPES}")
-    if format is not None:
-        if isinstance(format, str) and format not in CODE_FORMATS:
-            raise ValueError(f"{what}_format={format!r}; known: {', '.join(CODE_FORMATS)}")
-        # A machine that drops bits reads float32 words, and so tf32 comes as such.
-        word = format == "tf32" and path.dropped_bits > 0
-        element = find_element("fp32" if word else format) if isinstance(format, str) else format
-        codes = _raw_codes(array, name, element, what)
-    elif name in DTYPE_ELEMENTS:
-        element = find_element(DTYPE_ELEMENTS[name])
-        codes = np.ascontiguousarray(array).view(np.dtype(f"uint{8 * element.code_bytes}"))
-    else:
-        raise TypeError(
-            f"{what}: dtype {name}; needed a BlockTensor, a dtype among {', '.join(DTYPE_ELEMENTS)}, "
-            f"or unsigned integer codes with {what}_format="
-        )
-    operand = Operand(codes, element, tensor_scale=None if tensor_scale is None else _scale_value(tensor_scale, what))
-    return operand if scales is None else _with_scales(operand, scales, path, what)
-
-
-def _raw_codes(array: Array, name: str, element: ElementFormat, what: str) -> Array:
-    if array.dtype.kind != "u" or name not in ("uint8", "uint16", "uint32"):
-        raise TypeError(f"{what}: dtype {name}; raw codes are unsigned integers, one per element")
-    if array.size and int(array.max()) >> element.code_bits:
-        raise ValueError(f"{what}: code {int(array.max()):#x} has more than {element.code_bits} bits")
-    return np.ascontiguousarray(array, dtype=np.dtype(f"uint{8 * element.code_bytes}"))
-
-
-def _scale_value(value: float, what: str) -> float:
-    given = np.asarray(value).reshape(-1)
-    scale = as_float32_exactly(given) if given.dtype.kind in "iuf" and given.size == 1 else None
-    rounded = isinstance(value, int) and scale is not None and int(scale[0]) != value
-    if rounded or scale is None or not positive_finite_or_nan(scale) or bool(np.isnan(scale[0])):
-        raise ValueError(f"{what}_tensor_scale={value!r}: needed a positive finite number that float32 holds exactly")
-    return exact_float(scale)
-
-
-def _with_scales(operand: Operand, scales: object, path: Datapath, what: str) -> Operand:
-    """Raw scales: float32 [rows] or [rows, 1], or the machine's codes (uint8) [rows, K / block]."""
-    array = to_numpy(scales, f"{what}_scales")
-    rows, k = operand.codes.shape
-    if array.dtype.kind == "f":
-        if array.shape not in ((rows,), (rows, 1)):
-            raise ValueError(f"{what}_scales: shape {array.shape}; float scales are one per row, ({rows},)")
-        values = as_float32_exactly(array.reshape(rows, 1))
-        if values is None:
-            raise ValueError(f"{what}_scales: values that float32 does not hold")
-        if not positive_finite_or_nan(values):
-            raise ValueError(f"{what}_scales: needed positive finite numbers (or NaN, which poisons its row)")
-        return Operand(
-            operand.codes,
-            operand.element,
-            segment_end=(k,),
-            float_scales=values,
-            tensor_scale=operand.tensor_scale,
-        )
-    if array.dtype != np.uint8:
-        raise TypeError(f"{what}_scales: dtype {array.dtype}; needed uint8 (codes per block) or float32 (per row)")
-    if path.scale.code_bytes != 1:
-        raise ValueError(f"{what}_scales: this machine's scales are no bytes; give a BlockTensor")
-    if operand.tensor_scale is not None and path.presum == 1:
-        raise ValueError(f"{what}: block scales beside a tensor scale are not supported")
-    blocks = array.shape[1] if array.ndim == 2 else 0
-    if array.ndim != 2 or array.shape[0] != rows or blocks < 1 or k % blocks:
-        raise ValueError(
-            f"{what}_scales: shape {array.shape}; needed ({rows}, K / block) where the block divides K = {k}"
-        )
-    return Operand(
-        operand.codes,
-        operand.element,
-        scale=path.scale,
-        block_scales=np.ascontiguousarray(array),
-        segment_end=block_ends(k, k // blocks),
-        tensor_scale=operand.tensor_scale,
-    )
 
 
 def resolve_datapath(datapath: str | Machine | Datapath) -> Datapath:
@@ -230,7 +49,9 @@ def result_of(path: Datapath, result: str | None) -> str:
     offered = ("fp32", "fp16") if path.output == "fp32_or_fp16" else (path.output,)
     name = offered[0] if result is None else result
     if name not in offered:
-        raise ValueError(f"result={result!r}: this datapath gives {' or '.join(offered)}")
+        raise ValueError(
+            f"result={result!r}: this datapath gives {' or '.join(offered)}; output= rounds to any format what it gives"
+        )
     return name
 
 
@@ -249,7 +70,7 @@ def as_result(values: Array, path: Datapath, result: str) -> Array:
     return half
 
 
-def _start(c: object, shape: tuple[int, int], result: str) -> Array | None:
+def _start(c: object, shape: tuple[int, ...], result: str) -> Array | None:
     """c as the core takes it: float32 numbers, or the bits of int32."""
     if c is None:
         return None
@@ -257,7 +78,7 @@ def _start(c: object, shape: tuple[int, int], result: str) -> Array | None:
     if start.dtype != RESULTS[result]:
         raise TypeError(f"c: dtype {start.dtype}; needed {RESULTS[result]}")
     if start.shape != shape:
-        raise ValueError(f"c: shape {start.shape}; needed [M, N] = {shape}")
+        raise ValueError(f"c: shape {start.shape}; needed [..., M, N] = {shape}")
     start = np.ascontiguousarray(start)
     return start.view(np.float32) if start.dtype.kind == "i" else widened32(start)
 
@@ -275,33 +96,6 @@ def widened32(values: Array) -> Array:
     return signed
 
 
-def multiply(
-    a: Operand,
-    b: Operand,
-    path: Datapath,
-    c: Array | None = None,
-    bias: Array | None = None,
-    groups: int = 1,
-    threads: int | None = None,
-) -> Array:
-    """[M, groups * N] float32 of two checked operands with equal K: `groups` products, one after the other in the rows
-    of a (groups * M) and b (groups * N). `bias` [groups * N] is one float32 addition at the end."""
-    m, n = a.rows // groups, b.rows // groups
-    d = np.empty((m, groups * n), dtype=np.float32)
-    _core.multiply(
-        path=path,
-        a=a.side(),
-        b=b.side(),
-        groups=groups,
-        mnk=(m, n, a.k),
-        c=c,
-        bias=bias,
-        d=d,
-        threads=thread_argument(threads),
-    )
-    return d
-
-
 def matmul(
     a: object,
     b: object,
@@ -315,28 +109,41 @@ def matmul(
     a_tensor_scale: float | None = None,
     b_tensor_scale: float | None = None,
     result: str | None = None,
+    compressed: str | None = None,
+    split_k: SplitK | int | None = None,
+    epilogue: Epilogue | Requantization | None = None,
+    output: str | Format | Spec | None = None,
     threads: int | None = None,
 ) -> Any:
-    """``a @ b.T (+ c)`` as a described machine computes it. a is [M, K] and b is **[N, K]**: both have K last, b like
-    the weight of a linear layer.
+    """``a @ b.T (+ c)`` as a described machine computes it. a is [..., M, K] and b is **[..., N, K]**: both have
+    K last, b like the weight of a linear layer. Leading dimensions broadcast as in torch.matmul.
 
     Args:
-        a, b: a `BlockTensor` with blocks along axis 1; or an array or tensor whose dtype is the format (torch or
+        a, b: a `BlockTensor` with blocks along the last axis; or an array or tensor whose dtype is the format (torch or
             ml_dtypes float8, float6, float4; float16, bfloat16, float32; int8); or raw codes: unsigned integers, one
             per element, with ``a_format=``.
         datapath: a name of `datapaths()`, a `Datapath`, or the path of a JSON file of one (``"machine.json"``).
-        c: [M, N] of the result's dtype, what the accumulator starts with.
+        c: [..., M, N] of the result's dtype, what the accumulator starts with.
         a_format, b_format: element of raw codes: a name of `elements()` that is no scale, or an `ElementFormat`.
             tf32 is its 19 bits, but on machines that read float32 words (``dropped_bits``) such a word.
         a_scales, b_scales: raw scales: codes (uint8) of the machine's ``scale``, E8M0 unless it says otherwise,
-            [rows, K / block] of equal blocks (a shorter last one needs a `BlockTensor`), or float32 [rows].
+            [..., rows, K / block] of equal blocks (a shorter last one needs a `BlockTensor`), or float32 [..., rows].
         a_tensor_scale, b_tensor_scale: a float32 scale of the whole operand.
         result: ``"fp32"``, ``"fp16"`` or ``"int32"``, where the machine offers it; default its first.
+        compressed: ``"a"`` or ``"b"``, a `BlockTensor` with an N:M pattern: the machine takes that operand as it is
+            stored, and its K (steps, instructions, chunks, parts) counts stored elements, whose positions select those
+            of the other. By default K counts the elements of dense lines, and pruned ones are zeros.
+        split_k: a `SplitK`, or the number of parts of K that are added up by themselves and meet in float32.
+        epilogue: an `Epilogue` (alpha, beta and bias) of a float result, or a `Requantization` of an int32 one.
+        output: what a float result is rounded to afterwards: a name of `formats()` or `elements()`, a `Format` or a
+            `Spec`. ``result="fp16"`` adds in fp16, ``output="fp16"`` rounds what float32 sums became.
         threads: threads to use; default by size. Results never depend on it.
 
     Returns:
-        [M, N] float32 (or of ``result``): a torch tensor if a is one, else a NumPy array. NaN is the machine's
-        canonical one.
+        [..., M, N] float32 (or of ``result``): a torch tensor if a is one, else a NumPy array. NaN is the machine's
+        canonical one. With ``output=`` of a format with scales (or an N:M pattern) a `BlockTensor`, blocks along the
+        last axis, as the next product reads it; of one without, an array of the dtype whose items are its codes
+        (bfloat16, float8_e4m3fn, ...), or where the library has none, of the codes as unsigned integers.
 
     Raises:
         ValueError: shapes that do not fit, K that does not match, unknown names, operands that the datapath does not
@@ -349,21 +156,67 @@ def matmul(
     >>> a = sq.encode(np.float32([[1, 2, 3, 4]]), "mxfp8")
     >>> sq.matmul(a, a, datapath="block_fp32")
     array([[30.]], dtype=float32)
+    >>> sq.matmul(a, a, output="e4m3").dtype.name
+    'float8_e4m3fn'
+    >>> sq.matmul(a, a, output="mxfp4")
+    BlockTensor(shape=(1, 1), mxfp4 block=32 rounding=nearest_even overflow=saturate scale_rule=floor axis=-1)
+    >>> heads = np.ones((2, 3, 4, 8), np.float32)
+    >>> sq.matmul(heads, heads[0, 0]).shape
+    (2, 3, 4, 4)
     """
     path = resolve_datapath(datapath)
     name = result_of(path, result)
+    made_to = None if output is None else output_spec(output)
+    if made_to is not None and name == "int32":
+        raise ValueError(
+            "output: this datapath gives int32, and formats are made of floats; epilogue=Requantization(...) scales it"
+        )
+    kind = Requantization if name == "int32" else Epilogue
+    if epilogue is not None and not isinstance(epilogue, kind):
+        raise TypeError(f"epilogue: needed {kind.__name__} on a result of {name}, got {type(epilogue).__name__}")
+    if compressed not in (None, "a", "b"):
+        raise ValueError(f"compressed={compressed!r}: needed 'a', 'b' or None")
+    stored = None if compressed is None else stored_of(a if compressed == "a" else b, compressed)
+    split = split_of(split_k)
+    if split is not None and name == "int32":
+        raise ValueError("split_k: this datapath gives int32, and parts meet in floats")
     path = machine_for(path, name)
     left = operand_of(a, a_format, a_scales, a_tensor_scale, path, "a")
     right = operand_of(b, b_format, b_scales, b_tensor_scale, path, "b")
     if left.k != right.k:
-        raise ValueError(f"K does not match: a is [{left.rows}, {left.k}], b is [{right.rows}, {right.k}]; {_SHAPES}")
+        raise ValueError(f"K does not match: a is {left.shape}, b is {right.shape}; {SHAPES}")
+    batches = Batches.of(left.shape, right.shape, SHAPES)
     scales = (left.float_scales, left.tensor_scale, right.float_scales, right.tensor_scale)
     if name != "fp32" and any(scale is not None for scale in scales):
         raise ValueError(f"result={name!r}: float scales multiply a float32 result")
-    start = _start(c, (left.rows, right.rows), name)
-    made = as_result(multiply(left, right, path, start, threads=threads), path, name)
+    start = _start(c, batches.shape, name)
+    if epilogue is not None:
+        epilogue.check(batches.shape)
+    left, right = left.rows_at(batches.left_rows), right.rows_at(batches.right_rows)
+    start = batches.to_core(start)
+    ends: tuple[Array | None, Array | None] = (None, None)
+    if split is not None:
+        (left, x), (right, y) = (without_end_scales(side, path) for side in (left, right))
+        ends = (x, y)
+        if start is not None and not (x is None and y is None):
+            raise ValueError("c needs operands whose scales are applied before it")
+    whole: Pair | Selection = Pair(left, right, path, batches.groups, threads)
+    if stored is not None:
+        whole = Selection.of(left, right, path, stored, compressed == "b", batches, threads)
+    if split is None:
+        sums = batches.from_core(whole.product(start))
+    else:
+        sums = sum_of_parts(whole, split, path, start, threads)
+        sums = batches.from_core(times_end_scales(sums, *ends, path, batches.groups, threads))
+    if isinstance(epilogue, Epilogue):
+        sums = epilogue.apply(sums, path.nan_bits, threads)
+    if name == "fp16" and not (epilogue is None and split is None):
+        sums = rounded_to(sums, name)
+    made: Any = as_result(sums, path, name)
+    if isinstance(epilogue, Requantization):
+        made = epilogue.apply(made)
     if is_torch(a) or (isinstance(a, BlockTensor) and a.library == "torch"):
         import torch
 
-        return torch.from_numpy(made).to(a.device if isinstance(a, torch.Tensor) else "cpu")
-    return made
+        made = torch.from_numpy(made).to(a.device if isinstance(a, torch.Tensor) else "cpu")
+    return made if made_to is None else written(made, made_to, threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -171,7 +172,7 @@ class BlockTensor:
         axis, shape = self.axis, self.shape or (1,)
         moved = [shape[i] for i in range(len(shape)) if i != axis]
         lines = [
-            np.ascontiguousarray(np.moveaxis(array.reshape(shape), axis, -1)).reshape(-1, shape[axis])
+            np.ascontiguousarray(np.moveaxis(array.reshape(shape), axis, -1)).reshape(math.prod(moved), shape[axis])
             for array in (self.codes, self.mask.view(np.uint8))
         ]
         stored, places = compress(lines[0], lines[1], pattern, fill, threads)

@@ -12,7 +12,8 @@ import numpy as np
 
 from sparq_sim._core import Datapath, ElementFormat
 from sparq_sim.formats import Machine
-from sparq_sim.matmul import RESULTS, Operand, machine_for, matmul, operand_of, resolve_datapath, result_of
+from sparq_sim.matmul import RESULTS, machine_for, matmul, resolve_datapath, result_of
+from sparq_sim.operands import Operand, operand_of
 from sparq_sim.tensor import BlockTensor
 
 #: The exponent of a zero operand under zero_products="lowest" (docs/numerics.md section 10).
@@ -464,7 +465,8 @@ def dot_trace(
             raise ValueError(f"{what}: {operand.rows} lines; a trace is of one")
         if operand.float_scales is not None or operand.tensor_scale is not None:
             raise ValueError(f"{what}: float scales are no part of a machine's steps; trace the codes without them")
-    start = None if c is None else np.array([[c]], RESULTS[name])
+    lead = max(left.shape[:-2], right.shape[:-2], key=len)
+    start = None if c is None else np.full((*lead, 1, 1), c, RESULTS[name])
     got = np.asarray(
         matmul(
             lines[0], lines[1], datapath=path, c=start, a_format=a_format, b_format=b_format,
@@ -472,9 +474,9 @@ def dot_trace(
         )
     )  # fmt: skip
     tracer = _Tracer(own, left, right)
-    tracer.run(0.0 if start is None else float(start[0, 0]))
-    value = got[0, 0].item()
-    bits = int(got.view(f"u{got.dtype.itemsize}")[0, 0])
+    tracer.run(0.0 if start is None else float(start.reshape(())))
+    value = got.reshape(()).item()
+    bits = int(got.view(f"u{got.dtype.itemsize}").reshape(()))
     return DotTrace(path, tuple(tracer.steps), value, bits, tracer.counts)
 
 

@@ -1,0 +1,58 @@
+"""What becomes of the result of a product: rounded to an element, or encoded as what the next layer reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sparq_sim.arrays import Array, is_torch
+from sparq_sim.dtypes import DTYPE_ELEMENTS, in_dtype
+from sparq_sim.formats import Format, Spec, elements, find_element, formats, spec
+from sparq_sim.quantize import encode
+
+
+def output_spec(output: str | Format | Spec) -> Spec:
+    """The spec of ``output=``: of a format, or of an element that is no format's name, as it is by itself.
+
+    Raises:
+        ValueError: unknown names; scale codes; stochastic rounding, which needs random bits.
+        TypeError: what is no name, `Format` or `Spec`.
+    """
+    if isinstance(output, str) and output not in formats() and output in elements():
+        if find_element(output).signedness == "unsigned":
+            raise ValueError(f"output={output!r}: codes of scales hold no results")
+        made = spec(Format(output, find_element(output), (), source="elements()"))
+    else:
+        made = spec(output)
+    if made.conversion.rounding == "stochastic":
+        raise ValueError(
+            f"output: {made.format.name} with rounding='stochastic' needs random bits: encode the result with random="
+        )
+    return made
+
+
+def written(values: Any, made: Spec, threads: int | None) -> Any:
+    """Results as that spec says: a BlockTensor, or without scales and pattern the codes, in a dtype of theirs if there
+    is one."""
+    tensor = encode(values, made, threads=threads)
+    if made.format.levels or made.sparsity is not None:
+        return tensor
+    return _in_own_dtype(tensor.codes, made.format, values)
+
+
+def _in_own_dtype(codes: Array, format: Format, values: Any) -> Any:
+    name = next((dtype for dtype, known in DTYPE_ELEMENTS.items() if find_element(known) == format.element), None)
+    if is_torch(values):
+        import torch
+
+        if name is not None and hasattr(torch, name) and name != "int4":
+            return in_dtype(codes, format.element, getattr(torch, name), DTYPE_ELEMENTS, "output").to(values.device)
+        return torch.from_numpy(codes.copy()).to(values.device)
+    if name is None:
+        return codes.copy()
+    if name in ("float16", "float32", "int8"):
+        return in_dtype(codes, format.element, name, DTYPE_ELEMENTS, "output").copy()
+    try:
+        import ml_dtypes
+    except ModuleNotFoundError:
+        raise TypeError(f"output: dtype {name} in NumPy needs the package ml_dtypes") from None
+    return in_dtype(codes, format.element, getattr(ml_dtypes, name), DTYPE_ELEMENTS, "output").copy()
