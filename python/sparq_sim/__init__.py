@@ -5,6 +5,7 @@ from sparq_sim.accelerator import Accelerator
 from sparq_sim.arrays import FLOATS
 from sparq_sim.calibrate import Calibrator
 from sparq_sim.check import check, simulate
+from sparq_sim.datapath_matches import DatapathIdentification, DatapathMatch
 from sparq_sim.difference import Difference, diff
 from sparq_sim.events import Events
 from sparq_sim.explain import Explanation, explain
@@ -12,6 +13,7 @@ from sparq_sim.faults import flip_bits
 from sparq_sim.formats import Format, Spec, conversions, datapaths, elements, formats, spec
 from sparq_sim.guarantees import AccumulatorWidth, accumulator_width, error_bound
 from sparq_sim.identify import Identification, identify
+from sparq_sim.identify_datapath import identify_datapath
 from sparq_sim.inspection import BlockBits, inspect_block
 from sparq_sim.layers import linear
 from sparq_sim.layouts import Layout, Plane, find_layout, layouts
@@ -27,6 +29,7 @@ from sparq_sim.report import LayerReport, Report
 from sparq_sim.sparsify import sparsify
 from sparq_sim.storage import Storage, Traffic, storage, traffic
 from sparq_sim.store import Stored, contents, load, save
+from sparq_sim.telling import Telling
 from sparq_sim.tensor import BlockTensor
 from sparq_sim.trace import DotTrace, TraceStep, TraceTerm, dot_trace
 from sparq_sim.tradeoff import Tradeoff, tradeoff
@@ -43,6 +46,8 @@ __all__ = [
     "Calibrator",
     "Conversion",
     "Datapath",
+    "DatapathIdentification",
+    "DatapathMatch",
     "Difference",
     "DotTrace",
     "ElementFormat",
@@ -64,6 +69,7 @@ __all__ = [
     "Spec",
     "Storage",
     "Stored",
+    "Telling",
     "TraceStep",
     "TraceTerm",
     "Tradeoff",
@@ -89,6 +95,7 @@ __all__ = [
     "flip_bits",
     "formats",
     "identify",
+    "identify_datapath",
     "inspect_block",
     "layouts",
     "linear",
