@@ -284,9 +284,10 @@ def _ask_named(pool: _Pool, machines: Iterable[str | Machine | Datapath] | None)
 def _turn_knobs(pool: _Pool, k: int) -> None:
     """Variants of what fits the sample; where nothing does, of what comes closest, several knobs deep."""
     varied: set[tuple[Any, ...]] = set()
-    for _ in range(_ROUNDS):
+    for turn in range(_ROUNDS):
         fits = pool.fits()
-        for key in [key for key in (fits or pool.ranked())[:_BEAM] if key not in varied]:
+        chosen = fits[:_BEAM] or pool.ranked()[: _BEAM if turn else None]
+        for key in [key for key in chosen if key not in varied]:
             varied.add(key)
             pool.vary(key, k)
         if fits:
