@@ -21,6 +21,8 @@ from sparq_sim.machines import datapath_from_dict, datapath_to_dict, load_datapa
 from sparq_sim.matmul import matmul
 from sparq_sim.packing import Packed, unpack
 from sparq_sim.presets import Preset, find_preset, presets
+from sparq_sim.probe import probe
+from sparq_sim.probed import Probe
 from sparq_sim.quantize import emulate, encode
 from sparq_sim.random import Philox, ShiftRegister
 from sparq_sim.rank import rank
@@ -29,6 +31,7 @@ from sparq_sim.report import LayerReport, Report
 from sparq_sim.sparsify import sparsify
 from sparq_sim.storage import Storage, Traffic, storage, traffic
 from sparq_sim.store import Stored, contents, load, save
+from sparq_sim.summation import Node
 from sparq_sim.telling import Telling
 from sparq_sim.tensor import BlockTensor
 from sparq_sim.trace import DotTrace, TraceStep, TraceTerm, dot_trace
@@ -57,10 +60,12 @@ __all__ = [
     "Identification",
     "LayerReport",
     "Layout",
+    "Node",
     "Packed",
     "Philox",
     "Plane",
     "Preset",
+    "Probe",
     "Ranking",
     "Report",
     "ScaleLevel",
@@ -103,6 +108,7 @@ __all__ = [
     "load_datapath",
     "matmul",
     "presets",
+    "probe",
     "rank",
     "save",
     "simulate",

@@ -10,7 +10,10 @@ import typer
 from sparq_sim import files
 from sparq_sim.arrays import numpy_dtype
 from sparq_sim.console import JsonFlag, Threads, log, out, print_json
+from sparq_sim.formats import elements
 from sparq_sim.identify_datapath import identify_datapath as identify
+from sparq_sim.matmul import RESULTS, matmul, resolve_datapath, result_of
+from sparq_sim.probe import probe as probe_function
 
 _ONE = "An npy file, or FILE:NAME of an npz or safetensors file"
 Scales = Annotated[str | None, typer.Option(help=f"Scale codes or float32 scales of rows. {_ONE}.")]
@@ -73,4 +76,30 @@ def identify_datapath(
     raise typer.Exit(0 if found.matches else 1)
 
 
-COMMANDS = (identify_datapath,)
+def probe(
+    name: Annotated[str, typer.Argument(metavar="MACHINE", help="A machine of the catalog, or a machine.json.")],
+    k: Annotated[int, typer.Option("--k", help="Length of the sums.")] = 64,
+    a_format: Annotated[str | None, typer.Option(help="Element of the operands; default: its first.")] = None,
+    result: Annotated[str | None, typer.Option(help="fp32, fp16 or int32, where it offers it.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Look into a machine as into a black box: the order of its sums, widths and roundings, from outputs alone."""
+    record = resolve_datapath(name)
+    known = [one for one, element in elements().items() if element.record in record.operands]
+    # A machine that drops bits reads float32 words.
+    format = a_format or ("fp32" if record.dropped_bits else (known or ["fp16"])[0])
+    c_dtype = RESULTS[result_of(record, result)].name
+
+    def box(a: Any, b: Any, c: Any) -> Any:
+        return matmul(a, b, datapath=record, c=c, a_format=format, b_format=format, result=result)
+
+    with log.status("probing"):
+        found = probe_function(box, k, a_format=format, operands="codes", c_dtype=c_dtype)
+    if as_json:
+        return print_json(found.to_dict())
+    for line in found.lines():
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+    return None
+
+
+COMMANDS = (identify_datapath, probe)
