@@ -2,6 +2,7 @@
 
 from sparq_sim._core import Conversion, Datapath, ElementFormat, ScaleLevel, Sparsity, available_isas
 from sparq_sim.accelerator import Accelerator
+from sparq_sim.accumulator import Accumulator
 from sparq_sim.arrays import FLOATS
 from sparq_sim.calibrate import Calibrator
 from sparq_sim.check import check, simulate
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FLOATS",
     "Accelerator",
+    "Accumulator",
     "AccumulatorWidth",
     "BlockBits",
     "BlockTensor",
