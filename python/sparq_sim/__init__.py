@@ -2,9 +2,11 @@
 
 from sparq_sim._core import Conversion, Datapath, ElementFormat, ScaleLevel, Sparsity, available_isas
 from sparq_sim.accelerator import Accelerator
+from sparq_sim.accumulator import Accumulator
 from sparq_sim.arrays import FLOATS
 from sparq_sim.calibrate import Calibrator
 from sparq_sim.check import check, simulate
+from sparq_sim.datapath_matches import DatapathIdentification, DatapathMatch
 from sparq_sim.difference import Difference, diff
 from sparq_sim.epilogue import Epilogue
 from sparq_sim.events import Events
@@ -13,6 +15,7 @@ from sparq_sim.faults import flip_bits
 from sparq_sim.formats import Format, Spec, conversions, datapaths, elements, formats, spec
 from sparq_sim.guarantees import AccumulatorWidth, accumulator_width, error_bound
 from sparq_sim.identify import Identification, identify
+from sparq_sim.identify_datapath import identify_datapath
 from sparq_sim.inspection import BlockBits, inspect_block
 from sparq_sim.layers import linear
 from sparq_sim.layouts import Layout, Plane, find_layout, layouts
@@ -20,6 +23,8 @@ from sparq_sim.machines import datapath_from_dict, datapath_to_dict, load_datapa
 from sparq_sim.matmul import matmul
 from sparq_sim.packing import Packed, unpack
 from sparq_sim.presets import Preset, find_preset, presets
+from sparq_sim.probe import probe
+from sparq_sim.probed import Probe
 from sparq_sim.quantize import emulate, encode
 from sparq_sim.random import Philox, ShiftRegister
 from sparq_sim.rank import rank
@@ -30,6 +35,8 @@ from sparq_sim.sparsify import sparsify
 from sparq_sim.split import SplitK
 from sparq_sim.storage import Storage, Traffic, storage, traffic
 from sparq_sim.store import Stored, contents, load, save
+from sparq_sim.summation import Node
+from sparq_sim.telling import Telling
 from sparq_sim.tensor import BlockTensor
 from sparq_sim.trace import DotTrace, TraceStep, TraceTerm, dot_trace
 from sparq_sim.tradeoff import Tradeoff, tradeoff
@@ -40,12 +47,15 @@ __version__ = "0.1.0"
 __all__ = [
     "FLOATS",
     "Accelerator",
+    "Accumulator",
     "AccumulatorWidth",
     "BlockBits",
     "BlockTensor",
     "Calibrator",
     "Conversion",
     "Datapath",
+    "DatapathIdentification",
+    "DatapathMatch",
     "Difference",
     "DotTrace",
     "ElementFormat",
@@ -56,10 +66,12 @@ __all__ = [
     "Identification",
     "LayerReport",
     "Layout",
+    "Node",
     "Packed",
     "Philox",
     "Plane",
     "Preset",
+    "Probe",
     "Ranking",
     "Report",
     "Requantization",
@@ -71,6 +83,7 @@ __all__ = [
     "SplitK",
     "Storage",
     "Stored",
+    "Telling",
     "TraceStep",
     "TraceTerm",
     "Tradeoff",
@@ -96,6 +109,7 @@ __all__ = [
     "flip_bits",
     "formats",
     "identify",
+    "identify_datapath",
     "inspect_block",
     "layouts",
     "linear",
@@ -103,6 +117,7 @@ __all__ = [
     "load_datapath",
     "matmul",
     "presets",
+    "probe",
     "rank",
     "requantizations",
     "save",

@@ -14,7 +14,7 @@ from rich.progress import track
 from rich.table import Table
 
 import sparq_sim as sq
-from sparq_sim import cli_storage, files, ranking_plot
+from sparq_sim import cli_machines, cli_storage, files, ranking_plot
 from sparq_sim._core import ScaleLevel
 from sparq_sim.compare import snr_db
 from sparq_sim.console import JsonFlag, Like, Threads
@@ -28,7 +28,7 @@ from sparq_sim.presets import Preset
 from sparq_sim.rank import rank_tensors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=sq.__doc__)
-for _command in cli_storage.COMMANDS:
+for _command in (*cli_storage.COMMANDS, *cli_machines.COMMANDS):
     app.command()(_command)
 
 

@@ -79,6 +79,11 @@ def _start(c: object, shape: tuple[int, ...], result: str) -> Array | None:
         raise TypeError(f"c: dtype {start.dtype}; needed {RESULTS[result]}")
     if start.shape != shape:
         raise ValueError(f"c: shape {start.shape}; needed [..., M, N] = {shape}")
+    return core_start(start)
+
+
+def core_start(start: Array) -> Array:
+    """c of a result's dtype as the core takes it."""
     start = np.ascontiguousarray(start)
     return start.view(np.float32) if start.dtype.kind == "i" else widened32(start)
 

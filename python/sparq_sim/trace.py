@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from sparq_sim._core import Datapath, ElementFormat
+from sparq_sim.arrays import Array
 from sparq_sim.formats import Machine
-from sparq_sim.matmul import RESULTS, machine_for, matmul, resolve_datapath, result_of
-from sparq_sim.operands import Operand, operand_of
+from sparq_sim.matmul import RESULTS, as_result, core_start, machine_for, resolve_datapath, result_of
+from sparq_sim.operands import Operand, multiply, operand_of
 from sparq_sim.tensor import BlockTensor
 
 #: The exponent of a zero operand under zero_products="lowest" (docs/numerics.md section 10).
@@ -460,24 +461,27 @@ def dot_trace(
     own = machine_for(path, name)
     left = operand_of(lines[0], a_format, scales[0], None, own, "a")
     right = operand_of(lines[1], b_format, scales[1], None, own, "b")
-    for operand, what in ((left, "a"), (right, "b")):
+    if left.k != right.k:
+        raise ValueError(f"K does not match: a has {left.k} elements, b {right.k}")
+    return trace_operands(left, right, None if c is None else np.array([[c]], RESULTS[name]), path, name)
+
+
+def trace_operands(a: Operand, b: Operand, start: Array | None, path: Datapath, result: str) -> DotTrace:
+    """`dot_trace` of operands of one line each that were read; `start` is [1, 1] of the result's dtype.
+
+    Raises:
+        ValueError: operands of several lines; float scales.
+    """
+    for operand, what in ((a, "a"), (b, "b")):
         if operand.rows != 1:
             raise ValueError(f"{what}: {operand.rows} lines; a trace is of one")
         if operand.float_scales is not None or operand.tensor_scale is not None:
             raise ValueError(f"{what}: float scales are no part of a machine's steps; trace the codes without them")
-    lead = max(left.shape[:-2], right.shape[:-2], key=len)
-    start = None if c is None else np.full((*lead, 1, 1), c, RESULTS[name])
-    got = np.asarray(
-        matmul(
-            lines[0], lines[1], datapath=path, c=start, a_format=a_format, b_format=b_format,
-            a_scales=scales[0], b_scales=scales[1], result=result,
-        )
-    )  # fmt: skip
-    tracer = _Tracer(own, left, right)
-    tracer.run(0.0 if start is None else float(start.reshape(())))
-    value = got.reshape(()).item()
-    bits = int(got.view(f"u{got.dtype.itemsize}").reshape(()))
-    return DotTrace(path, tuple(tracer.steps), value, bits, tracer.counts)
+    own = machine_for(path, result)
+    got = as_result(multiply(a, b, own, None if start is None else core_start(start)), own, result)
+    tracer = _Tracer(own, a, b)
+    tracer.run(0.0 if start is None else float(start[0, 0]))
+    return DotTrace(path, tuple(tracer.steps), got[0, 0].item(), int(got.view(f"u{got.itemsize}")[0, 0]), tracer.counts)
 
 
 def _line(x: object) -> object:

@@ -1,0 +1,197 @@
+"""A function that multiplies matrices, asked for dot products of chosen products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sparq_sim._core import ElementFormat
+from sparq_sim.arrays import Array, dtype_name, numpy_dtype, to_numpy
+from sparq_sim.dtypes import DTYPE_ELEMENTS
+from sparq_sim.formats import find_element
+
+Function = Callable[..., Any]
+
+#: Exponents that products of probes keep to, so that sums are numbers of the result, by its dtype.
+_REACH = {"float32": (-40, 40), "bfloat16": (-40, 40), "float16": (-24, 14), "int32": (0, 28)}
+
+
+def element_values(element: ElementFormat) -> tuple[Array, Array]:
+    """Finite non-negative numbers of an element in ascending order, and their codes; of float32 words the powers of
+    two, alone and times 1.5."""
+    if element.code_bits > 16:
+        exponents = np.arange(-100, 101)
+        values = np.sort(np.concatenate([[0.0], np.exp2(exponents), 1.5 * np.exp2(exponents)]))
+        bits = values.astype(np.float32).view(np.uint32)
+        return values, bits if element.code_bits == 32 else bits >> np.uint32(32 - element.code_bits)
+    codes = np.arange(1 << (element.code_bits - 1), dtype=np.uint32)
+    values = np.array([element.value(int(code)) for code in codes])
+    order = np.argsort(values, kind="stable")
+    order = order[np.isfinite(values[order]) & (values[order] >= 0)]
+    return values[order], codes[order]
+
+
+@dataclass
+class _Side:
+    element: ElementFormat
+    values: Array
+    codes: Array
+
+    def powers(self, normal: bool) -> list[int]:
+        """Exponents of the powers of two that it holds."""
+        low = self.element.emin if normal and self.element.exponent_bits else -1000
+        mantissas, exponents = np.frexp(self.values)
+        return [int(e) - 1 for m, e in zip(mantissas, exponents, strict=True) if m == 0.5 and e - 1 >= low]
+
+    def encoded(self, numbers: Array) -> Array:
+        """Codes of numbers that it holds."""
+        if self.element.code_bits == 32:
+            return np.ascontiguousarray(numbers, np.float32).view(np.uint32)
+        places = np.searchsorted(self.values, np.abs(numbers))
+        places = np.minimum(places, len(self.values) - 1)
+        if not np.array_equal(self.values[places], np.abs(numbers)):
+            raise ValueError("a probe needs numbers that the element does not hold")
+        codes = self.codes[places].astype(np.int64)
+        bits = self.element.code_bits
+        if self.element.signedness == "twos_complement":
+            codes = np.where(numbers < 0, (1 << bits) - codes, codes) % (1 << bits)
+        else:
+            codes = np.where(numbers < 0, codes | 1 << (bits - 1), codes)
+        made: Array = codes.astype(np.dtype(f"u{self.element.code_bytes}"))
+        return made
+
+
+@dataclass
+class BlackBox:
+    """`function(a, b)`, or with `c_dtype` `function(a, b, c)`; shapes stay [tile, k], [tile, k] and [tile, tile]."""
+
+    function: Function
+    k: int
+    a_format: str
+    b_format: str
+    operands: str
+    c_dtype: str | None
+    tile: int
+    calls: int = 0
+    dtype: str = ""
+    sides: tuple[_Side, _Side] = field(init=False)
+    splits: dict[int, tuple[int, int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        made = [_Side(element, *element_values(element)) for element in map(find_element, self.formats)]
+        self.sides = (made[0], made[1])
+        self.splits = {}
+        for normal in (False, True):
+            lists = [side.powers(normal) for side in made]
+            for ea in lists[0]:
+                for eb in lists[1]:
+                    held = ea + eb not in self.splits or normal
+                    if held and (ea + eb not in self.splits or abs(ea - eb) <= abs(np.subtract(*self.splits[ea + eb]))):
+                        self.splits[ea + eb] = (ea, eb)
+        zeros = np.zeros((self.tile, self.k))
+        self._call(zeros, zeros, None)
+
+    @property
+    def takes_c(self) -> bool:
+        """Whether the function takes c."""
+        return self.c_dtype is not None
+
+    @property
+    def formats(self) -> tuple[str, str]:
+        """Names of the elements of a and b."""
+        return self.a_format, self.b_format
+
+    def reach(self, normal: bool = True) -> tuple[int, int]:
+        """The smallest and the largest power of two that a product can be, and that sums of the result hold."""
+        low, high = _REACH[self.dtype]
+        lists = [side.powers(normal) for side in self.sides]
+        highest = max(lists[0]) + max(lists[1])
+        # Room for 1.5 times as much, where the element is short.
+        return max(min(lists[0]) + min(lists[1]), low), min(highest, high)
+
+    def dots(self, products: Array, starts: Array | None = None) -> Array:
+        """The results, as float64, of rows of products that are 1 or 1.5 times powers of two, or zero."""
+        mantissa, exponent = np.frexp(np.abs(products))
+        power = np.where(mantissa == 0.75, exponent, exponent) - 1
+        pairs = {p: self.splits[p] for p in np.unique(power[products != 0]).tolist()}
+        a, b = np.zeros_like(products), np.zeros_like(products)
+        for p, (ea, eb) in pairs.items():
+            here = (power == p) & (products != 0)
+            a[here] = np.sign(products[here]) * np.ldexp(2 * mantissa[here], ea)
+            b[here] = 2.0**eb
+        return self.results(a, b, starts)
+
+    def results(self, a: Array, b: Array, starts: Array | None) -> Array:
+        """One dot product per row."""
+        out = np.empty(len(a))
+        for first in range(0, len(a), self.tile):
+            rows = slice(first, first + self.tile)
+            count = len(a[rows])
+            block = np.zeros((2, self.tile, self.k))
+            block[0, :count], block[1, :count] = a[rows], b[rows]
+            c = None if starts is None else np.concatenate([starts[rows], np.zeros(self.tile - count)])
+            out[rows] = np.diagonal(self._call(block[0], block[1], c))[:count]
+        return out
+
+    def _call(self, a: Array, b: Array, c: Array | None) -> Array:
+        codes = [side.encoded(x) for side, x in zip(self.sides, (a, b), strict=True)]
+        start = np.zeros((self.tile, self.tile)) if c is None else np.repeat(c[:, None], self.tile, axis=1)
+        made = to_numpy(self.ask(codes[0], codes[1], start if self.takes_c else None), "d")
+        return made.astype(np.float64) if self.dtype != "bfloat16" else _from_bfloat16(made)
+
+    def ask(self, a: Array, b: Array, start: Array | None) -> Any:
+        """What the function makes of codes and values of c, in the form in which it takes them."""
+        given = [self._given(x, name) for x, name in zip((a, b), self.formats, strict=True)]
+        if start is not None:
+            given.append(self._start(start))
+        self.calls += 1
+        d = self.function(*given)
+        name = dtype_name(getattr(d, "dtype", type(d).__name__))
+        if name not in _REACH:
+            raise TypeError(f"function: gave {name}; needed {', '.join(_REACH)}")
+        shape = tuple(getattr(d, "shape", ()))
+        if shape != (len(a), len(b)):
+            raise ValueError(f"function: gave shape {shape}; needed [M, N] = ({len(a)}, {len(b)})")
+        self.dtype = name
+        return d
+
+    def _given(self, codes: Array, name: str) -> Any:
+        if self.operands == "codes":
+            return codes
+        dtype = next((d for d, element in DTYPE_ELEMENTS.items() if element == name), None)
+        dtype = "float32" if name in ("tf32", "fp32") else dtype
+        if dtype is None:
+            raise ValueError(f"{name} has no dtype; give operands='codes'")
+        if self.operands == "torch":
+            import torch
+
+            signed = torch.from_numpy(codes.view(f"i{codes.itemsize}"))
+            return signed.view(getattr(torch, dtype))
+        if dtype in ("float16", "float32", "int8"):
+            return codes.view(np.dtype(dtype))
+        return codes.view(_small_dtype(dtype))
+
+    def _start(self, start: Array) -> Any:
+        """c in its dtype."""
+        name = str(self.c_dtype)
+        if self.operands == "torch":
+            import torch
+
+            return torch.from_numpy(np.ascontiguousarray(start)).to(getattr(torch, name))
+        return start.astype(np.int32 if name == "int32" else numpy_dtype(name))
+
+
+def _small_dtype(name: str) -> Any:
+    try:
+        import ml_dtypes
+    except ModuleNotFoundError:
+        raise TypeError(f"dtype {name} in NumPy needs the package ml_dtypes; or give operands='codes'") from None
+    return np.dtype(getattr(ml_dtypes, name))
+
+
+def _from_bfloat16(bits: Array) -> Array:
+    words: Array = bits.view(np.uint16).astype(np.uint32) << 16
+    return words.view(np.float32).astype(np.float64)

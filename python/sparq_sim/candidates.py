@@ -1,0 +1,121 @@
+"""A described machine with what it writes, asked for the bits of a product."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sparq_sim import _core
+from sparq_sim._core import Datapath
+from sparq_sim.arrays import Array
+from sparq_sim.matmul import RESULTS, as_result, core_start, machine_for
+from sparq_sim.operands import Operand, multiply
+from sparq_sim.quantize import encode
+from sparq_sim.variants import arithmetic
+
+#: What an output of a dtype can have been: the machine's result, and the format that a float32 result was rounded to.
+WRITTEN: dict[str, tuple[tuple[str, str | None], ...]] = {
+    "float32": (("fp32", None),),
+    "float16": (("fp16", None), ("fp32", "fp16")),
+    "bfloat16": (("fp32", "bf16"),),
+    "int32": (("int32", None),),
+}
+#: Bits of Inf, above which magnitudes are NaN.
+_INFINITY = {"float32": 0x7F800000, "float16": 0x7C00, "bfloat16": 0x7F80}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A machine that may have made an output."""
+
+    base: str
+    """The named machine that it is, or is a variant of."""
+    record: Datapath = field(repr=False)
+    result: str
+    rounded: str | None
+    """The format that a float32 result is rounded to, nearest even; None: it is written as it is."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Fields that differ from those of the named machine."""
+
+    @property
+    def label(self) -> str:
+        """The named machine and what differs."""
+        turned = ", ".join(f"{name} {value}" for name, value in self.changes.items())
+        written = f", float32 rounded to {self.rounded}" if self.rounded else ""
+        return self.base + (f" with {turned}" if turned else "") + written
+
+    @property
+    def path(self) -> Datapath:
+        """The machine as it works when it gives that result."""
+        return machine_for(self.record, self.result)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for machines that compute the same."""
+        scale = tuple(self.record.scale.to_dict().values())
+        return (self.result, self.rounded, scale, *arithmetic(self.path).values())
+
+    def refusal(self, a: Operand, b: Operand, start: Array | None) -> str | None:
+        """Why it does not take these operands, if it does not."""
+        floats = any(x.float_scales is not None or x.tensor_scale is not None for x in (a, b))
+        if start is not None and start.dtype != RESULTS[self.result]:
+            return f"c is {start.dtype}, and its accumulator {self.result}"
+        if floats and self.result != "fp32":
+            return "float scales multiply a float32 result"
+        try:
+            _core.check_operands(self.path, a.element, b.element, bool(a.segment_end or b.segment_end))
+            self.outputs(_first(a), _first(b), None if start is None else start[:1, :1])
+        except (ValueError, TypeError) as error:
+            return str(error)
+        return None
+
+    def outputs(self, a: Operand, b: Operand, start: Array | None, threads: int | None = None) -> Array:
+        """[M, N] bits of what it writes; `start` is of its result's dtype."""
+        path = self.path
+        values = multiply(a, b, path, None if start is None else core_start(start), threads=threads)
+        if self.rounded:
+            return encode(values, self.rounded, overflow="special", threads=threads).codes
+        made = as_result(values, path, self.result)
+        return made.view(f"u{made.itemsize}")
+
+
+def _first(operand: Operand) -> Operand:
+    return rows_of(operand, np.array([0]))
+
+
+def rows_of(operand: Operand, rows: Array) -> Operand:
+    """Some rows of an operand."""
+
+    def taken(plane: Array | None) -> Array | None:
+        return None if plane is None else np.ascontiguousarray(plane[rows])
+
+    return Operand(
+        np.ascontiguousarray(operand.codes[rows]), operand.element, operand.scale, taken(operand.block_scales),
+        operand.segment_end, taken(operand.float_scales), operand.tensor_scale,
+    )  # fmt: skip
+
+
+def canonical(bits: Array, dtype: str) -> Array:
+    """Bits of outputs with one NaN for all."""
+    if dtype not in _INFINITY:
+        return bits
+    sign = bits.dtype.type(1 << (8 * bits.itemsize - 1))
+    infinity = bits.dtype.type(_INFINITY[dtype])
+    return np.where((bits & ~sign) > infinity, infinity + bits.dtype.type(1), bits)
+
+
+def steps_apart(x: Array, y: Array, dtype: str) -> Array:
+    """Distance of canonical bits in steps of the dtype."""
+    sides = []
+    for bits in (x, y):
+        wide = bits.astype(np.int64)
+        top = 1 << (8 * bits.itemsize - 1)
+        if dtype == "int32":
+            sides.append(np.where(wide >= top, wide - 2 * top, wide))
+        else:
+            sides.append(np.where(wide >= top, top - wide, wide))
+    distance: Array = np.abs(sides[0] - sides[1])
+    return distance
