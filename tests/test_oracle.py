@@ -35,6 +35,8 @@ from oracle import (
     Operand,
     RefusedError,
 )
+from test_epilogue import in_steps
+from test_requantize import MULTIPLIER_RULES, SCALE_RULES, clipped
 from witnesses import SHORT_FLOATS
 
 CARRIER_OF_DIGITS = {8: "fp32", 16: "fp64"}
@@ -150,6 +152,11 @@ def check_sparsify(example: Example) -> None:
         assert oracle.apply_mask(x.values, carrier, mask) == list(example.lists["values"].values)
 
 
+#: Options of products as a whole: their rules have definitions of their own in test_gemm, test_outputs, test_split and
+#: test_compressed, which hold every case; test_numerics_doc holds these examples against the library.
+WHOLE_PRODUCTS = {"a_shape", "b_shape", "output", "split_k", "split_order", "compressed"}
+
+
 def check_matmul(example: Example) -> None:
     options = dict(example.options)
     block = int(options.pop("block")) if "block" in options else None
@@ -175,7 +182,34 @@ def check_matmul(example: Example) -> None:
     assert [f"{got:#x}"] == [f"{d:#x}" for d in example.lists["d"].values]
 
 
+def check_epilogue(example: Example) -> None:
+    given = example.options
+    how = sq.Epilogue(
+        alpha=1.0, precision=example.format, order=tuple(given["order"].split(",")), fused=given["fused"] == "True"
+    )
+    alpha, beta = int(given["alpha"], 16), int(given["beta"], 16)
+    lists = [example.lists[name].values for name in ("d", "source", "bias", "y")]
+    for acc, source, bias, wanted in zip(*lists, strict=True):
+        assert in_steps(acc, alpha, beta, source, bias, how) == wanted
+
+
+def check_requantize(example: Example) -> None:
+    given = {name: int(text, 0) for name, text in example.options.items()}
+    zero = given.pop("zero_point")
+    if "scale" in given:
+        scale = oracle.decode(ELEMENTS["fp32"], given["scale"]).fraction
+        rule = SCALE_RULES[example.format]
+        results = [rule(v - (v >> 31 << 32), float(scale)) for v in example.lists["v"].values]
+    else:
+        fixed = MULTIPLIER_RULES[example.format]
+        numbers = [v - (v >> 31 << 32) for v in example.lists["v"].values]
+        results = [fixed(v, given["multiplier"], given["shift"]) or 0 for v in numbers]
+    assert [clipped(r, zero, "int8") & 0xFF for r in results] == list(example.lists["q"].values)
+
+
 CHECKS = {
+    "epilogue": check_epilogue,
+    "requantize": check_requantize,
     "decode": check_decode,
     "quantize": check_quantize,
     "sparsify": check_sparsify,
@@ -185,7 +219,11 @@ CHECKS = {
 }
 
 
-@pytest.mark.parametrize("example", load_examples(), ids=lambda example: example.name)
+@pytest.mark.parametrize(
+    "example",
+    [example for example in load_examples() if not WHOLE_PRODUCTS & set(example.options)],
+    ids=lambda example: example.name,
+)
 def test_oracle_recomputes_the_example(example: Example) -> None:
     CHECKS[example.operation](example)
 

@@ -59,6 +59,18 @@ def by_float32(v: int, scale: float) -> int:
     return round(oracle.rn32(oracle.multiply(wide, oracle.finite(Fraction(scale)))).fraction)
 
 
+MULTIPLIER_RULES: dict[str, Callable[[int, int, int], int | None]] = {
+    "tosa": tosa,
+    "gemmlowp": gemmlowp,
+    "tosa_double_round": lambda v, m, s: tosa(v, m, s, True),
+}
+SCALE_RULES: dict[str, Callable[[int, float], int]] = {
+    "xnnpack_fp32": by_float32,
+    "xnnpack_rndnu": lambda v, s: ties_up(v * Fraction(s)),
+    "xnnpack_rndna": lambda v, s: ties_away(v * Fraction(s)),
+}
+
+
 def sums(rng: np.random.Generator, count: int) -> Array:
     """int32 of every size, the ends among them."""
     drawn = rng.integers(-(2**31), 2**31, count) >> rng.integers(0, 31, count)
@@ -73,9 +85,6 @@ def clipped(value: int, zero_point: int, output: str) -> int:
 
 @pytest.mark.parametrize("name", ["tosa", "tosa_double_round", "gemmlowp"])
 def test_fixed_multipliers_equal_their_definitions_in_integers(name: str) -> None:
-    rules: dict[str, Callable[[int, int, int], int | None]] = {
-        "tosa": tosa, "gemmlowp": gemmlowp, "tosa_double_round": lambda v, m, s: tosa(v, m, s, True),
-    }  # fmt: skip
     rng = np.random.default_rng(len(name))
     refused = taken = 0
     for number in range(400):
@@ -86,7 +95,7 @@ def test_fixed_multipliers_equal_their_definitions_in_integers(name: str) -> Non
         output, zero = str(rng.choice(["int8", "uint8", "int16", "int32"])), int(rng.integers(0, 100))
         how = sq.Requantization(name, multiplier=multiplier, shift=shift, output=output, zero_point=zero)
         for v in sums(rng, 20)[number % 2 :: 2]:
-            wanted = rules[name](int(v), multiplier, shift)
+            wanted = MULTIPLIER_RULES[name](int(v), multiplier, shift)
             if wanted is None:
                 refused += 1
                 with pytest.raises(ValueError, match="sums: "):
@@ -100,18 +109,13 @@ def test_fixed_multipliers_equal_their_definitions_in_integers(name: str) -> Non
 
 @pytest.mark.parametrize("name", ["xnnpack_fp32", "xnnpack_rndnu", "xnnpack_rndna"])
 def test_xnnpacks_rules_are_roundings_of_an_exact_scale(name: str) -> None:
-    rules: dict[str, Callable[[int, float], int]] = {
-        "xnnpack_fp32": by_float32,
-        "xnnpack_rndnu": lambda v, s: ties_up(v * Fraction(s)),
-        "xnnpack_rndna": lambda v, s: ties_away(v * Fraction(s)),
-    }
     rng = np.random.default_rng(len(name))
     for _ in range(60):
         scale = float(np.float32(rng.uniform(1, 2) if rng.random() < 0.6 else rng.choice([1, 1.5])))
         scale *= 2.0 ** int(rng.integers(-32, 8))
         output, zero = str(rng.choice(["int8", "uint8", "int16"])), int(rng.integers(0, 100))
         values = np.concatenate([sums(rng, 30), rng.integers(-600, 600, 30).astype(np.int32)])
-        wanted = [clipped(rules[name](int(v), scale), zero, output) for v in values]
+        wanted = [clipped(SCALE_RULES[name](int(v), scale), zero, output) for v in values]
         got = sq.Requantization(name, scale=scale, output=output, zero_point=zero).apply(values[None])
         assert got[0].tolist() == wanted, (scale, output)
 
