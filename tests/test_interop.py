@@ -112,3 +112,13 @@ def test_dtypes_of_other_codes_are_refused() -> None:
         tensor.scales_as(np.float32, level=1)
     with pytest.raises(ValueError, match=r"needed C-contiguous uint8 \(8, 2\)"):
         sq.BlockTensor.from_codes(tensor.codes, tensor.scales[:4], format="mxfp8")
+
+
+def test_scale_codes_of_more_bits_than_the_scale_has_are_refused() -> None:
+    tensor = sq.encode(X, "nvfp4_one_level")
+    assert isinstance(tensor.scales, np.ndarray)
+    with pytest.raises(ValueError, match=r"scales: a code of 0x[89a-f][0-9a-f] has more than 7 bits"):
+        sq.BlockTensor.from_codes(tensor.codes, tensor.scales | 0x80, format="nvfp4_one_level")
+    negative = torch.from_numpy(tensor.scales | 0x80).view(torch.float8_e4m3fn)
+    with pytest.raises(ValueError, match="more than 7 bits"):
+        sq.BlockTensor.from_codes(torch.from_numpy(tensor.codes.copy()), negative, format="nvfp4_one_level")

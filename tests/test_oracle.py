@@ -35,8 +35,10 @@ from oracle import (
     Operand,
     RefusedError,
 )
+from test_compressed import slots
 from test_epilogue import in_steps
 from test_requantize import MULTIPLIER_RULES, SCALE_RULES, clipped
+from test_split import met
 from witnesses import SHORT_FLOATS
 
 CARRIER_OF_DIGITS = {8: "fp32", 16: "fp64"}
@@ -152,34 +154,60 @@ def check_sparsify(example: Example) -> None:
         assert oracle.apply_mask(x.values, carrier, mask) == list(example.lists["values"].values)
 
 
-#: Options of products as a whole: their rules have definitions of their own in test_gemm, test_outputs, test_split and
-#: test_compressed, which hold every case; test_numerics_doc holds these examples against the library.
-WHOLE_PRODUCTS = {"a_shape", "b_shape", "output", "split_k", "split_order", "compressed"}
+def dot_of(name: str, a: Operand, b: Operand, start: int | None) -> int:
+    """Bits of one dot product of a machine of the catalog."""
+    if name in oracle.DATAPATHS:
+        return oracle.dot(name, a, b, start)
+    # Other machines are fields of one model; which ones, the catalog says.
+    fields = sq.datapaths()[name].record.to_dict()
+    short = fields["scale"]["mantissa_bits"] > 0
+    lines = [Line(o.element, o.codes, o.scales, o.block or 0, ELEMENTS["ue4m3" if short else "e8m0"]) for o in (a, b)]
+    return machine_dot(fields, *lines, start)
+
+
+def part_length(name: str, k: int, parts: int) -> int:
+    """Products of a part of split-K: a share of K, rounded up to whole instructions."""
+    fields = sq.datapaths()[name].record.to_dict()
+    unit = fields["instruction"] or fields["group"] or 1
+    return -(-k // (parts * unit)) * unit
 
 
 def check_matmul(example: Example) -> None:
-    options = dict(example.options)
+    options, name = dict(example.options), example.format
     block = int(options.pop("block")) if "block" in options else None
-    operands: dict[str, Operand] = {}
-    for side in "ab":
-        element = ELEMENTS[options.pop(f"{side}_format")]
-        scales = [int(code, 16) for code in options.pop(f"{side}_scales", "").split(",") if code]
-        codes = example.lists[side].values
-        operands[side] = Operand(element, codes, scales or None, block if scales else None)
-    assert not options, f"line {example.line}: unknown options {options}"
     start = example.lists["c"].values[0] if "c" in example.lists else None
-    if example.format in oracle.DATAPATHS:
-        got = oracle.dot(example.format, operands["a"], operands["b"], start)
-    else:
-        # Other machines are fields of one model; which ones, the catalog says.
-        fields = sq.datapaths()[example.format].record.to_dict()
-        short = fields["scale"]["mantissa_bits"] > 0
-        lines = [
-            Line(o.element, o.codes, o.scales, o.block or 0, ELEMENTS["ue4m3" if short else "e8m0"])
-            for o in operands.values()
-        ]
-        got = machine_dot(fields, *lines, start)
-    assert [f"{got:#x}"] == [f"{d:#x}" for d in example.lists["d"].values]
+    elements, codes, scales = [], [], []
+    for side in "ab":
+        elements.append(ELEMENTS[options.pop(f"{side}_format")])
+        scales.append([int(code, 16) for code in options.pop(f"{side}_scales", "").split(",") if code] or None)
+        shape = [int(extent) for extent in options.pop(f"{side}_shape", "1x-1").split("x")]
+        codes.append(np.array(example.lists[side].values).reshape(shape))
+    if "compressed" in options:  # of a, what is not 0 is kept, and memory holds n of each m
+        n, m = (int(number) for number in options.pop("compressed").split(":"))
+        places = slots(codes[0][0] != 0, n, m, 1)
+        codes = [np.array([[int(line[k]) if k < len(line) else 0 for k in places]]) for (line,) in codes]
+    parts, order = int(options.pop("split_k", "1")), options.pop("split_order", "ascending")
+    output = options.pop("output", None)
+    assert not options, f"line {example.line}: unknown options {options}"
+    batch = np.broadcast_shapes(codes[0].shape[:-2], codes[1].shape[:-2])
+    a, b = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in codes)
+    got = []
+    for *lead, i, j in np.ndindex(*batch, a.shape[-2], b.shape[-2]):
+        lines = (a[(*lead, i)].tolist(), b[(*lead, j)].tolist())
+        length = part_length(name, len(lines[0]), parts) if parts > 1 else max(1, len(lines[0]))
+        sums = []
+        for begin in range(0, max(1, len(lines[0])), length):
+            sides = [
+                Operand(element, line[begin : begin + length], own, block if own else None)
+                for element, line, own in zip(elements, lines, scales, strict=True)
+            ]
+            sums.append(dot_of(name, sides[0], sides[1], start if parts == 1 else None))
+        numbers = order if order == "ascending" else tuple(int(number) for number in order.split(","))
+        bits = sums[0] if parts == 1 else met(sums, start, numbers, "fp32", sq.datapaths()[name].record.nan_bits)
+        if output is not None:
+            bits = oracle.round_to_code(ELEMENTS[output], oracle.decode(FP32, bits))
+        got.append(bits)
+    assert [f"{bits:#x}" for bits in got] == [f"{d:#x}" for d in example.lists["d"].values]
 
 
 def check_epilogue(example: Example) -> None:
@@ -219,11 +247,7 @@ CHECKS = {
 }
 
 
-@pytest.mark.parametrize(
-    "example",
-    [example for example in load_examples() if not WHOLE_PRODUCTS & set(example.options)],
-    ids=lambda example: example.name,
-)
+@pytest.mark.parametrize("example", load_examples(), ids=lambda example: example.name)
 def test_oracle_recomputes_the_example(example: Example) -> None:
     CHECKS[example.operation](example)
 

@@ -187,10 +187,8 @@ inline bool is_beyond(const QuantizeJob& job, Dyadic amax) {
 // The code of 2^128 over the largest power of two among elements, or over that of the divisor.
 inline std::uint32_t infinite_scale_code(const QuantizeJob& job) {
   const ElementFormat& format = main_scale(job.format).format;
-  Conversion how = job.conversion;
-  how.amax_exponent = AmaxExponent::bits;
-  const int of_rule = taken_off(job.format.element, how);
-  const int lowest = min_exponent(format) + how.scale_minimum;
+  const int of_rule = taken_off(job.format.element, job.conversion);
+  const int lowest = min_exponent(format) + job.conversion.scale_minimum;
   const int highest = min_exponent(format) + static_cast<int>(max_code(format));
   return static_cast<std::uint32_t>(std::clamp(128 - of_rule, lowest, highest) - min_exponent(format));
 }

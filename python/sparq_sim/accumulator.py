@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from sparq_sim._core import Datapath, ElementFormat
-from sparq_sim.arrays import Array, to_numpy
+from sparq_sim.arrays import Array
 from sparq_sim.formats import Machine, find_element
-from sparq_sim.matmul import RESULTS, as_result, core_start, machine_for, resolve_datapath, result_of
+from sparq_sim.matmul import as_result, machine_for, resolve_datapath, result_of, start_of
 from sparq_sim.operands import Operand, multiply, operand_of
 from sparq_sim.variants import with_fields
 
@@ -93,14 +93,7 @@ class Accumulator:
         Raises:
             ValueError, TypeError: c of another shape or dtype.
         """
-        start = None
-        if c is not None:
-            array = to_numpy(c, "c")
-            if array.dtype != RESULTS[self.result]:
-                raise TypeError(f"c: dtype {array.dtype}; needed {RESULTS[self.result]}")
-            if array.shape != self.shape:
-                raise ValueError(f"c: shape {array.shape}; needed [M, N] = {self.shape}")
-            start = core_start(array)
+        start = start_of(c, self.shape, self.result)
         self.k = 0
         self._ended = False
         chunked = self.datapath.chunk > 0

@@ -44,14 +44,16 @@ def float_name(dtype: object, what: str) -> str:
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The NumPy dtype of a float name; bfloat16 needs ml_dtypes."""
-    if name != "bfloat16":
+    """The NumPy dtype of a name; those that NumPy itself lacks (bfloat16, float8_e4m3fn, ...) need ml_dtypes."""
+    try:
         return np.dtype(name)
+    except TypeError:
+        pass
     try:
         import ml_dtypes
     except ModuleNotFoundError:
-        raise TypeError("dtype bfloat16 in NumPy needs the package ml_dtypes") from None
-    made: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        raise TypeError(f"dtype {name} in NumPy needs the package ml_dtypes") from None
+    made: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
     return made
 
 
@@ -149,6 +151,12 @@ def extents(shape: Sequence[int], axis: int) -> tuple[int, int, int]:
     outer = int(np.prod(shape[:axis], dtype=np.int64))
     inner = int(np.prod(shape[axis + 1 :], dtype=np.int64))
     return outer, int(shape[axis]), inner
+
+
+def bfloat16_values(bits: Array) -> Array:
+    """The float32 numbers that bits of bfloat16 are."""
+    words: Array = bits.view(np.uint16).astype(np.uint32) << np.uint32(16)
+    return words.view(np.float32)
 
 
 def widened(values: Array) -> Array:

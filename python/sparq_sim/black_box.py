@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparq_sim._core import ElementFormat
-from sparq_sim.arrays import Array, dtype_name, numpy_dtype, to_numpy
+from sparq_sim.arrays import Array, bfloat16_values, dtype_name, numpy_dtype, to_numpy
 from sparq_sim.dtypes import DTYPE_ELEMENTS
 from sparq_sim.formats import find_element
 
@@ -115,7 +115,7 @@ class BlackBox:
     def dots(self, products: Array, starts: Array | None = None) -> Array:
         """The results, as float64, of rows of products that are 1 or 1.5 times powers of two, or zero."""
         mantissa, exponent = np.frexp(np.abs(products))
-        power = np.where(mantissa == 0.75, exponent, exponent) - 1
+        power = exponent - 1
         pairs = {p: self.splits[p] for p in np.unique(power[products != 0]).tolist()}
         a, b = np.zeros_like(products), np.zeros_like(products)
         for p, (ea, eb) in pairs.items():
@@ -140,7 +140,7 @@ class BlackBox:
         codes = [side.encoded(x) for side, x in zip(self.sides, (a, b), strict=True)]
         start = np.zeros((self.tile, self.tile)) if c is None else np.repeat(c[:, None], self.tile, axis=1)
         made = to_numpy(self.ask(codes[0], codes[1], start if self.takes_c else None), "d")
-        return made.astype(np.float64) if self.dtype != "bfloat16" else _from_bfloat16(made)
+        return (bfloat16_values(made) if self.dtype == "bfloat16" else made).astype(np.float64)
 
     def ask(self, a: Array, b: Array, start: Array | None) -> Any:
         """What the function makes of codes and values of c, in the form in which it takes them."""
@@ -170,9 +170,7 @@ class BlackBox:
 
             signed = torch.from_numpy(codes.view(f"i{codes.itemsize}"))
             return signed.view(getattr(torch, dtype))
-        if dtype in ("float16", "float32", "int8"):
-            return codes.view(np.dtype(dtype))
-        return codes.view(_small_dtype(dtype))
+        return codes.view(numpy_dtype(dtype))
 
     def _start(self, start: Array) -> Any:
         """c in its dtype."""
@@ -181,17 +179,4 @@ class BlackBox:
             import torch
 
             return torch.from_numpy(np.ascontiguousarray(start)).to(getattr(torch, name))
-        return start.astype(np.int32 if name == "int32" else numpy_dtype(name))
-
-
-def _small_dtype(name: str) -> Any:
-    try:
-        import ml_dtypes
-    except ModuleNotFoundError:
-        raise TypeError(f"dtype {name} in NumPy needs the package ml_dtypes; or give operands='codes'") from None
-    return np.dtype(getattr(ml_dtypes, name))
-
-
-def _from_bfloat16(bits: Array) -> Array:
-    words: Array = bits.view(np.uint16).astype(np.uint32) << 16
-    return words.view(np.float32).astype(np.float64)
+        return start.astype(numpy_dtype(name))

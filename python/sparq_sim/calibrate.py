@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sparq_sim.arrays import Array, source, widened
+from sparq_sim.arrays import Array, bfloat16_values, source, widened
 from sparq_sim.formats import Format, Spec, spec
 from sparq_sim.quantize import emulate, encode
 
@@ -102,8 +102,7 @@ class Calibrator:
             TypeError: a dtype that is no float.
         """
         data = source(x, "x")
-        bits = data.data.astype(np.uint32) << 16 if data.dtype == "bfloat16" else data.data
-        floats = bits.view(np.float32) if data.dtype == "bfloat16" else bits.view(data.dtype)
+        floats = bfloat16_values(data.data) if data.dtype == "bfloat16" else data.data.view(data.dtype)
         with np.errstate(invalid="ignore"):  # signalling NaNs
             magnitudes = np.abs(widened(floats)).ravel()
         magnitudes = magnitudes[np.isfinite(magnitudes)]

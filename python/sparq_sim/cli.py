@@ -16,6 +16,7 @@ from rich.table import Table
 import sparq_sim as sq
 from sparq_sim import cli_machines, cli_storage, files, ranking_plot
 from sparq_sim._core import ScaleLevel
+from sparq_sim.arrays import bfloat16_values
 from sparq_sim.compare import snr_db
 from sparq_sim.console import JsonFlag, Like, Threads
 from sparq_sim.console import choices_of as _choices
@@ -24,6 +25,7 @@ from sparq_sim.console import out as _out
 from sparq_sim.console import print_json as _print_json
 from sparq_sim.formats import Element, Format, Machine, Spec, block_text, code_text
 from sparq_sim.identify import identify_sources
+from sparq_sim.matmul import offered_results
 from sparq_sim.presets import Preset
 from sparq_sim.rank import rank_tensors
 
@@ -94,7 +96,7 @@ def _machine_row(machine: Machine) -> dict[str, Any]:
     return {
         "name": machine.name,
         "operands": operands,
-        "results": ["fp32", "fp16"] if machine.record.output == "fp32_or_fp16" else [machine.record.output],
+        "results": list(offered_results(machine.record)),
         "fields": fields,
         "source": machine.source,
         "evidence": machine.evidence,
@@ -275,7 +277,7 @@ def diff(
 
 def _numbers(made: files.Named) -> Any:
     """The floats of a tensor, bfloat16 as float32."""
-    return made.array if made.dtype != "bfloat16" else (made.array.astype(np.uint32) << 16).view(np.float32)
+    return made.array if made.dtype != "bfloat16" else bfloat16_values(made.array)
 
 
 def _floats(path: Path, tensors: dict[str, files.Named]) -> dict[str, files.Named]:
@@ -349,9 +351,7 @@ def _emulate_one(
     name: str, tensor: files.Named, spec: Spec, inexact: str | None, random: sq.Philox | None, threads: int | None
 ) -> tuple[files.Named, dict[str, Any]]:
     events = sq.Events()
-    x = tensor.array
-    if tensor.dtype == "bfloat16":
-        x = (tensor.array.astype(np.uint32) << 16).view(np.float32)
+    x = _numbers(tensor)
     y = sq.emulate(x, spec, inexact=inexact, random=random, events=events, threads=threads)
     with np.errstate(all="ignore"):
         snr = snr_db(x, y)

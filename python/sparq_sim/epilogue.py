@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sparq_sim.arrays import Array, as_float32_exactly, dtype_name, to_numpy
+from sparq_sim.arrays import Array, as_float32_exactly, bfloat16_values, dtype_name, to_numpy
 from sparq_sim.steps import NOTHING, ONE, checked_precision, fused_step, rounded_to
 
 #: What an epilogue adds up.
@@ -130,8 +130,7 @@ def _widened(values: object, what: str) -> Array:
     if name not in ("float16", "bfloat16", "float32"):
         raise TypeError(f"{what}: dtype {name}; needed float16, bfloat16 or float32")
     if name == "bfloat16":
-        words: Array = array.view(np.uint16).astype(np.uint32) << np.uint32(16)
-        return np.ascontiguousarray(words).view(np.float32).reshape(array.shape)
+        return np.ascontiguousarray(bfloat16_values(np.ascontiguousarray(array)))
     exact = as_float32_exactly(array)
     assert exact is not None
     return exact.reshape(array.shape)

@@ -12,7 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from sparq_sim._core import Conversion
-from sparq_sim.arrays import Array, Source, is_torch, normal_axis, source, widened
+from sparq_sim.arrays import Array, Source, bfloat16_values, is_torch, normal_axis, source, widened
 from sparq_sim.difference import percent, plain_lines
 from sparq_sim.fields import FieldChange, base_format, changed_fields, mixed, names_of, require_one_format, side
 from sparq_sim.formats import Format, Spec, conversions
@@ -190,7 +190,7 @@ class _Input:
         """Some elements as float64."""
         picked = np.ascontiguousarray(self.raw.reshape(-1)[places])
         if self.source.dtype == "bfloat16":
-            return widened((picked.astype(np.uint32) << np.uint32(16)).view(np.float32))
+            return widened(bfloat16_values(picked))
         return widened(picked.view(self.source.dtype))
 
     def bits(self, places: Array) -> list[str]:
@@ -219,8 +219,8 @@ def _array_bits(given: object, shape: tuple[int, ...], what: str) -> tuple[Array
     if made.shape != shape:
         raise ValueError(f"{what}: shape {made.shape}; needed that of x, {shape}")
     raw = made.to_user_copy(made.data)
-    values = raw if made.dtype != "bfloat16" else (raw.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return _one_nan(widened(values.view("float32" if made.dtype == "bfloat16" else made.dtype))), made.dtype
+    values = bfloat16_values(raw) if made.dtype == "bfloat16" else raw.view(made.dtype)
+    return _one_nan(widened(values)), made.dtype
 
 
 def _one_nan(wide: Array) -> Array:

@@ -14,7 +14,7 @@ from sparq_sim.arrays import Array, dtype_name, to_numpy
 from sparq_sim.candidates import WRITTEN, Candidate, canonical, rows_of, steps_apart
 from sparq_sim.datapath_matches import DatapathIdentification, DatapathMatch
 from sparq_sim.formats import Machine, datapaths
-from sparq_sim.matmul import resolve_datapath
+from sparq_sim.matmul import offered_results, resolve_datapath
 from sparq_sim.operands import Operand, operand_of
 from sparq_sim.telling import Telling, tell_apart
 from sparq_sim.variants import changed, variants
@@ -141,10 +141,10 @@ def _named(given: Iterable[str | Machine | Datapath] | None) -> Iterator[tuple[s
 def _sample(question: _Question, m: int, n: int) -> tuple[Array, Array]:
     """Rows and columns with the most outputs that are not the exact sums rounded once."""
     rows, columns = (np.unique(np.linspace(0, size - 1, min(size, _CHOSEN_FROM)).astype(np.int64)) for size in (m, n))
-    result = {"int32": "fp32"}.get(*[WRITTEN[question.dtype][0][0]] * 2)
-    exact = Candidate("exact", datapaths()["exact"].record, "fp32", WRITTEN[question.dtype][-1][1])
+    result, rounded = WRITTEN[question.dtype][-1]
+    exact = Candidate("exact", datapaths()["exact"].record, "fp32", rounded)
     left, right = question.operands(exact.path)
-    if result != "fp32" or question.start is not None or exact.refusal(left, right, None) is not None:
+    if result != exact.result or question.start is not None or exact.refusal(left, right, None) is not None:
         return rows[:_SAMPLE], columns[:_SAMPLE]
     off = question.outputs(exact, rows, columns) != question.d[np.ix_(rows, columns)]
     best = [np.sort(np.argsort(-off.sum(axis=axis), kind="stable")[:_SAMPLE]) for axis in (1, 0)]
@@ -262,7 +262,7 @@ def _ask_named(pool: _Pool, machines: Iterable[str | Machine | Datapath] | None)
     for name, record in _named(machines):
         pool.bases[name] = record
         why = []
-        offered = ("fp32", "fp16") if record.output == "fp32_or_fp16" else (record.output,)
+        offered = offered_results(record)
         for result, rounded in WRITTEN[pool.question.dtype]:
             one = Candidate(name, record, result, rounded)
             if result not in offered:

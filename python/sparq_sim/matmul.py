@@ -8,7 +8,7 @@ import numpy as np
 
 from sparq_sim import _core
 from sparq_sim._core import Datapath, ElementFormat
-from sparq_sim.arrays import Array, is_torch, to_numpy
+from sparq_sim.arrays import Array, as_float32_exactly, is_torch, to_numpy
 from sparq_sim.batches import Batches
 from sparq_sim.compressed import Selection, stored_of
 from sparq_sim.end_scales import times_end_scales, without_end_scales
@@ -44,9 +44,14 @@ RESULTS: dict[str, np.dtype[Any]] = {
 }
 
 
+def offered_results(path: Datapath) -> tuple[str, ...]:
+    """Names of the results that a machine gives, its default first."""
+    return ("fp32", "fp16") if path.output == "fp32_or_fp16" else (path.output,)
+
+
 def result_of(path: Datapath, result: str | None) -> str:
     """The result's name, checked against what the machine offers."""
-    offered = ("fp32", "fp16") if path.output == "fp32_or_fp16" else (path.output,)
+    offered = offered_results(path)
     name = offered[0] if result is None else result
     if name not in offered:
         raise ValueError(
@@ -70,7 +75,7 @@ def as_result(values: Array, path: Datapath, result: str) -> Array:
     return half
 
 
-def _start(c: object, shape: tuple[int, ...], result: str) -> Array | None:
+def start_of(c: object, shape: tuple[int, ...], result: str) -> Array | None:
     """c as the core takes it: float32 numbers, or the bits of int32."""
     if c is None:
         return None
@@ -85,20 +90,11 @@ def _start(c: object, shape: tuple[int, ...], result: str) -> Array | None:
 def core_start(start: Array) -> Array:
     """c of a result's dtype as the core takes it."""
     start = np.ascontiguousarray(start)
-    return start.view(np.float32) if start.dtype.kind == "i" else widened32(start)
-
-
-def widened32(values: Array) -> Array:
-    """float16 as float32, exactly whatever the float state does to subnormals; float32 as it is."""
-    if values.dtype == np.float32:
-        return values
-    bits = values.view(np.uint16).astype(np.int64)
-    field, mantissa = bits >> 10 & 31, bits & 1023
-    size = np.where(field == 31, np.where(mantissa == 0, np.inf, np.nan), 0.0)
-    finite = np.ldexp(np.where(field == 0, mantissa, mantissa + 1024).astype(np.float64), np.maximum(field, 1) - 25)
-    size = np.where(field == 31, size, finite)
-    signed: Array = np.where(bits >> 15 != 0, -size, size).astype(np.float32)
-    return signed
+    if start.dtype.kind == "i":
+        return start.view(np.float32)
+    exact = as_float32_exactly(start)
+    assert exact is not None
+    return exact.reshape(start.shape)
 
 
 def matmul(
@@ -194,7 +190,7 @@ def matmul(
     scales = (left.float_scales, left.tensor_scale, right.float_scales, right.tensor_scale)
     if name != "fp32" and any(scale is not None for scale in scales):
         raise ValueError(f"result={name!r}: float scales multiply a float32 result")
-    start = _start(c, batches.shape, name)
+    start = start_of(c, batches.shape, name)
     if epilogue is not None:
         epilogue.check(batches.shape)
     left, right = left.rows_at(batches.left_rows), right.rows_at(batches.right_rows)

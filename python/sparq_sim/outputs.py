@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sparq_sim.arrays import Array, is_torch
+from sparq_sim.arrays import Array, is_torch, numpy_dtype
 from sparq_sim.dtypes import DTYPE_ELEMENTS, in_dtype
 from sparq_sim.formats import Format, Spec, elements, find_element, formats, spec
 from sparq_sim.quantize import encode
@@ -49,10 +49,4 @@ def _in_own_dtype(codes: Array, format: Format, values: Any) -> Any:
         return torch.from_numpy(codes.copy()).to(values.device)
     if name is None:
         return codes.copy()
-    if name in ("float16", "float32", "int8"):
-        return in_dtype(codes, format.element, name, DTYPE_ELEMENTS, "output").copy()
-    try:
-        import ml_dtypes
-    except ModuleNotFoundError:
-        raise TypeError(f"output: dtype {name} in NumPy needs the package ml_dtypes") from None
-    return in_dtype(codes, format.element, getattr(ml_dtypes, name), DTYPE_ELEMENTS, "output").copy()
+    return in_dtype(codes, format.element, numpy_dtype(name), DTYPE_ELEMENTS, "output").copy()

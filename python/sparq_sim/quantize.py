@@ -11,6 +11,7 @@ from sparq_sim import _core
 from sparq_sim.arrays import (
     Array,
     Source,
+    bfloat16_values,
     bits_view,
     dtype_name,
     extents,
@@ -240,7 +241,7 @@ def _may_fail(job: _Job, result: str, policy: str) -> bool:
     if job.x.dtype == "float16":
         values = values.view(np.float16)
     elif job.x.dtype == "bfloat16":
-        values = (values.astype(np.uint32) << 16).view(np.float32)
+        values = bfloat16_values(values)
     # Under a float scale, numbers become float32 first.
     limit = 2.0**120 if result == "float32" or kind == "float" else 2.0**1016
     with np.errstate(invalid="ignore"):

@@ -109,8 +109,11 @@ class BlockTensor:
         if bits < 8 * self.codes.dtype.itemsize and self.codes.size and int(self.codes.max()) >> bits:
             raise ValueError(f"codes: {int(self.codes.max()):#x} has more than the {bits} bits of {format_.name}")
         for plane, level in zip(planes, format_.levels, strict=True):
-            if level.combine == "subtract" and plane.size and int(plane.max()) >> bits:
-                raise ValueError(f"scales: a zero point of {int(plane.max()):#x} has more than {bits} bits")
+            offset = level.combine == "subtract"
+            width = bits if offset else level.format.code_bits
+            if plane.dtype.kind == "u" and width < 8 * plane.itemsize and plane.size and int(plane.max()) >> width:
+                what = "a zero point" if offset else "a code"
+                raise ValueError(f"scales: {what} of {int(plane.max()):#x} has more than {width} bits")
             if plane.dtype == np.float32 and not positive_finite_or_nan(plane):
                 raise ValueError("scales: needed positive finite numbers, or NaN")
 

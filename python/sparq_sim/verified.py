@@ -10,7 +10,7 @@ from sparq_sim.arrays import Array, to_numpy
 from sparq_sim.black_box import BlackBox
 from sparq_sim.candidates import WRITTEN, Candidate, canonical
 from sparq_sim.formats import datapaths
-from sparq_sim.matmul import RESULTS
+from sparq_sim.matmul import RESULTS, offered_results
 from sparq_sim.operands import Operand
 from sparq_sim.probed import Probe
 from sparq_sim.telling import drawn_line, drawn_start
@@ -43,12 +43,8 @@ def verify(box: BlackBox, found: Probe, dots: int) -> Probe:
     return replace(found, equal=int(equal.max(initial=0)), total=total, names=names)
 
 
-def _offered(one: Candidate) -> tuple[str, ...]:
-    return ("fp32", "fp16") if one.record.output == "fp32_or_fp16" else (one.record.output,)
-
-
 def _takes(one: Candidate, a: Operand, b: Operand, start: Array | None) -> bool:
-    if one.result not in _offered(one):
+    if one.result not in offered_results(one.record):
         return False
     own = None if start is None else start[:1, :1]
     return one.refusal(a, b, own) is None
@@ -56,6 +52,6 @@ def _takes(one: Candidate, a: Operand, b: Operand, start: Array | None) -> bool:
 
 def _makes(one: Candidate, a: Operand, b: Operand, start: Array | None, dtype: str, wanted: Array) -> int:
     """Outputs that are equal."""
-    if one.result not in _offered(one) or (start is not None and start.dtype != RESULTS[one.result]):
+    if one.result not in offered_results(one.record) or (start is not None and start.dtype != RESULTS[one.result]):
         return 0
     return int((canonical(one.outputs(a, b, start), dtype) == wanted).sum())

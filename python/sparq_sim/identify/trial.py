@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from sparq_sim import _core
-from sparq_sim.arrays import Array, extents, thread_argument
+from sparq_sim.arrays import Array, bfloat16_values, extents, thread_argument
 from sparq_sim.formats import Format, Spec
 from sparq_sim.scales import level_dtype, line_rows, scale_shape
 
@@ -39,7 +39,7 @@ def one_nan(bits: Array, dtype: str) -> Array:
 def floats(bits: Array, dtype: str) -> Array:
     """Bits as numbers that NumPy computes with: float64 from float64, else float32."""
     if dtype == "bfloat16":
-        return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return bfloat16_values(bits)
     values = bits.view(dtype)
     with np.errstate(invalid="ignore"):  # signalling NaNs
         return values if dtype in ("float32", "float64") else values.astype(np.float32)
