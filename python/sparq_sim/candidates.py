@@ -11,6 +11,7 @@ import numpy as np
 from sparq_sim import _core
 from sparq_sim._core import Datapath
 from sparq_sim.arrays import Array
+from sparq_sim.identify.trial import INF_NAN
 from sparq_sim.matmul import RESULTS, as_result, core_start, machine_for
 from sparq_sim.operands import Operand, multiply
 from sparq_sim.quantize import encode
@@ -23,8 +24,6 @@ WRITTEN: dict[str, tuple[tuple[str, str | None], ...]] = {
     "bfloat16": (("fp32", "bf16"),),
     "int32": (("int32", None),),
 }
-#: Bits of Inf, above which magnitudes are NaN.
-_INFINITY = {"float32": 0x7F800000, "float16": 0x7C00, "bfloat16": 0x7F80}
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,8 @@ class Candidate:
             return "float scales multiply a float32 result"
         try:
             _core.check_operands(self.path, a.element, b.element, bool(a.segment_end or b.segment_end))
-            self.outputs(_first(a), _first(b), None if start is None else start[:1, :1])
+            first = np.array([0])
+            self.outputs(a.rows_at(first), b.rows_at(first), None if start is None else start[:1, :1])
         except (ValueError, TypeError) as error:
             return str(error)
         return None
@@ -82,28 +82,12 @@ class Candidate:
         return made.view(f"u{made.itemsize}")
 
 
-def _first(operand: Operand) -> Operand:
-    return rows_of(operand, np.array([0]))
-
-
-def rows_of(operand: Operand, rows: Array) -> Operand:
-    """Some rows of an operand."""
-
-    def taken(plane: Array | None) -> Array | None:
-        return None if plane is None else np.ascontiguousarray(plane[rows])
-
-    return Operand(
-        np.ascontiguousarray(operand.codes[rows]), operand.element, operand.scale, taken(operand.block_scales),
-        operand.segment_end, taken(operand.float_scales), operand.tensor_scale,
-    )  # fmt: skip
-
-
 def canonical(bits: Array, dtype: str) -> Array:
     """Bits of outputs with one NaN for all."""
-    if dtype not in _INFINITY:
+    if dtype not in INF_NAN:
         return bits
     sign = bits.dtype.type(1 << (8 * bits.itemsize - 1))
-    infinity = bits.dtype.type(_INFINITY[dtype])
+    infinity = bits.dtype.type(INF_NAN[dtype][0])
     return np.where((bits & ~sign) > infinity, infinity + bits.dtype.type(1), bits)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from sparq_sim._core import Datapath, ElementFormat
 from sparq_sim.arrays import Array, dtype_name, to_numpy
-from sparq_sim.candidates import WRITTEN, Candidate, canonical, rows_of, steps_apart
+from sparq_sim.candidates import WRITTEN, Candidate, canonical, steps_apart
 from sparq_sim.datapath_matches import DatapathIdentification, DatapathMatch
 from sparq_sim.formats import Machine, datapaths
 from sparq_sim.matmul import offered_results, resolve_datapath
@@ -52,7 +52,7 @@ class _Question:
         left, right = self.operands(one.path)
         start = self.start
         if rows is not None and columns is not None:
-            left, right = rows_of(left, rows), rows_of(right, columns)
+            left, right = left.rows_at(rows), right.rows_at(columns)
             start = None if start is None else start[np.ix_(rows, columns)]
         return canonical(one.outputs(left, right, start, self.threads), self.dtype)
 
@@ -69,7 +69,7 @@ class _Question:
             given, ours = (f"0x{int(bits[index]):0{digits}X}" for bits in (self.d, made))
             left, right = self.operands(one.path)
             start = None if self.start is None else self.start[i : i + 1, j : j + 1]
-            lines = (rows_of(left, np.array([i])), rows_of(right, np.array([j])), start)
+            lines = (left.rows_at(np.array([i])), right.rows_at(np.array([j])), start)
         return DatapathMatch(
             one.label, names, one.record, one.result, one.rounded, one.changes,
             int(made.size - different.sum()), made.size, index, given, ours, one, lines,
