@@ -1,31 +1,39 @@
 """Speed of products on simulated machines beside torch's float32 product, all in one run.
 
-    python bench/multiply.py [--size 512] [--repeat 5]
+    python bench/multiply.py [--size 512] [--repeat 5] [--layers]
 
-One thread everywhere; medians in G multiply-adds per second, operands already encoded.
+One thread everywhere; medians in G multiply-adds per second, operands already encoded, each machine right after torch's
+product of the same shape. --layers adds 1024^3 and layers of ViT-B/16 (197 tokens) and of a language model of 135M
+parameters (512 tokens). mmaemu, where it is installed, takes the first rows only: its values have to be ours first.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from timing import commit, processor, seconds
+from timing import Contender, Copy, Row, commit, processor, race
 
 import sparq_sim as sq
 
 CASES = (
-    ("mxfp8_e4m3", "mxfp8_e4m3", "block_fp32"),
-    ("mxfp6_e2m3", "mxfp8_e4m3", "block_fp32"),
+    ("mxfp4", "mxfp4", "block_fp32"),
+    ("mxfp6_e2m3", "mxfp6_e2m3", "block_fp32"),
+    ("mxfp6_e3m2", "mxfp6_e3m2", "block_fp32"),
     ("mxint8", "mxint8", "block_fp32"),
     ("hbfp8", "hbfp8", "block_fp32"),
+    ("mxfp6_e2m3", "mxfp8_e4m3", "block_fp32"),
+    ("mxfp8_e4m3", "mxfp8_e4m3", "block_fp32"),
     ("mxfp8_e4m3", "mxfp8_e4m3", "exact"),
+    ("hbfp8", "hbfp8", "exact"),
+    ("bf16", "bf16", "exact"),
     ("mxfp8_e4m3", "mxfp8_e4m3", "fma32"),
     ("fp8_e4m3", "fp8_e4m3", "hopper_fp8"),
     ("fp8_e4m3", "fp8_e4m3", "hopper_fp8_promoted"),
@@ -33,40 +41,105 @@ CASES = (
     ("fp16", "fp16", "hopper_16"),
     ("fp16", "fp16", "ampere_16"),
     ("mxfp8_e4m3", "mxfp8_e4m3", "blackwell_mxf8"),
+    ("mxfp4", "mxfp4", "blackwell_mxf4"),
     ("nvfp4", "nvfp4", "blackwell_nvf4"),
     ("bf16", "bf16", "cdna3_16"),
     ("bf16", "bf16", "cdna2_16"),
     ("mxfp8_e4m3", "mxfp8_e4m3", "mxdotp"),
     ("hbfp8", "hbfp8", "hbfp8_wrap"),
-    ("bf16", "bf16", "exact"),
 )
 
+#: M, N, K: tokens, outputs, inputs.
+LAYERS = {
+    "1024^3": (1024, 1024, 1024),
+    "ViT-B qkv": (197, 2304, 768),
+    "ViT-B mlp up": (197, 3072, 768),
+    "ViT-B mlp down": (197, 768, 3072),
+    "135M attention out": (512, 576, 576),
+    "135M mlp up": (512, 1536, 576),
+    "135M mlp down": (512, 576, 1536),
+}
+LAYER_CASES = (
+    ("mxfp4", "mxfp4", "block_fp32"),
+    ("mxint8", "mxint8", "block_fp32"),
+    ("mxfp8_e4m3", "mxfp8_e4m3", "block_fp32"),
+    ("fp8_e4m3", "fp8_e4m3", "hopper_fp8"),
+    ("nvfp4", "nvfp4", "blackwell_nvf4"),
+)
 
-def rate(call: Callable[[], Any], products: int, repeat: int) -> float:
-    """Median G multiply-adds per second, after two calls to warm up."""
-    call()
-    call()
-    return products / statistics.median(seconds(call) for _ in range(repeat)) / 1e9
+#: Rows of a that mmaemu multiplies.
+PEER_ROWS = 64
+
+
+def matrices(m: int, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Normal float32 numbers, the same in every run."""
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((m, k), np.float32), rng.standard_normal((n, k), np.float32)
+
+
+def of_torch(a: np.ndarray, b: np.ndarray) -> Copy:
+    """torch's float32 product of this shape, which is what a contender is compared with."""
+    left, right = torch.from_numpy(a), torch.from_numpy(b)
+    return Copy(lambda: left @ right.T, a.shape[0] * b.shape[0] * a.shape[1])
+
+
+def machines(what: str, cases: tuple[tuple[str, str, str], ...], m: int, n: int, k: int) -> Iterator[Contender]:
+    """Products of one shape, torch's own first."""
+    a, b = matrices(m, n, k)
+    torch_product = of_torch(a, b)
+    yield Contender(f"{what}float32", "torch", torch_product.call, torch_product.elements, torch_product)
+    for left, right, datapath in cases:
+        encoded = sq.encode(a, left), sq.encode(b, right)
+        call = partial(sq.matmul, *encoded, datapath=datapath, threads=1)
+        yield Contender(f"{what}{left}, {right}", datapath, call, torch_product.elements, torch_product)
+
+
+def mmaemu_rows(n: int) -> Iterator[Contender]:
+    """Its accumulators of Hopper's two FP8 rules, if they are ours; else it is an error."""
+    import mmaemu
+
+    a, b = matrices(min(PEER_ROWS, n), n, n)
+    codes = [torch.from_numpy(x).to(torch.float8_e4m3fn) for x in (a, b)]
+    torch_product = of_torch(a, b)
+    for datapath, fast in (("hopper_fp8", True), ("hopper_fp8_promoted", False)):
+        call = partial(mmaemu.accumulate, *codes, use_fast_accum=fast, splitk=1)
+        got, wanted = call().numpy(), np.asarray(sq.matmul(*codes, datapath=datapath))
+        if not np.array_equal(got.view(np.uint32), wanted.view(np.uint32)):
+            raise AssertionError(f"mmaemu, {datapath}: {(got != wanted).sum()} of {got.size} values are not ours")
+        by = f"mmaemu {version('mmaemu')}, {datapath}, {len(a)} rows"
+        yield Contender("fp8_e4m3, fp8_e4m3", by, call, torch_product.elements, torch_product)
+
+
+def table_of(title: str, rows: list[Row]) -> Table:
+    table = Table(title=title)
+    for column in ("operands", "machine", "G multiply-adds/s", "of torch"):
+        table.add_column(column, justify="right" if column in ("G multiply-adds/s", "of torch") else "left")
+    for row in rows:
+        table.add_row(row.what, row.by, f"{row.rate:.2f}", f"{row.of_copy:.2f}")
+    return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--layers", action="store_true", help="also 1024^3 and shapes of layers")
     options = parser.parse_args()
-    n = options.size
-    x = np.random.default_rng(0).standard_normal((n, n)).astype(np.float32)
     torch.set_num_threads(1)
-    tensor = torch.from_numpy(x)
-    table = Table(title=f"{n}x{n}x{n}, one thread, {sq.available_isas()[-1]}, {processor()}, commit {commit()}")
-    for column in ("operands", "machine", "G multiply-adds/s"):
-        table.add_column(column, justify="right" if column.startswith("G") else "left")
-    table.add_row("float32", "torch", f"{rate(lambda: tensor @ tensor.T, n**3, options.repeat):.2f}")
-    for a, b, datapath in CASES:
-        left, right = sq.encode(x, a), sq.encode(x, b)
-        speed = rate(lambda a=left, b=right, d=datapath: sq.matmul(a, b, datapath=d, threads=1), n**3, options.repeat)
-        table.add_row(f"{a}, {b}", datapath, f"{speed:.2f}")
-    Console(width=110).print(table)
+    n = options.size
+    where = f"one thread, {sq.available_isas()[-1]}, {processor()}, commit {commit()}"
+    contenders, notes = list(machines("", CASES, n, n, n)), []
+    if find_spec("mmaemu") is None:
+        notes.append("mmaemu is not installed: its rows are left out")
+    else:
+        contenders += mmaemu_rows(n)
+    console = Console(width=110)
+    console.print(table_of(f"{n}x{n}x{n}, {where}", race(contenders, options.repeat)))
+    for note in notes:
+        console.print(note)
+    if options.layers:
+        layers = [c for name, shape in LAYERS.items() for c in machines(f"{name}: ", LAYER_CASES, *shape)]
+        console.print(table_of(f"layers, {where}", race(layers, options.repeat)))
 
 
 if __name__ == "__main__":

@@ -199,9 +199,18 @@ struct MultiplyJob {
 inline constexpr int panel_rows = 16;
 inline constexpr int block_rows = 32;
 
-// Bytes that one call of `multiply` may use for packed operands.
+// Rows of a that stay packed while the panels of b go by: many, since b is packed again for each block of them, but no
+// more than stay near the processor.
+inline constexpr std::int64_t least_rows_at_once = 32, most_rows_at_once = 256;
+static constexpr std::int64_t rows_at_once(std::int64_t k) {
+  constexpr std::int64_t elements = std::int64_t{1} << 19;
+  const std::int64_t rows = elements / k / least_rows_at_once * least_rows_at_once;
+  return rows < least_rows_at_once ? least_rows_at_once : rows > most_rows_at_once ? most_rows_at_once : rows;
+}
+
+// Bytes that one call of `multiply` may use for packed operands and sums.
 static constexpr std::int64_t multiply_workspace(std::int64_t k, std::int64_t segments) {
-  return (panel_rows + block_rows) * (k + 2 * segments) * 8 + 64;
+  return (2 * panel_rows + rows_at_once(k)) * ((k + segments) * 16 + 4 * panel_rows) + 64;
 }
 
 // Lines of codes under an N:M mask, to what is stored of them: `stored` codes and the position of each unit in its

@@ -86,12 +86,21 @@ struct AlignPlan {
 struct Splitter {
   const AlignPlan& plan;
   const Operand& operand;
-  bool tabled, fixed;
+  bool tabled, fixed, direct;
   SplitElement table[256];
 
   Splitter(const AlignPlan& p, const Operand& o)
-      : plan(p), operand(o), tabled(o.code_bytes == 1), fixed(p.job.path.presum > 1) {
+      : plan(p),
+        operand(o),
+        tabled(o.code_bytes == 1),
+        fixed(p.job.path.presum > 1),
+        direct(!tabled && o.element.signedness == Signedness::sign_magnitude &&
+               (o.element.specials == Specials::ieee || o.element.specials == Specials::finite)) {
     for (std::uint32_t code = 0; tabled && code < 256; ++code) table[code] = split(code);
+  }
+
+  SplitElement operator()(std::uint32_t code) const {
+    return tabled ? table[code & 0xFF] : direct ? plain(code) : split(code);
   }
 
   SplitElement split(std::uint32_t code) const {
@@ -117,8 +126,6 @@ struct Splitter {
   void pack(std::int64_t first_row, std::int64_t count, std::int64_t slots, std::int64_t stride_k,
             std::int64_t stride_r, std::int32_t* to, std::int64_t plane, bool* special) const {
     const MultiplyJob& job = plan.job;
-    const bool direct = !tabled && operand.element.signedness == Signedness::sign_magnitude &&
-                        (operand.element.specials == Specials::ieee || operand.element.specials == Specials::finite);
     for (std::int64_t r = 0; r < slots; ++r) {
       special[r] = false;
       if (r >= count || plan.packed > job.k)
@@ -135,7 +142,7 @@ struct Splitter {
         for (std::int64_t k = segment_begin(job, s); k < job.segment_end[s]; ++k) {
           const std::uint32_t code =
               load_code(operand.codes, operand.code_bytes, row * job.k + k) >> operand.code_shift;
-          const SplitElement e = tabled ? table[code & 0xFF] : direct ? plain(code) : split(code);
+          const SplitElement e = (*this)(code);
           special[r] |= e.significand == 0 && classify(operand.element, code) != CodeClass::finite;
           const std::int64_t at = plan.position(k) * stride_k + r * stride_r;
           to[at] = e.significand;
@@ -519,6 +526,19 @@ inline void align_chain(const AlignPlan& plan, const AlignRows& in, const Elemen
     for (std::int64_t s = k; s < stop; s += plan.job.path.group)
       align_step(plan, in, a_table, b_table, special, s, smaller(s + plan.job.path.group, stop), own);
     if (after) add_rounded(plan.accumulator, inner, acc);
+  }
+}
+
+// The same, with a fresh accumulator for every chunk where the machine has chunks.
+inline void align_chunks(const AlignPlan& plan, const AlignRows& in, const ElementTable& a_table,
+                         const ElementTable& b_table, const bool* special, std::int64_t first, std::int64_t end,
+                         float* acc) {
+  const std::int64_t chunk = plan.job.path.chunk;
+  if (chunk == 0) return align_chain(plan, in, a_table, b_table, special, first, end, acc);
+  for (std::int64_t k = first; k < end; k += chunk) {
+    float part[lanes] = {};
+    align_chain(plan, in, a_table, b_table, special, k, smaller(k + chunk, end), part);
+    for (int l = 0; l < lanes; ++l) acc[l] += part[l];
   }
 }
 

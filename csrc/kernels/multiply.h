@@ -2,6 +2,10 @@
 // of a. Packing and the order of work are shared; a datapath is a way to reduce one row against one panel.
 #pragma once
 
+#if defined(__FMA__)
+#include <immintrin.h>
+#endif
+
 #include "decode.h"
 #include "wide_sum.h"
 
@@ -24,8 +28,7 @@ inline double segment_power(const MultiplyJob& job, const Operand& o, std::int64
   return exponent == poisoned_exponent ? as_value<Carrier64>(nan_bits<Carrier64>) : power_of_two(exponent);
 }
 
-// Packs `count` rows of an operand: to[k * stride_k + r * stride_r], zeros in the missing rows up to `slots`.
-// Scales of the segments go to `powers` and `factors` by the same strides.
+// Packs one row of an operand. Scales of the segments go to `powers` and `factors`, `stride` apart.
 template <class Value>
 struct Packer {
   const MultiplyJob& job;
@@ -33,41 +36,44 @@ struct Packer {
   const ElementTable& table;
   bool decoded;
 
-  void operator()(std::int64_t first_row, std::int64_t count, std::int64_t slots, std::int64_t stride_k,
-                  std::int64_t stride_r, Value* to, double* powers, float* factors) const {
+  void operator()(std::int64_t row, Value* to, std::int64_t stride, double* powers, float* factors) const {
     const auto* bytes =
         table.tabled && operand.code_bytes == 1 ? static_cast<const std::uint8_t*>(operand.codes) : nullptr;
-    for (std::int64_t r = 0; r < slots; ++r) {
-      for (std::int64_t s = 0; s < job.segments; ++s) {
-        const std::int64_t begin = segment_begin(job, s), end = job.segment_end[s];
-        if (r >= count) {
-          for (std::int64_t k = begin; k < end; ++k) to[k * stride_k + r * stride_r] = 0;
-          powers[s * stride_k + r * stride_r] = 1;
-          factors[s * stride_k + r * stride_r] = 1;
-          continue;
+    for (std::int64_t s = 0; s < job.segments; ++s) {
+      const std::int64_t begin = segment_begin(job, s), end = job.segment_end[s];
+      const double power = segment_power(job, operand, row, s);
+      const float own_factor = segment_factor(job, operand, row, s);
+      // Decoding applies every scale, and then none is left to apply.
+      powers[s * stride] = decoded ? 1 : power;
+      factors[s * stride] = decoded ? 1 : own_factor;
+      const float factor = own_factor * operand.tensor_factor;
+      for (std::int64_t k = begin; k < end; ++k) {
+        const double element = bytes != nullptr ? table.values[bytes[row * job.k + k]]
+                                                : table(load_code(operand.codes, operand.code_bytes, row * job.k + k));
+        double value = element;
+        if (decoded) {
+          value = operand.scale_kind == ScaleKind::floating ? static_cast<float>(element) * factor
+                                                            : static_cast<float>(element * power);
         }
-        const std::int64_t row = first_row + r;
-        const double power = segment_power(job, operand, row, s);
-        const float own_factor = segment_factor(job, operand, row, s);
-        // Decoding applies every scale, and then none is left to apply.
-        powers[s * stride_k + r * stride_r] = decoded ? 1 : power;
-        factors[s * stride_k + r * stride_r] = decoded ? 1 : own_factor;
-        const float factor = own_factor * operand.tensor_factor;
-        for (std::int64_t k = begin; k < end; ++k) {
-          const double element = bytes != nullptr
-                                     ? table.values[bytes[row * job.k + k]]
-                                     : table(load_code(operand.codes, operand.code_bytes, row * job.k + k));
-          double value = element;
-          if (decoded) {
-            value = operand.scale_kind == ScaleKind::floating ? static_cast<float>(element) * factor
-                                                              : static_cast<float>(element * power);
-          }
-          to[k * stride_k + r * stride_r] = static_cast<Value>(value);
-        }
+        to[k] = static_cast<Value>(value);
       }
     }
   }
 };
+
+// Words of 16 rows that lie one after the other, to panels: those of one place beside each other.
+template <std::int64_t bytes = 4>
+inline void turn_words(const void* rows, std::int64_t count, void* panel) {
+  constexpr std::int64_t together = 16;
+  const auto* from = static_cast<const char*>(rows);
+  auto* to = static_cast<char*>(panel);
+  for (std::int64_t first = 0; first < count; first += together) {
+    const std::int64_t last = smaller(first + together, count);
+    for (int l = 0; l < lanes; ++l)
+      for (std::int64_t i = first; i < last; ++i)
+        std::memcpy(to + (i * lanes + l) * bytes, from + (l * count + i) * bytes, bytes);
+  }
+}
 
 // Compilers turn the loops over lanes inside out; vectors as wide as the instruction set's registers keep them as
 // they are meant.
@@ -102,17 +108,20 @@ inline void add_once(const double* p, float* acc) {
   }
 }
 
-// Sums of one segment's products, exact in Value because job.sum_bits says so.
-template <class Value>
-inline void sum_segment(const Value* row, const Value* panel, std::int64_t begin, std::int64_t end, Value* sums) {
+// Sums of one segment's products for each row, exact in Value because job.sum_bits says so.
+template <class Value, int rows>
+inline void sum_segment(const Value* const (&row)[static_cast<std::size_t>(rows)], const Value* panel,
+                        std::int64_t begin, std::int64_t end, Value (*sums)[lanes]) {
   using Vector = typename Register<Value>::type;
-  constexpr std::size_t parts = lanes / Register<Value>::width;
-  Vector local[parts] = {};
+  constexpr int parts = lanes / Register<Value>::width;
+  Vector local[static_cast<std::size_t>(rows)][static_cast<std::size_t>(parts)] = {};
   for (std::int64_t k = begin; k < end; ++k) {
-    const auto* from = reinterpret_cast<const Vector*>(panel + k * lanes);
-    for (std::size_t i = 0; i < parts; ++i) local[i] += row[k] * from[i];
+    const Vector* from = reinterpret_cast<const Vector*>(panel + k * lanes);
+    for (int r = 0; r < rows; ++r)
+      for (int i = 0; i < parts; ++i) local[r][i] += row[r][k] * from[i];
   }
-  for (std::size_t i = 0; i < parts; ++i) reinterpret_cast<Vector*>(sums)[i] = local[i];
+  for (int r = 0; r < rows; ++r)
+    for (int i = 0; i < parts; ++i) reinterpret_cast<Vector*>(sums[r])[i] = local[r][i];
 }
 
 // A segment's exact sum of one lane, when no machine type holds it.
@@ -162,17 +171,28 @@ inline void scale_terms(float row_factor, const float* panel_factors, double* te
     terms[l] = static_cast<double>(static_cast<float>(terms[l])) * static_cast<double>(row_factor * panel_factors[l]);
 }
 
+// Rows whose segments are summed together: each element of a panel is loaded once for all of them.
+constexpr int rows_summed = 2;
+
+// The scaled sums of a segment, added to one row's accumulators.
 template <class Value>
-inline void reduce_blocks(const MultiplyJob& job, const RowPanel<Value>& in, float* acc) {
-  const bool floating = job.a.factors != nullptr || job.b.factors != nullptr;
-  Value sums[lanes];
+inline void add_segment(const MultiplyJob& job, const RowPanel<Value>& in, std::int64_t s, const Value* sums,
+                        float* acc) {
+  double terms[lanes];
+  for (int l = 0; l < lanes; ++l)
+    terms[l] = static_cast<double>(sums[l]) * (in.row_powers[s] * in.panel_powers[s * lanes + l]);
+  if (job.a.factors != nullptr || job.b.factors != nullptr)
+    scale_terms(in.row_factors[s], in.panel_factors + s * lanes, terms);
+  add_once(terms, acc);
+}
+
+template <class Value>
+inline void reduce_blocks(const MultiplyJob& job, const RowPanel<Value> (&in)[rows_summed], float (*acc)[lanes]) {
+  const Value* const rows[rows_summed] = {in[0].row, in[1].row};
+  Value sums[rows_summed][lanes];
   for (std::int64_t s = 0; s < job.segments; ++s) {
-    sum_segment<Value>(in.row, in.panel, segment_begin(job, s), job.segment_end[s], sums);
-    double terms[lanes];
-    for (int l = 0; l < lanes; ++l)
-      terms[l] = static_cast<double>(sums[l]) * (in.row_powers[s] * in.panel_powers[s * lanes + l]);
-    if (floating) scale_terms(in.row_factors[s], in.panel_factors + s * lanes, terms);
-    add_once(terms, acc);
+    sum_segment<Value, rows_summed>(rows, in[0].panel, segment_begin(job, s), job.segment_end[s], sums);
+    for (int r = 0; r < rows_summed; ++r) add_segment(job, in[r], s, sums[r], acc[r]);
   }
 }
 
@@ -218,16 +238,17 @@ inline void reduce_blocks_wide(const MultiplyJob& job, const RowPanel<double>& i
 
 template <class Value>
 inline void reduce_exact(const MultiplyJob& job, const RowPanel<Value>& in, WideSum* sums, float* acc) {
-  Value segment[lanes];
+  Value segment[1][lanes];
+  const Value* const rows[1] = {in.row};
   for (int l = 0; l < lanes; ++l) {
     sums[l].clear();
     if (is_finite(acc[l])) sums[l].add(acc[l]);
   }
   double special[lanes] = {};
   for (std::int64_t s = 0; s < job.segments; ++s) {
-    sum_segment<Value>(in.row, in.panel, segment_begin(job, s), job.segment_end[s], segment);
+    sum_segment<Value, 1>(rows, in.panel, segment_begin(job, s), job.segment_end[s], segment);
     for (int l = 0; l < lanes; ++l) {
-      const double p = static_cast<double>(segment[l]) * (in.row_powers[s] * in.panel_powers[s * lanes + l]);
+      const double p = static_cast<double>(segment[0][l]) * (in.row_powers[s] * in.panel_powers[s * lanes + l]);
       if (is_finite(p))
         sums[l].add(p);
       else
@@ -253,13 +274,25 @@ inline void reduce_exact_wide(const MultiplyJob& job, const RowPanel<double>& in
   }
 }
 
-inline void reduce_fma(const MultiplyJob& job, const RowPanel<float>& in, float* acc) {
-  // A loop over lanes: there is no fused product of two vectors in the language.
-  float local[lanes];
-  for (int l = 0; l < lanes; ++l) local[l] = acc[l];
+inline void reduce_fma(const MultiplyJob& job, const RowPanel<float> (&in)[rows_summed], float (*acc)[lanes]) {
+#if defined(__FMA__)
+  // There is no fused product of two vectors in the language. Registers of 256 bits, as the processor at hand has them.
+  constexpr int parts = lanes / 8;
+  __m256 local[rows_summed][parts];
+  for (int r = 0; r < rows_summed; ++r)
+    for (int i = 0; i < parts; ++i) local[r][i] = _mm256_loadu_ps(acc[r] + 8 * i);
   for (std::int64_t k = 0; k < job.k; ++k)
-    for (int l = 0; l < lanes; ++l) local[l] = __builtin_fmaf(in.row[k], in.panel[k * lanes + l], local[l]);
-  for (int l = 0; l < lanes; ++l) acc[l] = local[l];
+    for (int r = 0; r < rows_summed; ++r)
+      for (int i = 0; i < parts; ++i)
+        local[r][i] = _mm256_fmadd_ps(_mm256_set1_ps(in[r].row[k]), _mm256_loadu_ps(in[0].panel + k * lanes + 8 * i),
+                                      local[r][i]);
+  for (int r = 0; r < rows_summed; ++r)
+    for (int i = 0; i < parts; ++i) _mm256_storeu_ps(acc[r] + 8 * i, local[r][i]);
+#else
+  for (int r = 0; r < rows_summed; ++r)
+    for (std::int64_t k = 0; k < job.k; ++k)
+      for (int l = 0; l < lanes; ++l) acc[r][l] = __builtin_fmaf(in[r].row[k], in[0].panel[k * lanes + l], acc[r][l]);
+#endif
 }
 
 }  // namespace

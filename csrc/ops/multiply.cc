@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstring>
+#include <memory>
 
 #include "../describe.h"
 #include "../dispatch.h"
@@ -409,10 +411,14 @@ std::string run(const MultiplyRequest& request) {
   const int threads = thread_count(products, products_per_thread, request.threads, pieces);
   const std::int64_t padding = job.path.reduce == Reduce::align ? instruction_length(job.path) : 0;
   const std::int64_t workspace = multiply_workspace(job.k + padding, job.segments);
-  std::vector<std::vector<double>> space(static_cast<std::size_t>(threads));
-  for (auto& s : space) s.resize(static_cast<std::size_t>(workspace / 8 + 1));
+  // Not filled, since a job touches what its kernel needs; whole cache lines.
+  struct alignas(64) Line {
+    std::byte bytes[64];
+  };
+  std::vector<std::unique_ptr<Line[]>> space(static_cast<std::size_t>(threads));
+  for (auto& s : space) s.reset(new Line[static_cast<std::size_t>(workspace / 64 + 1)]);
   parallel_for(pieces, threads, [&](std::int64_t first, std::int64_t last, int thread) {
-    void* own = space[static_cast<std::size_t>(thread)].data();
+    void* own = space[static_cast<std::size_t>(thread)].get();
     if (request.groups == 1) return kernels->multiply(job, first, last, own);
     for (std::int64_t group = first; group < last; ++group) {
       MultiplyJob one = job;

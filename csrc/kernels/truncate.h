@@ -1,0 +1,408 @@
+// Align-and-add where float32 numbers hold every product: an aligned term is a product times a power of two, converted
+// to an integer, which cuts toward zero (docs/numerics.md section 10). Largest exponents are sought in bytes. Rows and
+// panels whose numbers are near enough to each other go this way; align.h does all the others.
+#pragma once
+
+#include "align.h"
+#include "results.h"
+
+namespace sparq::SPARQ_ISA_NAME {
+namespace {
+
+using Floats = Register<float>::type;
+typedef std::uint8_t Bytes __attribute__((vector_size(__BIGGEST_ALIGNMENT__), aligned(4), may_alias));
+typedef std::int32_t HalfIntegers __attribute__((vector_size(double_width * 4), aligned(4), may_alias));
+typedef float HalfFloats __attribute__((vector_size(double_width * 4), aligned(4), may_alias));
+constexpr int float_width = Register<float>::width, float_parts = lanes / float_width;
+constexpr int exponents_at_once = 4;  // bytes of one lane beside each other
+
+inline Floats as_floats(Integers bits) { return reinterpret_cast<const Floats&>(bits); }
+inline Integers as_integers(Floats values) { return reinterpret_cast<const Integers&>(values); }
+
+// Exponents of one row or panel: bytes count up to `largest_byte` for its highest exponent, and a zero is 0. Only two
+// operands that are no zeros add up to `present` and more.
+constexpr int largest_byte = 127, smallest_byte = 64, present = 2 * smallest_byte;
+
+// What one packed row is like.
+struct RowKind {
+  bool near = false;                   // finite, and no number is too small beside the largest
+  int lowest = 1000, highest = -1000;  // exponents of what is not zero
+};
+
+struct Truncation {
+  const AlignPlan& plan;
+  const Datapath& path;
+  bool applies;
+  int depth;                         // bits that a step's result may reach below its largest exponent
+  std::int64_t group, slots, steps;  // products of a step, with its padding to whole words of bytes; steps of all of K
+  std::int64_t at_once;              // products whose terms int32 sums hold
+  bool cuts, single;                 // the accumulator is cut toward zero to float32; a step's sum is a float32 number
+
+  explicit Truncation(const AlignPlan& p)
+      : plan(p),
+        path(p.job.path),
+        depth(larger(path.fraction_bits, path.start == Start::late_floor ? path.sum_fraction : 0)),
+        group(path.group),
+        slots((path.group + exponents_at_once - 1) / exponents_at_once * exponents_at_once),
+        steps((p.packed + path.group - 1) / path.group) {
+    applies = path.presum == 1 && !path.normalize && path.align_rounding == Cut::toward_zero && path.lanes == 1 &&
+              path.zero_products == ZeroProducts::absent && path.fraction_bits <= 28 && depth <= 40 &&
+              plan.product_fraction + 2 <= 24 && plan.job.k < std::int64_t{1} << 30 && 2 * slots <= 3 * group &&
+              (4 * group + 2) << depth <= std::int64_t{1} << 50;
+    // A term is less than 2^(fraction_bits + 2).
+    at_once = applies ? std::int64_t{1} << (29 - path.fraction_bits) : 1;
+    const bool full = path.accumulator_exponent_bits == 8 && path.overflow == FloatOverflow::infinity;
+    cuts = full && path.accumulator_rounding == AccumulatorRounding::toward_zero;
+    single = cuts && (4 * group + 2) << path.fraction_bits <= 1 << 24;
+  }
+
+  std::int64_t slot(std::int64_t k) const {
+    const std::int64_t at = plan.position(k);
+    return at / group * slots + at % group;
+  }
+
+  // The least exponent of anything that is not zero: results stay normal numbers however many bits are lost.
+  int least() const { return depth - 126; }
+  bool are_near(const RowKind& a, const RowKind& b) const {
+    return a.near && b.near && a.lowest + b.lowest >= least() + depth + 2 && a.highest + b.highest <= 90;
+  }
+  bool starts_near(const float* acc) const {
+    if (path.chunk > 0 || path.start == Start::after_instruction) return true;
+    bool near = true;
+    const float low = static_cast<float>(power_of_two(least()));
+    for (int l = 0; l < lanes; ++l) {
+      const float size = acc[l] < 0 ? -acc[l] : acc[l];
+      near = near & (size == 0 || (size >= low && size <= 0x1p100F));
+    }
+    return near;
+  }
+};
+
+// One operand's rows as float32 numbers and bytes.
+struct FloatPacker {
+  const Truncation& how;
+  const Splitter& splitter;
+  const std::int32_t* slots;  // of each k
+  bool straight;              // and that is k itself
+  bool bounded;               // the format alone says that exponents are near enough
+  bool tabled;
+  float values_of[256];  // of short codes
+  bool finite_of[256];
+
+  FloatPacker(const Truncation& h, const Splitter& s, const std::int32_t* slots_of_k)
+      : how(h), splitter(s), slots(slots_of_k), straight(h.plan.steps == 1 && h.slots == h.group) {
+    const ElementFormat& f = s.operand.element;
+    const bool moderate = min_exponent(f) >= -90 && max_exponent(f) < 90;
+    bounded = s.operand.exponents == nullptr && moderate &&
+              max_exponent(f) + 1 - min_exponent(f) <= largest_byte - smallest_byte;
+    tabled = s.tabled && moderate;
+    for (std::uint32_t code = 0; tabled && code < 256; ++code) {
+      finite_of[code] = classify(f, code) == CodeClass::finite;
+      values_of[code] = value(s.table[code], 0);
+    }
+  }
+
+  float value(const SplitElement& e, std::int32_t scale) const {
+    if (e.significand == 0) return 0;
+    const int exponent = e.exponent + scale - splitter.operand.element.mantissa_bits;
+    return static_cast<float>(e.significand) * as_value<Carrier32>(static_cast<std::uint32_t>(exponent + 127) << 23);
+  }
+
+  // Row `row`: the value and the byte of each slot. Slots of no k are zeros already.
+  RowKind operator()(std::int64_t row, float* values, std::uint8_t* bytes) const {
+    const MultiplyJob& job = how.plan.job;
+    const Operand& o = splitter.operand;
+    const ElementFormat& f = o.element;
+    RowKind kind{true};
+    if (bounded) {
+      kind.lowest = min_exponent(f);
+      kind.highest = max_exponent(f) + 1;
+    } else if (!find_range(row, kind)) {
+      return {};
+    }
+    bool finite = true;
+    for (std::int64_t s = 0; s < job.segments; ++s) {
+      const std::int64_t begin = segment_begin(job, s), end = job.segment_end[s];
+      const std::int32_t scale = o.exponents == nullptr ? 0 : o.exponents[row * job.segments + s];
+      const std::int32_t to_byte = scale - kind.highest + largest_byte;
+      if (tabled && scale >= -126 && scale <= 127) {
+        const float power = static_cast<float>(power_of_two(scale));
+        const auto* codes = static_cast<const std::uint8_t*>(o.codes) + row * job.k;
+        for (std::int64_t k = begin; k < end; ++k) {
+          const SplitElement e = splitter.table[codes[k]];
+          const std::int64_t i = straight ? k : slots[k];
+          values[i] = values_of[codes[k]] * power;
+          bytes[i] = static_cast<std::uint8_t>(e.significand != 0 ? e.exponent + to_byte : 0);
+          finite &= finite_of[codes[k]];
+        }
+        continue;
+      }
+      for (std::int64_t k = begin; k < end; ++k) {
+        const std::uint32_t code = load_code(o.codes, o.code_bytes, row * job.k + k) >> o.code_shift;
+        const SplitElement e = splitter(code);
+        const std::int64_t i = straight ? k : slots[k];
+        values[i] = value(e, scale);
+        bytes[i] = static_cast<std::uint8_t>(e.significand != 0 ? e.exponent + to_byte : 0);
+        if (e.significand == 0) finite &= classify(f, code) == CodeClass::finite;
+      }
+    }
+    kind.near = finite;
+    return kind;
+  }
+
+  // Exponents of a row whose numbers are near each other.
+  bool find_range(std::int64_t row, RowKind& kind) const {
+    const MultiplyJob& job = how.plan.job;
+    const Operand& o = splitter.operand;
+    for (std::int64_t s = 0; s < job.segments; ++s) {
+      const std::int32_t scale = o.exponents == nullptr ? 0 : o.exponents[row * job.segments + s];
+      if (scale == poisoned_exponent) return false;
+      for (std::int64_t k = segment_begin(job, s); k < job.segment_end[s]; ++k) {
+        const SplitElement e = splitter(load_code(o.codes, o.code_bytes, row * job.k + k) >> o.code_shift);
+        if (e.significand == 0) continue;
+        kind.lowest = smaller(kind.lowest, e.exponent + scale);
+        kind.highest = larger(kind.highest, e.exponent + scale);
+      }
+    }
+    if (kind.highest < kind.lowest) kind.lowest = kind.highest = 0;
+    return kind.highest - kind.lowest <= largest_byte - smallest_byte && kind.lowest >= -90 && kind.highest <= 90;
+  }
+};
+
+// Rows that go through the steps together, so that one need not wait for its own last step.
+constexpr int rows_together = float_parts <= 2 ? 2 : 1;
+
+// Rows and a panel, packed, from one step on.
+template <int rows>
+struct FloatRows {
+  const float* row[std::size_t{rows}];
+  const std::uint8_t* row_bytes[std::size_t{rows}];
+  const float* panel;
+  const std::uint8_t* panel_bytes;
+
+  void advance(std::int64_t slots) {
+    for (int r = 0; r < rows; ++r) {
+      row[r] += slots;
+      row_bytes[r] += slots;
+    }
+    panel += slots * lanes;
+    panel_bytes += slots * lanes;
+  }
+};
+
+// Registers and numbers of all rows together.
+template <int rows>
+constexpr int all_parts = rows * float_parts;
+template <int rows>
+constexpr int all_lanes = rows * lanes;
+
+// The largest exponent of each lane's products, or one far below `none`.
+constexpr std::int32_t none = -500;
+template <int rows>
+inline void find_largest(const FloatRows<rows>& in, std::int64_t slots, const std::int32_t* highest, Integers* top) {
+  static_assert(__BIGGEST_ALIGNMENT__ == exponents_at_once * float_width);
+  Bytes local[all_parts<rows>] = {};
+  for (std::int64_t i = 0; i < slots; i += exponents_at_once) {
+    const Bytes* from = reinterpret_cast<const Bytes*>(in.panel_bytes + i * lanes);
+    for (int r = 0; r < rows; ++r) {
+      std::int32_t word;
+      std::memcpy(&word, in.row_bytes[r] + i, sizeof word);
+      const Integers words = Integers{} + word;
+      for (int p = 0; p < float_parts; ++p) {
+        const Bytes sum = reinterpret_cast<const Bytes&>(words) + from[p];
+        Bytes& most = local[r * float_parts + p];
+        most = sum > most ? sum : most;
+      }
+    }
+  }
+  typedef std::uint32_t Unsigned __attribute__((vector_size(__BIGGEST_ALIGNMENT__)));
+  for (int q = 0; q < all_parts<rows>; ++q) {
+    Unsigned words = reinterpret_cast<const Unsigned&>(local[q]);
+    for (const int shift : {16, 8}) {
+      const Unsigned moved = words >> shift;
+      const Bytes x = reinterpret_cast<const Bytes&>(words), y = reinterpret_cast<const Bytes&>(moved);
+      const Bytes most = x > y ? x : y;
+      words = reinterpret_cast<const Unsigned&>(most);
+    }
+    const Unsigned masked = words & 0xFF;
+    const Integers byte = reinterpret_cast<const Integers&>(masked);
+    const Integers exponent = byte + reinterpret_cast<const Integers*>(highest)[q];
+    top[q] = byte >= present ? exponent : Integers{} + 2 * none;
+  }
+}
+
+// sums += products [begin, end) of a step, times `scale`, cut.
+template <int rows>
+inline void add_cut(const FloatRows<rows>& in, std::int64_t begin, std::int64_t end, const Floats* scale,
+                    Integers* sums) {
+  Floats own[all_parts<rows>];
+  Integers local[all_parts<rows>];
+  for (int q = 0; q < all_parts<rows>; ++q) {
+    own[q] = scale[q];
+    local[q] = sums[q];
+  }
+  for (std::int64_t k = begin; k < end; ++k) {
+    const Floats* from = reinterpret_cast<const Floats*>(in.panel + k * lanes);
+    for (int r = 0; r < rows; ++r)
+      for (int p = 0; p < float_parts; ++p) {
+        const int q = r * float_parts + p;
+        local[q] += __builtin_convertvector(in.row[r][k] * from[p] * own[q], Integers);
+      }
+  }
+  for (int q = 0; q < all_parts<rows>; ++q) sums[q] = local[q];
+}
+
+// 2^exponent of each lane.
+inline Floats powers_of_two(Integers exponents) { return as_floats((exponents + 127) << 23); }
+
+// Where the accumulator stands in the alignment; a zero nowhere.
+inline Integers start_exponents(const Truncation& how, const Floats* acc, int p) {
+  const Integers bits = as_integers(acc[p]) & 0x7FFFFFFF;
+  const Integers own = (bits >> 23) - 127, least = Integers{} + how.plan.accumulator.emin;
+  const Integers clamped = own > least ? own : least;
+  return bits != 0 ? clamped : Integers{} + 2 * none;
+}
+
+// total = the terms of one step, at fraction_bits below 2^top, exact.
+template <int rows>
+inline void sum_terms(const Truncation& how, const FloatRows<rows>& in, const Floats* scale, double* total) {
+  for (std::int64_t k = 0; k < how.slots; k += how.at_once) {
+    Integers sums[all_parts<rows>] = {};
+    add_cut(in, k, smaller(k + how.at_once, how.slots), scale, sums);
+    const HalfIntegers* half = reinterpret_cast<const HalfIntegers*>(sums);
+    Doubles* to = reinterpret_cast<Doubles*>(total);
+    for (int i = 0; i < rows * lanes / double_width; ++i) to[i] += __builtin_convertvector(half[i], Doubles);
+  }
+}
+
+// to = x times 2^exponent, rounded to the accumulator.
+template <int rows>
+inline void finish_step(const Truncation& how, double* x, const Floats* power, float* to) {
+  const HalfFloats* half = reinterpret_cast<const HalfFloats*>(power);
+  Doubles* wide = reinterpret_cast<Doubles*>(x);
+  if (how.cuts) {
+    // Normal numbers all: bits that the accumulator has no room for go before the powers of two are applied.
+    const std::int64_t mask = -(std::int64_t{1} << (52 - how.path.accumulator_fraction));
+    HalfFloats* narrow = reinterpret_cast<HalfFloats*>(to);
+    for (int i = 0; i < rows * lanes / double_width; ++i)
+      narrow[i] = __builtin_convertvector(as_doubles(as_words(wide[i]) & mask), HalfFloats) * half[i];
+    return;
+  }
+  for (int i = 0; i < rows * lanes / double_width; ++i) wide[i] *= __builtin_convertvector(half[i], Doubles);
+  for (int r = 0; r < rows; ++r)
+    round_lanes(how.plan.accumulator, how.plan.accumulator.toward_zero, x + r * lanes, to + r * lanes);
+}
+
+// The accumulator is one of the terms.
+template <int rows>
+inline void cut_step(const Truncation& how, const FloatRows<rows>& in, const std::int32_t* highest,
+                     float* accumulator) {
+  const int fraction = how.path.fraction_bits;
+  Floats* acc = reinterpret_cast<Floats*>(accumulator);
+  Integers top[all_parts<rows>], start[all_parts<rows>];
+  Floats scale[all_parts<rows>], power[all_parts<rows>];
+  find_largest(in, how.slots, highest, top);
+  const Integers least = Integers{} + larger(how.least(), how.plan.least_top);
+  for (int p = 0; p < all_parts<rows>; ++p) {
+    const Integers own = start_exponents(how, acc, p);
+    top[p] = own > top[p] ? own : top[p];
+    top[p] = least > top[p] ? least : top[p];
+    scale[p] = powers_of_two(fraction - top[p]);
+    power[p] = powers_of_two(top[p] - fraction);
+    start[p] = __builtin_convertvector(acc[p] * scale[p], Integers);
+  }
+  if (how.single) {
+    add_cut(in, 0, how.slots, scale, start);
+    const std::int32_t mask = -(std::int32_t{1} << (23 - how.path.accumulator_fraction));
+    for (int p = 0; p < all_parts<rows>; ++p)
+      acc[p] = as_floats(as_integers(__builtin_convertvector(start[p], Floats) * power[p]) & mask);
+    return;
+  }
+  double total[all_lanes<rows>];
+  const HalfIntegers* half = reinterpret_cast<const HalfIntegers*>(start);
+  for (int i = 0; i < rows * lanes / double_width; ++i)
+    reinterpret_cast<Doubles*>(total)[i] = __builtin_convertvector(half[i], Doubles);
+  sum_terms(how, in, scale, total);
+  finish_step<rows>(how, total, power, accumulator);
+}
+
+// Rounded down; sizes are below 2^50.
+inline Doubles floors(Doubles x) {
+  const Doubles magic = Doubles{} + 0x1.8p52, near = (x + magic) - magic;
+  return near - as_doubles(as_words(Doubles{} + 1.0) & (near > x));
+}
+
+// The accumulator comes after the products, both rounded down.
+template <int rows>
+inline void floor_step(const Truncation& how, const FloatRows<rows>& in, const std::int32_t* highest,
+                       float* accumulator) {
+  const Datapath& path = how.path;
+  Floats* acc = reinterpret_cast<Floats*>(accumulator);
+  Integers top[all_parts<rows>];
+  Floats scale[all_parts<rows>], power[all_parts<rows>], down[all_parts<rows>], start[all_parts<rows>],
+      counted[all_parts<rows>];
+  find_largest(in, how.slots, highest, top);
+  const Integers floor = Integers{} + path.exponent_floor, least = Integers{} + how.least();
+  for (int p = 0; p < all_parts<rows>; ++p) {
+    const Integers raised = top[p] > floor ? top[p] : floor;
+    const Integers products = top[p] > none ? raised : least;
+    const Integers own = start_exponents(how, acc, p);
+    Integers all = own > products ? own : products;
+    const Integers bounded = products > least ? products : least;
+    all = all > least ? all : least;
+    scale[p] = powers_of_two(path.fraction_bits - bounded);
+    // Sums of terms that are cut so far down are 0 or -1, wherever they go.
+    const Integers distance = bounded - all, farthest = Integers{} - 80;
+    down[p] = powers_of_two((distance > farthest ? distance : farthest) + (path.sum_fraction - path.fraction_bits));
+    start[p] = powers_of_two(path.start_fraction - all);
+    power[p] = powers_of_two(all - path.sum_fraction);
+    const Integers reached = path.start_reach == 0 ? Integers{} - 1 : own >= all - path.start_reach;
+    counted[p] = as_floats(as_integers(acc[p]) & reached);
+  }
+  double total[all_lanes<rows>] = {};
+  sum_terms(how, in, scale, total);
+  Doubles* sums = reinterpret_cast<Doubles*>(total);
+  const double up = power_of_two(path.sum_fraction - path.start_fraction);
+  for (int i = 0; i < rows * lanes / double_width; ++i) {
+    const auto widened = [i](const Floats* from) {
+      return __builtin_convertvector(reinterpret_cast<const HalfFloats*>(from)[i], Doubles);
+    };
+    sums[i] = floors(sums[i] * widened(down)) + up * floors(widened(counted) * widened(start));
+  }
+  finish_step<rows>(how, total, power, accumulator);
+}
+
+// `count` steps, whole instructions.
+template <int rows>
+inline void truncating_chain(const Truncation& how, FloatRows<rows> in, const std::int32_t* highest, std::int64_t count,
+                             float* acc) {
+  const Datapath& path = how.path;
+  const bool after = path.start == Start::after_instruction, late = path.start == Start::late_floor;
+  float inner[all_lanes<rows>];
+  float* own = after ? inner : acc;
+  for (std::int64_t s = 0; s < count; s += how.plan.steps) {
+    if (after) std::memset(inner, 0, sizeof inner);
+    for (std::int64_t i = 0; i < how.plan.steps; ++i) {
+      late ? floor_step(how, in, highest, own) : cut_step(how, in, highest, own);
+      in.advance(how.slots);
+    }
+    for (int r = 0; after && r < rows; ++r) add_rounded(how.plan.accumulator, inner + r * lanes, acc + r * lanes);
+  }
+}
+
+// The same, with a fresh accumulator for every chunk of so many steps where the machine has chunks.
+template <int rows>
+inline void truncating_chunks(const Truncation& how, FloatRows<rows> in, const std::int32_t* highest,
+                              std::int64_t count, std::int64_t chunk, float* acc) {
+  if (how.path.chunk == 0) return truncating_chain(how, in, highest, count, acc);
+  for (std::int64_t s = 0; s < count; s += chunk) {
+    float total[all_lanes<rows>] = {};
+    const std::int64_t some = smaller(chunk, count - s);
+    truncating_chain(how, in, highest, some, total);
+    in.advance(some * how.slots);
+    for (int l = 0; l < rows * lanes; ++l) acc[l] += total[l];
+  }
+}
+
+}  // namespace
+}  // namespace sparq::SPARQ_ISA_NAME
