@@ -1415,6 +1415,9 @@ def quantize_tensor(
         raise RefusedError("zero points have the full range, and no divisor")
     if fmt.scale is not None and (block is None or (isinstance(block, int) and block < 1)):
         raise RefusedError("a scale needs a block")
+    pruned_last = order == "quantize_first" and (mask is not None or sparsity is not None)
+    if pruned_last and fmt.has_float_scale and fmt.scale != FP32 and fmt.scale.signedness == "signed":
+        raise RefusedError("section 8: a zero under a negative scale decodes to -0")
 
     x = [[decode(_carrier(carrier), bits) for bits in line] for line in lines]
     kept = [[True] * len(line) for line in x]
