@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -215,7 +215,7 @@ class Element:
             return ((1 << (self.exponent_bits + 1)) - 1) << (self.mantissa_bits - 1)
         return None
 
-    @property
+    @cached_property
     def infinity_code(self) -> int | None:
         """The code of +Inf, None where there is none."""
         if self.taper:
@@ -224,7 +224,7 @@ class Element:
             return (1 << self.magnitude_bits) - 1
         return ((1 << self.exponent_bits) - 1) << self.mantissa_bits if self.specials == "ieee" else None
 
-    @property
+    @cached_property
     def largest_code(self) -> int:
         """The code of the largest finite value, read off the table of specials in section 1."""
         if self.taper:
@@ -256,6 +256,7 @@ class Element:
 TAPERED = (("11", 4, 1), ("10", 3, 2), ("01", 2, 3), ("001", 1, 3), ("0001", 0, 3))
 
 
+@lru_cache
 def _tapered_magnitude(code: int) -> Fraction:
     """The value of seven bits below the sign of a HiF8 code."""
     text = f"{code:07b}"
