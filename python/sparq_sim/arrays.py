@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,10 +28,18 @@ def dtype_name(dtype: object) -> str:
     """Name of a NumPy or torch dtype, or of a string: ``torch.bfloat16`` is ``"bfloat16"``."""
     if isinstance(dtype, str):
         return dtype
+    if isinstance(dtype, np.dtype):
+        return _name_in_numpy(dtype)
     text = str(dtype)
     if text.startswith("torch."):
         return text.removeprefix("torch.")
     return np.dtype(dtype).name  # type: ignore[call-overload,no-any-return]
+
+
+@lru_cache(maxsize=64)
+def _name_in_numpy(dtype: np.dtype[Any]) -> str:
+    """`dtype.name`, which NumPy puts together anew each time."""
+    return dtype.name
 
 
 def float_name(dtype: object, what: str) -> str:
@@ -148,9 +158,7 @@ def source(x: object, what: str, *, in_order: bool = False) -> Source:
 
 def extents(shape: Sequence[int], axis: int) -> tuple[int, int, int]:
     """(outer, length, inner) of a C-contiguous shape around `axis`."""
-    outer = int(np.prod(shape[:axis], dtype=np.int64))
-    inner = int(np.prod(shape[axis + 1 :], dtype=np.int64))
-    return outer, int(shape[axis]), inner
+    return math.prod(map(int, shape[:axis])), int(shape[axis]), math.prod(map(int, shape[axis + 1 :]))
 
 
 def bfloat16_values(bits: Array) -> Array:
