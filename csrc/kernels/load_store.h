@@ -88,6 +88,17 @@ inline std::int64_t narrow_row(const typename C::Bits* __restrict from, std::int
   return static_cast<std::int64_t>(lost);
 }
 
+// Whether float32 bits are bfloat16 as they are: nothing to round, and every NaN the one that is written.
+inline bool has_bf16_bits(const std::uint32_t* bits, std::int64_t count) {
+  std::uint32_t others = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::uint32_t magnitude = bits[i] & ~sign_mask<Carrier32>;
+    const bool other_nan = (magnitude > infinity_bits<Carrier32>)&(magnitude != nan_bits<Carrier32>);
+    others |= (bits[i] & 0xFFFF) | (other_nan ? 1U : 0U);
+  }
+  return others == 0;
+}
+
 // Contiguous carrier bits to `count` elements, `step` apart. Returns how many were inexact.
 template <class C>
 inline std::int64_t store_row(const typename C::Bits* from, std::int64_t count, void* target, FloatType type,
@@ -110,6 +121,13 @@ inline std::int64_t store_row(const typename C::Bits* from, std::int64_t count, 
   std::int64_t inexact = 0;
   for (std::int64_t done = 0; done < count; done += chunk) {
     const std::int64_t n = smaller(chunk, count - done);
+    if constexpr (C::width == 32) {
+      if (type == FloatType::bf16 && step == 1 && has_bf16_bits(from + done, n)) {
+        auto* to = static_cast<std::uint16_t*>(target) + done;
+        for (std::int64_t i = 0; i < n; ++i) to[i] = static_cast<std::uint16_t>(from[done + i] >> 16);
+        continue;
+      }
+    }
     if (type == FloatType::fp32) {
       inexact += narrow_row<C>(from + done, n, 8, 23, codes);
       auto* to = static_cast<std::uint32_t*>(target) + done * step;
