@@ -211,7 +211,9 @@ def aligned_terms(fields: Fields, a: Line, b: Line, ks: Sequence[int]) -> tuple[
             terms.append(p)
     kind = sum_class(products)
     if kind or fields["presum"] == 1:
-        return terms, kind
+        # Where K has ended there are zeros too.
+        padding = fields["group"] - len(ks) if fields["zero_products"] == "lowest" else 0
+        return [*terms, *[Term(0, 2 * LOWEST, 0)] * padding], kind
     for first in range(0, len(ks), fields["presum"]):
         total, unit = exact_sum(products[first : first + fields["presum"]])
         sa, sb = a.scale(ks[first]), b.scale(ks[first])
@@ -234,9 +236,10 @@ def cut_sum(fields: Fields, terms: Sequence[Term], top: int) -> int:
 def step_class(fields: Fields, terms: Sequence[Term], kind: str, acc: Term) -> str:
     """What NaN and Inf make of a step: of the products (`kind`), the accumulator, and products that are too large."""
     kind = sum_class([special_term(kind), acc] if kind else [acc])
-    if fields["product_overflow"] and fields["presum"] == 1 and not kind:
+    if fields["product_overflow"] and not kind:
         # Only where everything is finite: an accumulator that is Inf stays what it is.
-        kind = sum_class([infinity(t.negative) for t in terms if t.significand.bit_length() + t.unit > 128])
+        large = [t for t in terms if t.significand and t.significand.bit_length() + t.unit > 128]
+        kind = sum_class([infinity(t.negative) for t in large])
     return kind
 
 
@@ -355,18 +358,13 @@ STEPS = {"align": align_step, "blocks": exact_step, "tree": tree_step, "integer"
 
 def chain(fields: Fields, a: Line, b: Line, start: Term, ks: range) -> Term:
     """Every instruction of a run of K, one after the other."""
-    part_a = Line(a.element, a.codes[ks.start : ks.stop], a.scales, a.block, a.scale_element)
-    part_b = Line(b.element, b.codes[ks.start : ks.stop], b.scales, b.block, b.scale_element)
-    if ks.start:  # scales are counted from the beginning of K
-        part_a = Line(a.element, part_a.codes, a.scales and a.scales[ks.start // a.block :], a.block, a.scale_element)
-        part_b = Line(b.element, part_b.codes, b.scales and b.scales[ks.start // b.block :], b.block, b.scale_element)
     acc, step = start, STEPS[fields["reduce"]]
     summed = fields["reduce"] in ("blocks", "integer")
     for steps in summed_segments(fields, a, b, len(ks)) if summed else schedule(fields, len(ks)):
         late = fields["start"] == "after_instruction"
         inner = to_float(0, 0, fields, "toward_zero") if late else acc
         for members in steps:
-            inner = step(fields, part_a, part_b, members, inner)
+            inner = step(fields, a, b, [ks.start + k for k in members], inner)
         acc = ieee_add(inner, acc, fields) if late else inner
     return acc
 
@@ -419,7 +417,8 @@ def machine_dot(fields: Fields, a: Line, b: Line, c: int | None = None) -> int:
     if not chunk:
         acc = chain(fields, a, b, acc, range(k_count))
     else:
-        single = {**fields, "accumulator_fraction": 23, "accumulator_exponent_bits": 8}
+        # The total is float32 as IEEE has it.
+        single = {**fields, "accumulator_fraction": 23, "accumulator_exponent_bits": 8, "overflow": "infinity"}
         for first in range(0, k_count, chunk):
             part = chain(fields, a, b, ZERO, range(first, min(first + chunk, k_count)))
             acc = ieee_add(acc, part, single)

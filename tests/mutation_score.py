@@ -2,7 +2,8 @@
 
     python tests/mutation_score.py [NAME ...]
 
-A change that is refused cannot go unseen. Survivors are printed: changes that no vector tells from the machine.
+A change that is refused cannot go unseen. Of the others each is seen by a vector, or explained: the record itself says
+why no operands that the machine takes can tell it. What is left is printed, and makes the exit code 1.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+import oracle
 import sparq_sim as sq
+from oracle import ELEMENTS, RefusedError, power_of_two
 from test_datapaths import (
+    _ANY_OPERANDS,
     _INSTRUCTIONS,
     _MMA_FORMATS,
     STYLES,
@@ -28,6 +33,7 @@ from test_datapaths import (
     nibbles,
     operand_names,
     run,
+    store,
 )
 
 WORDS = {
@@ -64,7 +70,89 @@ class Score:
 
     seen: int = 0
     refused: int = 0
+    explained: dict[str, str] = field(default_factory=dict)  # why no operands can tell
     survivors: list[str] = field(default_factory=list)
+
+
+def elements_of(record: sq.Datapath, name: str) -> tuple[str, ...]:
+    """Elements to try a machine with: those it takes."""
+    return operand_names(record, name) if record.operands or name in _ANY_OPERANDS else ("e4m3", "bf16")
+
+
+def scale_name(record: sq.Datapath) -> str:
+    return next(n for n, e in sq.elements().items() if e.record == record.scale)
+
+
+class Reach:
+    """How small and how large what a machine adds can be."""
+
+    def __init__(self, record: sq.Datapath, name: str) -> None:
+        elements = [ELEMENTS[n] for n in elements_of(record, name)]
+        self.takes_words = any(e.mantissa_bits == 23 for e in elements)
+        least = min(oracle.magnitude_list(e)[1] if e.width <= 16 else _least_of(e) for e in elements)
+        most = max(e.largest for e in elements)
+        if record.block_scales:
+            scale = ELEMENTS[scale_name(record)]
+            least, most = least * oracle.magnitude_of(scale, int(scale.zero)), most * scale.largest
+        self.most = most
+        self.least_product, self.most_product = least**2, most**2
+        #: Of a step, or of all that meets before float32.
+        self.most_sum = self.most_product * max(record.group, record.instruction, record.chunk, 1)
+
+
+def _least_of(element: oracle.Element) -> Fraction:
+    return oracle.magnitude_of(element, 1)
+
+
+def why_same(record: sq.Datapath, name: str, changed: str, other: Any) -> str | None:
+    """Why no operands tell a machine whose field `changed` is `other` from `record`; None if they might."""
+    reach, integer = Reach(record, name), record.reduce == "integer"
+    if changed == "run" and record.instruction <= record.group:
+        return "an instruction has one step"
+    if changed == "dropped_bits" and not reach.takes_words:
+        return "no operand is a float32 word"
+    if changed == "exponent_floor" and power_of_two(max(record.exponent_floor, other) + 1) < min(
+        reach.least_product, power_of_two(-149)
+    ):
+        return "the floor lies below every exponent"
+    if changed == "product_overflow" and reach.most_product < power_of_two(128):
+        return "no product reaches 2^128"
+    floor = max(record.exponent_floor, other) if changed == "exponent_floor" else 0
+    if (
+        changed == "exponent_floor"
+        and power_of_two(floor) <= reach.least_product
+        and floor - record.fraction_bits <= -149
+    ):
+        return "every product lies above the floor, and c alone is kept whole"
+    apart = record.chunk or record.start == "after_instruction"  # sums begin with +0
+    if changed == "zero_products" and apart and power_of_two(-126) * reach.most < reach.least_product:
+        return "every sum that is not zero lies above the products of zeros"
+    whole = record.accumulator_rounding == "toward_zero" or record.accumulator_fraction == 23
+    # Half of the last place of float32's last binade.
+    if changed == "overflow" and "fp16" not in record.output and whole and reach.most_sum < power_of_two(103):
+        return "no sum moves an accumulator that is about to overflow"
+    if changed == "accumulator_exponent_bits" and record.chunk:
+        bits = min(record.accumulator_exponent_bits, other)
+        top = power_of_two((1 << (bits - 1)) - 1)
+        if reach.most_sum < top and reach.least_product >= 1 / (top / 2):
+            return "sums of a chunk stay within its exponents"
+    if integer:
+        most = reach.most_sum if not record.block_scales else _integer_sum(record, name)
+        bits = min(record.integer_bits, other) if changed == "integer_bits" else record.integer_bits
+        unbounded = record.group == 0  # as many products as come
+        if changed in ("integer_bits", "integer_overflow", "integer_tree") and not unbounded and most < 1 << (bits - 1):
+            return "no sum of a step overflows"
+        if changed == "integer_tree" and record.integer_overflow == "wrap":
+            return "sums that wrap may be looked at whenever one likes"
+        if changed == "group" and record.output == "int32" and record.integer_overflow == "wrap":
+            return "steps that wrap add up as one"
+    return None
+
+
+def _integer_sum(record: sq.Datapath, name: str) -> int:
+    """The largest sum of the integers of a step."""
+    widest = max(ELEMENTS[n].mantissa_bits for n in elements_of(record, name))
+    return int(record.group * (1 << widest) ** 2)
 
 
 def recorded(name: str) -> list[tuple[Side, Side, Any]]:
@@ -91,10 +179,89 @@ def recorded(name: str) -> list[tuple[Side, Side, Any]]:
     return made
 
 
+def code_of(element: str, value: Fraction) -> int | None:
+    """The code of a number, None where the element lacks it."""
+    try:
+        code = oracle.round_to_code(ELEMENTS[element], oracle.finite(value))
+    except RefusedError:
+        return None
+    number = oracle.decode(ELEMENTS[element], code)
+    return code if number.kind == "finite" and number.fraction == value else None
+
+
+def split_product(element: str, value: Fraction) -> tuple[Fraction, Fraction] | None:
+    """Two numbers of an element whose product is `value`, one of them a power of two."""
+    for exponent in (75, *range(150)):
+        for power in (power_of_two(-exponent), power_of_two(exponent)):
+            if code_of(element, power) is not None and code_of(element, value / power) is not None:
+                return value / power, power
+    return None
+
+
+def edge(element: str, terms: list[Any], start: float | None = None, fill: int = 0) -> tuple[Side, Side, Any] | None:
+    """One dot product whose products are `terms`: numbers, or pairs of factors; None where the element lacks one."""
+    pairs = [term if isinstance(term, tuple) else split_product(element, Fraction(term)) for term in terms]
+    if any(pair is None for pair in pairs):
+        return None
+    codes = [[code_of(element, Fraction(x)) for x in side] for side in zip(*pairs, strict=True)]
+    if any(code is None for side in codes for code in side):
+        return None
+    sides = [Side(element, np.array([side], dtype=store(ELEMENTS[element]))) for side in codes]
+    return sides[0], sides[1], None if start is None else np.array([[start]], np.float32).view(np.uint32)
+
+
+def edges(record: sq.Datapath, element: str) -> Iterator[tuple[Side, Side, Any] | None]:
+    """What each rule decides, at the place where it does so."""
+    one = power_of_two(0)
+    fraction, least = record.fraction_bits, power_of_two(-149)
+    if record.exponent_floor > -1000:
+        # Exactly the least number of float32, if what lies at the last place under the floor is kept.
+        for last in (record.exponent_floor - fraction, record.exponent_floor - fraction - 1):
+            unit = power_of_two(last)
+            yield edge(element, [least - 4 * unit, 2 * unit, unit, unit])
+    if record.reduce == "align" and fraction > 21:
+        # A product of 2 or more, and three that reach its last place in float32 if none is cut.
+        unit = power_of_two(-fraction)
+        rest = power_of_two(-22) - 2 * unit
+        halves = [rest] if rest.numerator.bit_length() <= 3 else [rest - power_of_two(-23), power_of_two(-23)]
+        yield edge(element, [(Fraction(3, 2), Fraction(3, 2)), *halves, unit, unit])
+    # Products of zeros beside a tiny c.
+    some = oracle.decode(ELEMENTS[element], ELEMENTS[element].largest_code).fraction
+    for start in (2.0**-140, -(2.0**-127), 2.0**-110):
+        yield edge(element, [(Fraction(0), some)] * 40, start)
+    # Equal products beside a c whose last place is four of them.
+    unit = one if code_of(element, one) is not None else oracle.magnitude_list(ELEMENTS[element])[1]
+    square = unit * unit
+    for count in (22, 33):
+        for exponent in (1, 2, 3):
+            start = float(square * power_of_two(exponent + 23))
+            yield edge(element, [(unit, unit)] * count, start)
+    # As large as can be, alike and in pairs that cancel.
+    for turned in (some, -some):
+        pair = edge(element, [(some, some)] * 16 + [(some, turned)] * 16 + [(Fraction(0), some)] * 32)
+        yield pair
+        if pair is not None and record.block_scales and record.reduce == "align":
+            scale = scale_name(record)
+            top = np.full((1, 4), ELEMENTS[scale].largest_code, np.uint8)
+            a, b = (Side(x.element, x.codes, top, 16, scale) for x in pair[:2])
+            yield a, b, None
+            # Groups of zeros with scales of their own, beside small numbers.
+            low = top.copy()
+            low[:, 1:] = 1
+            small = edge(element, [(unit, unit)] * 16 + [(Fraction(0), some)] * 48)
+            if small is not None:
+                for planes in ((low, low), (top[:, ::-1] - top + low[:, ::-1], top)):
+                    a, b = (
+                        Side(x.element, x.codes, np.ascontiguousarray(own), 16, scale)
+                        for x, own in zip(small[:2], planes, strict=True)
+                    )
+                    yield a, b, None
+
+
 def vectors(record: sq.Datapath, name: str) -> list[tuple[Side, Side, Any]]:
-    """Operands of every style, with and without c."""
+    """Operands of every style, with and without c; and edges."""
     rng, made = np.random.default_rng(99), []
-    elements = operand_names(record, name)
+    elements = elements_of(record, name)
     for number in range(4 * len(STYLES)):
         style = STYLES[number % len(STYLES)]
         pair = (elements[number % len(elements)], elements[number // 2 % len(elements)])
@@ -105,6 +272,9 @@ def vectors(record: sq.Datapath, name: str) -> list[tuple[Side, Side, Any]]:
     # An accumulator of subnormal size: where the least exponent matters.
     tiny = Side(elements[0], drawn_codes(rng, elements[0], (3, 40), "tiny"))
     made.append((tiny, tiny, rng.integers(0, 1 << 20, (3, 3), dtype=np.uint32)))
+    if record.output != "int32":
+        for element in elements:
+            made += [case for case in edges(record, element) if case is not None]
     return made
 
 
@@ -112,38 +282,49 @@ def score(name: str) -> Score:
     record = sq.datapaths()[name].record
     fields = sq.datapath_to_dict(record)
     full = {**record.to_dict(), "scale": fields.get("scale", "e8m0"), "operands": fields.get("operands", [])}
-    cases = vectors(record, name)
-    result = record.output.split("_")[0]
-    wanted = [run(record, a, b, c, result) for a, b, c in cases]
+    cases = [(a, b, c, record.output.split("_")[0]) for a, b, c in vectors(record, name)]
+    if "fp16" in record.output:
+        cases += [(a, b, None, "fp16") for a, b, _, _ in cases]
+    wanted = [run(record, *case) for case in cases]
     out = Score()
     for text, changed in mutants(full):
         try:
             mutant = sq.datapath_from_dict(changed)
             differs = False
-            for (a, b, c), want in zip(cases, wanted, strict=True):
-                differs = differs or not np.array_equal(run(mutant, a, b, c, result), want)
+            for case, want in zip(cases, wanted, strict=True):
+                differs = differs or not np.array_equal(run(mutant, *case), want)
         except (ValueError, TypeError, OverflowError):
             out.refused += 1
             continue
+        what = text.split(":")[0]
+        reason = why_same(record, name, what, changed[what])
         if differs:
+            assert reason is None, f"{name}: {text} was seen, though {reason}"
             out.seen += 1
+        elif reason is not None:
+            out.explained[text] = reason
         else:
             out.survivors.append(text)
     return out
 
 
 def main() -> None:
-    known = [n for n, m in sq.datapaths().items() if m.record.reduce in ("align", "tree", "integer", "blocks")]
     total = Score()
-    for name in sys.argv[1:] or known:
+    for name in sys.argv[1:] or sq.datapaths():
         own = score(name)
         print(
-            f"{name}: {own.seen} seen, {own.refused} refused, {len(own.survivors)} survive {own.survivors}", flush=True
+            f"{name}: {own.seen} seen, {own.refused} refused, {len(own.explained)} cannot be, "
+            f"{len(own.survivors)} survive"
         )
+        for text, reason in own.explained.items():
+            print(f"  {text}: {reason}")
+        for text in own.survivors:
+            print(f"  SURVIVES {text}", flush=True)
         total.seen, total.refused = total.seen + own.seen, total.refused + own.refused
         total.survivors += own.survivors
     meant = total.seen + len(total.survivors)
-    print(f"score {total.seen}/{meant} = {total.seen / max(1, meant):.1%} of changes that mean something are seen")
+    print(f"score {total.seen}/{meant} = {total.seen / max(1, meant):.1%} of changes that operands can tell are seen")
+    sys.exit(bool(total.survivors))
 
 
 if __name__ == "__main__":

@@ -376,7 +376,7 @@ def drawn_machine(rng: np.random.Generator) -> dict[str, Any]:
         "normalize": bool(rng.integers(2)),
         "product_overflow": bool(rng.integers(2)),
         "start": str(rng.choice(["aligned", "after_instruction", "late_floor"])),
-        "block_scales": False,
+        "block_scales": bool(rng.integers(2)),
     }
     ways = int(rng.choice([1, 1, 2, 4]))
     if ways > 1:
@@ -395,15 +395,15 @@ def drawn_machine(rng: np.random.Generator) -> dict[str, Any]:
 def test_machines_with_any_choices_equal_their_rules() -> None:
     rng = np.random.default_rng(11)
     used: dict[str, set[Any]] = {}
-    for number in range(150):
+    for number in range(300):
         chosen = drawn_machine(rng)
         record = sq.Datapath(**chosen)
         for field, value in chosen.items():
             used.setdefault(field, set()).add(value)
         pair = tuple(str(rng.choice(_TAKEN["align"])) for _ in range(2))
         k = int(rng.choice([1, 7, 24, 65]))
-        a, b = (Side(n, drawn_codes(rng, n, (2, k), STYLES[number % len(STYLES)])) for n in pair)
-        c = drawn_starts(rng, (2, 2), False, STYLES[number % len(STYLES)])
+        a, b = drawn_problem(rng, record, (pair[0], pair[1]), STYLES[number % len(STYLES)], k)
+        c = drawn_starts(rng, (3, 3), False, STYLES[number % len(STYLES)])
         if chosen["accumulator_fraction"] != 23 or chosen["accumulator_exponent_bits"] != 8:
             c = None
         wanted = model(record.to_dict(), a, b, c)
@@ -411,7 +411,7 @@ def test_machines_with_any_choices_equal_their_rules() -> None:
             with forced_isa(isa):
                 got = run(record, a, b, c)
             assert np.array_equal(got, wanted), (chosen, pair, k, isa, got, wanted)
-    assert all(len(values) > 1 for field, values in used.items() if field not in ("reduce", "block_scales"))
+    assert all(len(values) > 1 for field, values in used.items() if field != "reduce")
 
 
 @pytest.mark.parametrize("overflow", ["wrap", "saturate"])
@@ -507,6 +507,7 @@ def test_results_that_a_machine_does_not_offer_are_refused() -> None:
         {"reduce": "align", "group": 8, "fraction_bits": 24, "lanes": 2},
         {"reduce": "align", "group": 8, "fraction_bits": 24, "presum": 3},
         {"reduce": "align", "group": 8, "fraction_bits": 24, "presum": 4, "normalize": True},
+        {"reduce": "align", "group": 8, "fraction_bits": 24, "presum": 4, "product_overflow": True},
         {"reduce": "align", "group": 8, "fraction_bits": 24, "start": "late_floor"},
         {"reduce": "align", "group": 8, "fraction_bits": 24, "integer_bits": 8},
         {"reduce": "align", "group": 8, "fraction_bits": 24, "flush_inputs": True},
@@ -518,12 +519,38 @@ def test_results_that_a_machine_does_not_offer_are_refused() -> None:
         {"reduce": "integer", "integer_bits": 49},
         {"reduce": "integer", "integer_bits": 33, "output": "int32", "block_scales": False},
         {"reduce": "integer", "integer_bits": 32, "output": "int32"},
+        {"reduce": "integer", "integer_bits": 32, "output": "int32", "block_scales": False, "accumulator_fraction": 10},
+        {"reduce": "integer", "integer_bits": 32, "output": "int32", "block_scales": False, "nan_bits": 0x7FFFFFFF},
         {"reduce": "blocks", "group": -1},
     ],
 )
 def test_fields_that_mean_nothing_together_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         sq.datapath_from_dict(fields)
+
+
+def test_a_product_that_its_block_scales_take_beyond_float32_overflows(isa: str) -> None:
+    fields = sq.datapath_to_dict(sq.datapaths()["blackwell_mxf8"].record)
+    plus = np.full((1, 64), 0x38, np.uint8)
+    both = plus.copy()
+    both[:, 16:32] |= 0x80
+    both[:, 32:] = 0
+    top = np.full((1, 2), 254, np.uint8)
+    raw = {"a_format": "e4m3", "b_format": "e4m3", "a_scales": top, "b_scales": top}
+    for overflow, wanted in ((False, [0.0, np.inf]), (True, [np.nan, np.inf])):
+        machine = sq.datapath_from_dict({**fields, "product_overflow": overflow})
+        got = sq.matmul(plus, np.vstack([both, plus]), datapath=machine, **raw | {"b_scales": np.vstack([top, top])})
+        assert np.array_equal(got[0], np.float32(wanted), equal_nan=True)
+
+
+def test_a_product_of_zero_never_overflows_whatever_its_scales(isa: str) -> None:
+    fields = {"reduce": "align", "group": 2, "fraction_bits": 20, "product_overflow": True}
+    top = np.full((1, 1), 254, np.uint8)
+    raw = {"a_format": "e4m3", "b_format": "e4m3", "a_scales": top, "b_scales": top}
+    for rule in ("absent", "lowest"):
+        machine = sq.datapath_from_dict({**fields, "zero_products": rule})
+        got = sq.matmul(np.uint8([[0, 0x38]]), np.uint8([[0x7E, 0]]), datapath=machine, **raw)
+        assert bits_of(got).tolist() == [[0]]
 
 
 def test_an_nvfp4_tensor_goes_to_its_machine_with_its_codes(isa: str) -> None:

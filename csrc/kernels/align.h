@@ -70,8 +70,8 @@ struct AlignPlan {
         }
     if (partial < 1) partial = 1;
     short_sums = narrow && path.group <= partial;
-    overflows =
-        path.product_overflow && path.presum == 1 && max_exponent(j.a.element) + max_exponent(j.b.element) + 2 > 128;
+    overflows = path.product_overflow && (j.a.exponents != nullptr || j.b.exponents != nullptr ||
+                                          max_exponent(j.a.element) + max_exponent(j.b.element) + 2 > 128);
   }
 
   // Where k lies among packed elements: steps follow one another.

@@ -197,7 +197,7 @@ Datapath with_meaning(const Datapath& path) {
   Datapath out;
   out.reduce = path.reduce;
   out.output = path.output;
-  out.nan_bits = path.nan_bits;
+  if (path.output != Output::int32) out.nan_bits = path.nan_bits;
   out.block_scales = path.block_scales;
   out.scale = path.scale;
   out.operands = path.operands;
@@ -212,6 +212,8 @@ Datapath with_meaning(const Datapath& path) {
     out.integer_bits = path.integer_bits;
     out.integer_tree = path.integer_tree;
     out.integer_overflow = path.integer_overflow;
+  }
+  if (path.reduce == Reduce::integer && path.output != Output::int32) {
     out.accumulator_exponent_bits = path.accumulator_exponent_bits;
     out.accumulator_fraction = path.accumulator_fraction;
     out.overflow = path.overflow;
@@ -221,6 +223,7 @@ Datapath with_meaning(const Datapath& path) {
   out.flush_inputs = out.flush_results = false;
   out.integer_bits = out.integer_tree = 0;
   out.integer_overflow = IntegerOverflow::wrap;
+  if (path.presum > 1) out.product_overflow = false;  // a sum, not a product, is what meets the others
   if (path.start != Start::late_floor) {
     out.lanes = 1;
     out.sum_fraction = out.start_fraction = out.start_reach = 0;

@@ -271,6 +271,9 @@ struct AlignReference {
       if (job.path.normalize && t.size >> two != 0) ++t.exponent;
       terms.push_back(t);
     }
+    // Where K has ended there are zeros too.
+    const auto group = static_cast<std::size_t>(job.path.group);
+    if (zeros_count()) terms.resize(terms.size() + group - ks.size(), {0, false, 0, 2 * -126});
     return terms;
   }
 
@@ -387,11 +390,11 @@ struct AlignReference {
       return found.value();
     }
     const std::vector<AlignTerm> terms = job.path.presum > 1 ? presums(ks) : products(ks);
-    if (job.path.product_overflow && job.path.presum == 1)
+    if (job.path.product_overflow)
       for (const AlignTerm& t : terms) {
         int bits = 0;
         while (bits < 64 && t.size >> bits != 0) ++bits;
-        if (bits + t.unit > 128) (t.negative ? found.minus : found.plus) = true;
+        if (t.size != 0 && bits + t.unit > 128) (t.negative ? found.minus : found.plus) = true;
       }
     if (found.any()) return found.value();
     return job.path.start == Start::late_floor ? late_floor(terms, acc) : aligned(terms, acc);

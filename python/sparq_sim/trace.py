@@ -245,7 +245,7 @@ class _Tracer:
         found = [term.value for term in terms if isinstance(term.value, float)]
         found += [acc] if not math.isfinite(acc) else []
         large = Fraction(2) ** 128
-        if not found and self.path.product_overflow and self.path.presum == 1:
+        if not found and self.path.product_overflow:
             values = [Fraction(term.value) for term in terms]
             found = [math.copysign(math.inf, value) for value in values if abs(value) >= large]
         return sum(found) if found else None
@@ -257,16 +257,19 @@ class _Tracer:
             terms = [self.presum_term(group) for group in groups]
         else:
             terms = [self.plain_term(k, False) for k in ks]
+        # Where K has ended there are zeros too.
+        zeros = path.group - len(ks) if path.presum == 1 and path.zero_products == "lowest" else 0
+        exponents = [*(term.exponent for term in terms), *[2 * _LOWEST] * zeros]
         special = self.special(terms, acc)
         if special is not None:
             return self.note("step", acc, terms, None, acc, special, special)
         least = 2 - 2 ** (path.accumulator_exponent_bits - 1)
         own = max(_floor_log2(Fraction(acc)), least) if acc else None
         if path.start == "late_floor":
-            return self.late_step(terms, acc, own)
+            return self.late_step(terms, exponents, acc, own)
         if own is None and path.zero_products == "lowest":
             own = _LOWEST
-        top = self.largest([*(term.exponent for term in terms), own])
+        top = self.largest([*exponents, own])
         if top is None:
             return self.note("step", acc, terms, None, Fraction(0), Fraction(0), 0.0)
         cut = [self.cut(term, top) for term in terms]
@@ -282,10 +285,12 @@ class _Tracer:
         kept = _to_multiple(Fraction(term.value), top - self.path.fraction_bits, self.path.align_rounding)
         return TraceTerm(term.k, term.a, term.b, term.value, term.exponent, kept)
 
-    def late_step(self, terms: Sequence[TraceTerm], acc: float, own: int | None) -> float:
+    def late_step(
+        self, terms: Sequence[TraceTerm], exponents: Sequence[int | None], acc: float, own: int | None
+    ) -> float:
         path = self.path
         lanes = [list(terms[lane :: path.lanes]) for lane in range(path.lanes)]
-        tops = [self.largest([term.exponent for term in lane]) for lane in lanes]
+        tops = [self.largest(exponents[lane :: path.lanes]) for lane in range(path.lanes)]
         present = [top for top in tops if top is not None]
         top = max([*present, *([] if own is None else [own])], default=None)
         if top is None:
