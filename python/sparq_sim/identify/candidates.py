@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from typing import Any
 
-from sparq_sim import _core
 from sparq_sim._core import Conversion
-from sparq_sim.formats import Format, Spec, block_text, elements, formats, levels_with_extents, spec
+from sparq_sim.formats import Format, Spec, block_text, elements, formats, levels_with_extents, spec, words_of
 from sparq_sim.presets import presets
 
 #: Elements of a line under one scale that are tried besides those of the catalog.
@@ -22,14 +21,7 @@ _UNSEEN = ("stochastic", "random_bits", "zero_scale")
 FIELDS: tuple[str, ...] = tuple(name for name in Conversion.fields if name not in _UNSEEN)
 
 
-def _words_of(name: str) -> tuple[str, ...] | None:
-    """The words of a field, which may have those of another whose name ends its own; None for numbers."""
-    if name in _core.words:
-        return tuple(_core.words[name])
-    return next((tuple(words) for key, words in _core.words.items() if name.endswith(f"_{key}")), None)
-
-
-_WORDS = {name: words for name in FIELDS if (words := _words_of(name)) is not None}
+_WORDS = {name: words for name in FIELDS if (words := words_of(name)) is not None}
 _DEFAULTS: Mapping[str, Any] = Conversion().to_dict()
 #: What a field may need others to be.
 _COMPANY: tuple[Mapping[str, Any], ...] = (
