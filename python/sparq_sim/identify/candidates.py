@@ -68,6 +68,14 @@ def block_of(format: Format) -> Block:
     return (0, 0) if main is None else (main.along, main.across)
 
 
+def values_of(format: Format) -> int:
+    """How many values elements under one scale of the main level can have, at most, pruned ones among them."""
+    count = 1 << format.element.code_bits
+    for level in format.levels[format.block_format.main_level + 1 :]:
+        count *= 1 if level.combine == "subtract" else level.format.max_code + 1
+    return count + 1
+
+
 def with_block(format: Format, block: Block) -> Format | None:
     """The format with other blocks; None if it cannot have them."""
     main = format.main
