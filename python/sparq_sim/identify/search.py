@@ -47,7 +47,15 @@ _PER_BLOCK = 4
 _STARTS_ROUNDED = 256
 #: Choices of a scale, and what else decides between which two neighbours an element lies.
 _SCALE_FIELDS = ("scale_rule", "scale_rounding")
-_STEP_FIELDS = ("preround", "divisor_apply", "scale_compute", "scale_apply", "divide_by")
+_STEP_FIELDS = (
+    "preround",
+    "divisor_apply",
+    "scale_compute",
+    "scale_apply",
+    "divide_by",
+    "outer_apply",
+    "scale_order",
+)
 #: Elements that are this close to a neighbour count as near it while the steps of a float scale are unknown.
 _CLOSE = 2.0**-7
 
@@ -406,7 +414,9 @@ class Search:
         better: list[Spec] = []
         if not self.solved:
             self.note(candidates)
-            crossed = self.crossed(candidates, ("rounding", "scale_rule", "overflow"), self.numbers, _CROSSED)
+            crossed = self.crossed(
+                candidates, ("rounding", "scale_rule", "overflow", "scale_rounding"), self.numbers, _CROSSED
+            )
             self.settle(crossed)
             better += [] if self.solved else self.improve({**candidates, **crossed})
             self.note([*crossed, *better])
