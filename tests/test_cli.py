@@ -211,6 +211,70 @@ def test_wrong_arguments_of_diff_are_one_line_of_error(arguments: tuple[str, ...
     assert message in stderr and len(stderr.strip().splitlines()) == 1
 
 
+def outputs_of(tmp_path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x.npy, and a.npy and b.npy by two rules of scales."""
+    x = np.random.default_rng(5).standard_normal((4, 96), dtype=np.float32)
+    a, b = sq.emulate(x, "mxfp4"), sq.emulate(x, "mxfp4", scale_rule="even", rounding="up")
+    for name, array in (("x", x), ("a", a), ("b", b)):
+        np.save(tmp_path / f"{name}.npy", array)
+    return x, a, b
+
+
+def test_explain_takes_files_presets_and_choices(tmp_path: Path) -> None:
+    x, a, b = outputs_of(tmp_path)
+    files = [tmp_path / f"{name}.npy" for name in "xab"]
+    assert table("explain", *files, "-f", "mxfp4") == sq.explain(x, a, b, format="mxfp4").to_dict()
+    assert table("explain", *files) == sq.explain(x, a, b).to_dict()
+    sides = ("--like", "torchao-main/even", "--with", "")
+    assert table("explain", files[0], "-f", "mxfp4", *sides, "--choice", "block=16", "--axis", "0") == (
+        sq.explain(x, "torchao-main/even", {}, format=sq.spec("mxfp4", block=16, axis=0)).to_dict()
+    )
+    shown = sparq("explain", *files[:2], "-f", "mxfp4", "--with", "scale_rule=even").stdout
+    assert "a is taken for" in shown and "which makes 12 of its 12 blocks" in shown and "│ scale_rule │" in shown
+
+
+def test_explain_compares_bfloat16_as_such(tmp_path: Path) -> None:
+    """Values of NVFP4 need more bits than bfloat16 has: they are rounded before they are compared."""
+    x = torch.randn(4, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    a, b = sq.emulate(x, "nvfp4", inexact="round"), sq.emulate(x, "nvfp4", rounding="up", inexact="round")
+    save_file({"x": x, "a": a, "b": b}, tmp_path / "all.safetensors")
+    for name in "xab":
+        save_file({name: {"x": x, "a": a, "b": b}[name], "n": torch.zeros(2)}, tmp_path / f"{name}.safetensors")
+    one = [tmp_path / f"{name}.safetensors" for name in "xab"]
+    stderr = sparq("explain", *one, "-f", "nvfp4", code=2).stderr
+    assert "2 tensors of floats; name one with --tensor: n, x" in stderr
+    for name, tensor in (("x", x), ("a", a), ("b", b)):
+        save_file({"w": tensor}, tmp_path / f"{name}.safetensors")
+    data = table("explain", *one, "-f", "nvfp4", "--tensor", "w")
+    assert data == sq.explain(x, a, b, format="nvfp4").to_dict()
+    assert data["unattributed"] == 0 and data["causes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("a.npy",), "1 sides: needed two, of files A and B, --like PRESET and --with CHOICES"),
+        (("a.npy", "b.npy", "--like", "ocp", "-f", "mxfp4"), "3 sides: needed two"),
+        (("a.npy", "--like", "ocp"), "--format: needed beside --like"),
+        (("a.npy", "missing.npy", "-f", "mxfp4"), "missing.npy: no such file"),
+        (("a.npy", "small.npy"), r"small.npy: shape \(4, 95\); needed that of .*x.npy, \(4, 96\)"),
+        (("a.npy", "ints.npy"), "ints.npy: holds int64; needed a tensor of float16"),
+        (("a.npy", "b.npy", "-f", "mxfp5"), "unknown format 'mxfp5'"),
+        (("missing.npy", "--like", "opc", "-f", "mxfp4"), "unknown preset 'opc'; known: ocp"),
+        (("missing.npy", "--with", "scale_rule=odd", "-f", "mxfp4"), "scale_rule 'odd'|scale_rule='odd'"),
+    ],
+)
+def test_wrong_arguments_of_explain_are_one_line_of_error(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    outputs_of(tmp_path)
+    np.save(tmp_path / "small.npy", np.zeros((4, 95), np.float32))
+    np.save(tmp_path / "ints.npy", np.zeros((4, 96), np.int64))
+    given = [tmp_path / word if word.endswith(".npy") else word for word in arguments]
+    stderr = sparq("explain", tmp_path / "x.npy", *given, code=2).stderr
+    assert re.search(message, stderr) and len(stderr.strip().splitlines()) == 1, stderr
+
+
 def test_datapaths_and_one_machine_are_shown() -> None:
     listed = json.loads(sparq("datapaths", "--json").stdout)
     assert [row["name"] for row in listed] == list(sq.datapaths())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from itertools import combinations
+import sys
+from itertools import combinations, product
 from typing import Any
 
 import ml_dtypes
@@ -14,6 +16,8 @@ import torch
 import sparq_sim as sq
 from conftest import Array, assert_same_bits, bits_of, plane_bits
 from sparq_sim import places
+from sparq_sim.fields import changed_fields, fields_of, mixed
+from sparq_sim.formats import words_of
 
 #: Blocks of four for MXFP4 with scale_rule even and rounding away from zero against the format's own choices, and which
 #: field each of them is for.
@@ -260,6 +264,155 @@ def test_json_is_the_same_record() -> None:
         counts(made)
     )
     assert "NaN" in json.dumps(data["causes"])
+
+
+def with_level(format: str, at: int, **changes: Any) -> sq.Spec:
+    """A format of the catalog with another level."""
+    made = sq.formats()[format]
+    level = made.levels[at]
+    fields: dict[str, Any] = {"format": level.format, "along": level.along, "across": level.across}
+    levels = list(made.levels)
+    levels[at] = sq.ScaleLevel(**{**fields, "combine": level.combine, **changes})
+    return sq.Spec(dataclasses.replace(made, levels=levels))
+
+
+def sparse(**changes: Any) -> sq.Spec:
+    """MXFP4 with a pattern."""
+    return sq.Spec(sq.formats()["mxfp4"], sq.Sparsity(**{"kept": 2, "group": 4, **changes}))
+
+
+#: For fields of the records of a spec: two specs that differ in it, and the name that `explain` has for it.
+PAIRS: dict[str, tuple[sq.Spec, sq.Spec, str]] = {
+    "Spec.sparsity": (sq.spec("mxfp4"), sparse(), "sparsity"),
+    "Spec.order": (sparse(), sq.spec(sparse(), order="quantize_first"), "order"),
+    "Spec.scale_space": (
+        sq.spec("mxfp4", sparsity="2:4", block=64),
+        sq.spec("mxfp4", sparsity="2:4", scale_space="stored"),
+        "scale_space",
+    ),
+    "Sparsity.kept": (sparse(), sparse(kept=1), "sparsity"),
+    "Sparsity.group": (sparse(), sparse(group=8), "sparsity"),
+    "Sparsity.unit": (sparse(kept=4, group=8), sparse(kept=4, group=8, unit=2), "sparsity"),
+    "Sparsity.ties": (sparse(), sparse(ties="highest_index"), "ties"),
+    "ScaleLevel.along": (sq.spec("mxfp4"), with_level("mxfp4", 0, along=16), "block"),
+    "ScaleLevel.across": (sq.spec("mxfp4"), with_level("mxfp4", 0, across=32), "block"),
+    "ScaleLevel.across of an outer level": (sq.spec("nvfp4"), with_level("nvfp4", 0, across=1), "outer_block"),
+    "ScaleLevel.along of an inner level": (sq.spec("mx9"), with_level("mx9", 1, along=4), "inner_blocks"),
+    "ScaleLevel.combine": (sq.spec("nvfp4"), with_level("nvfp4", 0, combine="divide"), "outer_combine"),
+}
+#: Fields that are no choice between two specs of one format, and what is said of specs that differ in them.
+REFUSED: dict[str, tuple[sq.Spec, sq.Spec, str]] = {
+    "Spec.axis": (sq.spec("mxfp4"), sq.spec("mxfp4", axis=0), "axis=-1 and axis=0: needed the same"),
+    "Format.element": (sq.spec("mxfp4"), sq.spec("mxint4"), "two formats"),
+    "ScaleLevel.format": (sq.spec("fp8_e4m3_1x128"), sq.spec("fp8_e4m3_1x128_ue8m0"), "two formats"),
+    "ScaleLevel.combine of an inner level": (
+        sq.spec("mx9"),
+        with_level("mx9", 1, combine="multiply"),
+        "two formats",
+    ),
+}
+#: Fields that hold no bits: records of the above, and words for people.
+NO_BITS = {
+    "Spec.format": "a record, whose fields are looked at",
+    "Format.levels": "records, whose fields are looked at",
+    "Format.conversion": "a record, whose fields are looked at",
+    "Format.name": "of people",
+    "Format.source": "of people",
+    "Format.evidence": "of people",
+}
+
+
+def record_fields() -> set[str]:
+    """Every field of the records that a spec is made of, but those of `Conversion`."""
+    own = {"Spec": sq.Spec, "Format": type(sq.formats()["mxfp4"])}
+    named = {f"{name}.{field.name}" for name, one in own.items() for field in dataclasses.fields(one)}
+    core = {"ScaleLevel": sq.ScaleLevel, "Sparsity": sq.Sparsity}
+    return named | {f"{name}.{field}" for name, one in core.items() for field in one.fields}
+
+
+def test_every_field_of_a_spec_is_covered() -> None:
+    listed = {name.partition(" ")[0] for name in (*PAIRS, *REFUSED)} | set(NO_BITS)
+    assert listed == record_fields()
+    assert set(fields_of(sq.spec("mxfp4"))) == {
+        *sq.Conversion.fields, *(name for _, _, name in PAIRS.values()),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("pair", [pytest.param(pair, id=name) for name, pair in PAIRS.items()])
+def test_a_field_of_the_records_is_named_and_can_be_taken(pair: tuple[sq.Spec, sq.Spec, str]) -> None:
+    x = np.random.default_rng(3).standard_normal((64, 128)) * np.exp2(np.arange(64) % 5)[:, None]
+    x = np.round(x * 4).astype(np.float32) / 4  # with equal magnitudes in a group
+    for a, b in (pair[:2], pair[1::-1]):
+        made = sq.explain(x, a, b)
+        names = {change.name for change in made.fields}
+        assert pair[2] in names and names <= {pair[2], "ties"}
+        assert mixed(a, b, names) == b and mixed(a, b, ()) == a
+        same = np.array_equal(bits_of(sq.emulate(x, a)), bits_of(sq.emulate(x, b)))
+        # Where blocks of scales are counted changes what a spec says, and no bits of the same blocks.
+        assert same == (pair[2] == "scale_space") and (made.different_blocks == 0) == same
+        assert made.unattributed == 0 and {cause.text for cause in made.causes} == (set() if same else {pair[2]})
+
+
+@pytest.mark.parametrize("pair", [pytest.param(pair, id=name) for name, pair in REFUSED.items()])
+def test_other_fields_are_no_choice_between_two_ways(pair: tuple[sq.Spec, sq.Spec, str]) -> None:
+    with pytest.raises(ValueError, match=pair[2]):
+        sq.explain(np.ones((2, 64), np.float32), *pair[:2])
+
+
+def test_every_field_of_a_conversion_is_named() -> None:
+    """Of some spec of the catalog that takes another word or number for it."""
+    numbers: dict[str, list[Any]] = {
+        "divisor": [7.25], "even_bits": [0], "zero_scale": [127], "align_bits": [4], "cut_offset": [0.5],
+        "scale_minimum": [8], "random_bits": [8],
+    }  # fmt: skip
+    company: list[dict[str, Any]] = [
+        {}, {"scale_rule": "even"}, {"scale_rule": "rceil"}, {"rounding": "toward_zero"}, {"align_bits": 4},
+        {"outer_combine": "divide"}, {"rounding": "stochastic"}, {"scale_rule": "fit"},
+    ]  # fmt: skip
+    missing = set(sq.Conversion.fields)
+    for field in sorted(missing):
+        for format, base, word in product(sq.formats(), company, numbers.get(field) or words_of(field)):
+            try:
+                a, b = sq.spec(format, **base), sq.spec(format, **{**base, field: word})
+            except ValueError:
+                continue
+            if a != b:
+                assert [change.name for change in changed_fields(a, b)] == [field]
+                assert mixed(a, b, [field]) == b
+                missing.discard(field)
+                break
+    assert missing == set()
+
+
+def test_a_pattern_comes_with_where_its_blocks_were_counted() -> None:
+    """Stored elements mean nothing without a pattern: before the field was one, nothing accounted for such a pair."""
+    x = np.random.default_rng(3).standard_normal((8, 256), dtype=np.float32)
+    made = sq.explain(x, sq.spec("mxfp4", sparsity="2:4", scale_space="stored"), "ocp", format="mxfp4")
+    assert {"block", "sparsity", "scale_space"} <= {change.name for change in made.fields}
+    assert made.unattributed == 0 and all("sparsity + scale_space" in cause.text for cause in made.causes)
+
+
+def test_a_field_with_the_words_of_another_is_looked_for() -> None:
+    x = np.float32([[2.0**-111, 2.0**-127], [2.0**-111, -(2.0**-128)], [1.0, 2.0]])  # over 2^-126, elements are normal
+    theirs = sq.emulate(x, "mxfp8_e5m2", input_subnormals="flush")
+    made = sq.explain(x, {}, theirs, format="mxfp8_e5m2")
+    assert made.unattributed == 0 and counts(made) == {"input_subnormals": 2}
+
+
+@pytest.mark.parametrize("words", [{"ties": "highest_index"}, {"order": "quantize_first"}])
+def test_patterns_of_arrays_are_looked_for(words: dict[str, str]) -> None:
+    x = np.round(np.random.default_rng(3).standard_normal((32, 128)) * 4).astype(np.float32)
+    base = sq.spec("mxfp4", sparsity="2:4")
+    made = sq.explain(x, {}, sq.emulate(x, base, **words), format=base)
+    assert made.specs is not None and made.specs[1] == str(sq.spec(base, **words)) and made.unattributed == 0
+
+
+def test_what_is_named_is_looked_at_before_anything_is_searched_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, _ = mixture()
+    module = sys.modules["sparq_sim.explain"]  # the package has a function of that name
+    monkeypatch.setattr(module, "_closest", lambda *_: pytest.fail("searched"))
+    with pytest.raises(ValueError, match="unknown preset 'opc'"):
+        sq.explain(x, x, "opc", format="mxfp4")
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 70), (2, 3, 40), ()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -144,13 +145,37 @@ def drawn_spec(rng: np.random.Generator) -> sq.Spec:
             chosen.pop(names[rng.integers(len(names))])
 
 
-def drawn_pair(seed: int) -> tuple[sq.Spec, Any, Any]:
+def drawn_two_level_spec(rng: np.random.Generator) -> sq.Spec:
+    """A format with a float32 scale above those of blocks, and choices of that scale."""
+    names = [name for name, one in sq.formats().items() if one.outer_combine is not None]
+    words: dict[str, tuple[str, ...]] = {
+        "outer_combine": ("divide", "reciprocal", "reciprocals"),
+        "outer_apply": ("reciprocal",),
+        "outer_overflow": ("one",),
+        "scale_order": ("outer_first",),
+        "scale_underflow": ("zero", "zeros", "zero_scale"),
+        "scale_apply": ("reciprocal", "outer_reciprocal"),
+        "divisor_apply": ("reciprocal",),
+        "rounding": tuple(ROUNDINGS),
+        "scale_rounding": ("up",),
+    }
+    chosen: dict[str, Any] = {name: rng.choice(some) for name, some in words.items() if rng.random() < 0.4}
+    chosen = {name: str(word) for name, word in chosen.items()}
+    while True:
+        try:
+            return sq.spec(names[rng.integers(len(names))], **chosen)
+        except ValueError:  # one of the choices means nothing to the format or to another choice
+            left = list(chosen)
+            chosen.pop(left[rng.integers(len(left))])
+
+
+def drawn_pair(seed: int, draw: Callable[[np.random.Generator], sq.Spec] = drawn_spec) -> tuple[sq.Spec, Any, Any]:
     """A spec, an input with ragged tails and some odd numbers, and what the spec makes of it."""
     rng = np.random.default_rng(seed)
     shapes = [(64, 96), (33, 200), (7, 300), (4, 40, 70), (500,), (300, 33), (3, 1000)]
     dtypes = [np.float32, np.float32, ml_dtypes.bfloat16, np.float16, np.float64]
     while True:
-        made, shape = drawn_spec(rng), shapes[rng.integers(len(shapes))]
+        made, shape = draw(rng), shapes[rng.integers(len(shapes))]
         made = sq.spec(made, axis=int(rng.choice([-1, -1, 0])))
         x = rng.standard_normal(shape) * np.exp2(rng.integers(-3, 4, shape))
         if rng.random() < 0.3:
@@ -166,9 +191,9 @@ def drawn_pair(seed: int) -> tuple[sq.Spec, Any, Any]:
             return made, x, y
 
 
-def check_drawn(seed: int) -> None:
+def check_drawn(seed: int, draw: Callable[[np.random.Generator], sq.Spec] = drawn_spec) -> None:
     """The spec itself is found, or another that makes the same bits and that an input tells from it."""
-    made, x, y = drawn_pair(seed)
+    made, x, y = drawn_pair(seed, draw)
     found = sq.identify(x, y)
     assert found.best is not None and found.best.zero_signs, f"{seed}: {made}\n{found}"
     for one in found.matches[:4]:
@@ -196,6 +221,17 @@ def test_a_drawn_spec_or_one_of_the_same_bits_is_found(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(2000, 2200))
 def test_many_drawn_specs_are_found(seed: int) -> None:
     check_drawn(seed)
+
+
+@pytest.mark.parametrize("seed", range(3000, 3004))
+def test_a_drawn_scale_above_others_is_found(seed: int) -> None:
+    check_drawn(seed, drawn_two_level_spec)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("seed", range(3004, 3030))
+def test_many_drawn_scales_above_others_are_found(seed: int) -> None:
+    check_drawn(seed, drawn_two_level_spec)
 
 
 def normal(shape: tuple[int, ...] = (64, 256), seed: int = 0) -> Array:

@@ -116,6 +116,8 @@ std::string check_level(const BlockFormat& format, int i) {
 
 std::string check_format(const BlockFormat& format) {
   if (std::string error = check_element(format.element); !error.empty()) return error;
+  if (format.level_count < 0 || format.level_count > max_levels)
+    return "level_count must be 0 to " + std::to_string(max_levels) + ": " + std::to_string(format.level_count);
   // First, since what the other levels are depends on it.
   for (int i = 0; i < format.level_count; ++i)
     if (format.levels[static_cast<std::size_t>(i)].combine == Combine::subtract)

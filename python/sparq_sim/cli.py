@@ -18,11 +18,12 @@ from sparq_sim import cli_machines, cli_storage, files, ranking_plot
 from sparq_sim._core import ScaleLevel
 from sparq_sim.arrays import bfloat16_values
 from sparq_sim.compare import snr_db
-from sparq_sim.console import JsonFlag, Like, Threads
+from sparq_sim.console import JsonFlag, Like, Pattern, Threads
 from sparq_sim.console import choices_of as _choices
 from sparq_sim.console import log as _log
 from sparq_sim.console import out as _out
 from sparq_sim.console import print_json as _print_json
+from sparq_sim.fields import base_format, side
 from sparq_sim.formats import Element, Format, Machine, Spec, block_text, code_text
 from sparq_sim.identify import identify_sources
 from sparq_sim.matmul import offered_results
@@ -265,6 +266,60 @@ def diff(
         raise ValueError(f"{len(sides)} sides: needed two, of --like PRESET and --with CHOICES")
     data = None if source is None else _numbers(_one_float(source, tensor)[1])
     found = sq.diff(format, sides[0], sides[1], data=data, seed=seed)
+    if as_json:
+        return _print_json(found.to_dict())
+    _out.print(found.title, highlight=False, markup=False, soft_wrap=True)
+    for table in found.tables():
+        _out.print(table)
+    for line in found.summary():
+        _out.print(line, highlight=False, markup=False, soft_wrap=True)
+    return None
+
+
+@app.command()
+def explain(
+    source: Annotated[Path, typer.Argument(metavar="X", help="The input: an npy, npz or safetensors file.")],
+    outputs: Annotated[
+        list[Path] | None, typer.Argument(metavar="[A] [B]", help="What became of it: values, not codes.")
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", "-f", help="A format, or an element for a cast, that made the outputs.")
+    ] = None,
+    like: Annotated[list[str] | None, typer.Option(help="A preset in the place of an output; repeatable.")] = None,
+    choices: Annotated[
+        list[str] | None,
+        typer.Option("--with", help="Choices in the place of an output, such as scale_rule=even, or ''; repeatable."),
+    ] = None,
+    axis: Annotated[int | None, typer.Option(help="Reduction axis of the format; default the last.")] = None,
+    sparsity: Pattern = None,
+    choice: Annotated[
+        list[str] | None, typer.Option(help="name=word of the format for both sides, such as block=16; repeatable.")
+    ] = None,
+    tensor: Annotated[str | None, typer.Option(help="The tensor of this name in files that hold several.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say which choices account for two different outputs of the same input, block by block.
+
+    Sides are the files A and B, then --like, then --with: two of them. Without --format nothing is said of A and B but
+    where they differ.
+    """
+    sides: list[Any] = [*(like or []), *(_side(text) for text in choices or [])]
+    count = len(outputs or []) + len(sides)
+    if count != 2:
+        raise ValueError(f"{count} sides: needed two, of files A and B, --like PRESET and --with CHOICES")
+    if format is None and (sides or axis is not None or sparsity is not None or choice):
+        raise ValueError("--format: needed beside --like, --with, --axis, --sparsity and --choice")
+    made = None
+    if format is not None:
+        made = sq.spec(base_format(format), axis=axis, sparsity=sparsity, **_choices(choice or []))
+        for given, option in zip(sides, ["--like"] * len(like or []) + ["--with"] * len(choices or []), strict=True):
+            side(given, made, option)
+    x, *arrays = (_one_float(path, tensor)[1].source() for path in (source, *(outputs or [])))
+    for path, array in zip(outputs or [], arrays, strict=True):
+        if array.shape != x.shape:
+            raise ValueError(f"{path}: shape {array.shape}; needed that of {source}, {x.shape}")
+    with _log.status("explaining"):
+        found = sq.explain(x, *arrays, *sides, format=made)
     if as_json:
         return _print_json(found.to_dict())
     _out.print(found.title, highlight=False, markup=False, soft_wrap=True)

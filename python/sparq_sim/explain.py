@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from sparq_sim._core import Conversion
 from sparq_sim.arrays import Array, Source, bfloat16_values, is_torch, normal_axis, source, widened
 from sparq_sim.difference import percent, plain_lines
-from sparq_sim.fields import FieldChange, base_format, changed_fields, mixed, names_of, require_one_format, side
-from sparq_sim.formats import Format, Spec, conversions
+from sparq_sim.fields import (
+    FieldChange,
+    base_format,
+    changed_fields,
+    fields_of,
+    mixed,
+    names_of,
+    require_one_format,
+    side,
+)
+from sparq_sim.formats import Format, Spec, conversions, spec, words_of
 from sparq_sim.places import Blocks, blocks_of, spread
 from sparq_sim.presets import presets
 from sparq_sim.quantize import encode
@@ -210,7 +219,7 @@ class _Input:
 
 
 def _is_array(given: object) -> bool:
-    return isinstance(given, np.ndarray) or is_torch(given)
+    return isinstance(given, (np.ndarray, Source)) or is_torch(given)
 
 
 def _array_bits(given: object, shape: tuple[int, ...], what: str) -> tuple[Array, str]:
@@ -273,12 +282,15 @@ def explain(
             raise ValueError("format=: needed beside an array, or its choices cannot be looked for")
         return _unknown(given, arrays)
     base = None if format is None else base_format(format)
+    given_sides = ((a, arrays[0], "a"), (b, arrays[1], "b"))
+    # What was named is looked at before anything is searched for.
+    known = {name: side(one, base, name) for one, array, name in given_sides if array is None}
     sides: list[tuple[Spec, str]] = []
     reproduced: list[Array | None] = []
     notes: list[str] = []
-    for one, array, name in ((a, arrays[0], "a"), (b, arrays[1], "b")):
+    for _, array, name in given_sides:
         if array is None or base is None:
-            sides.append(side(one, base, name))
+            sides.append(known[name])
             reproduced.append(None)
             continue
         found = _closest(given, array, base)
@@ -454,7 +466,8 @@ def _closest(given: _Input, array: tuple[Array, str], base: Format | Spec) -> _C
     named = [("", start)]
     for preset in presets().values():
         if start.format.name in preset.formats:
-            named.append((preset.name, side(preset.name, start, "preset")[0]))
+            with contextlib.suppress(ValueError):  # its choices may mean nothing beside those that were given
+                named.append((preset.name, side(preset.name, start, "preset")[0]))
     found = [one for one in (tried(made, name) for name, made in named) if one is not None]
     if not found:
         raise ValueError(f"{start.format.name} refuses x, whatever the preset")
@@ -472,12 +485,13 @@ def _closest(given: _Input, array: tuple[Array, str], base: Format | Spec) -> _C
 
 def _neighbours(made: Spec) -> Iterator[Spec]:
     """Specs that differ from this one in the word of one choice."""
-    plain = made.conversion.to_dict()
-    for field, words in conversions().items():
-        for word in words if field in plain else ():
-            if word in (plain[field], "stochastic"):
+    own = fields_of(made)
+    for field in own:
+        for word in words_of(field) or conversions().get(field, ()):
+            if word in (own[field], "stochastic"):
                 continue
+            choice: dict[str, Any] = {field: word}
             try:
-                yield replace(made, format=replace(made.format, conversion=Conversion(**{**plain, field: word})))
-            except ValueError:
+                yield spec(made, **choice)
+            except ValueError:  # it means nothing with the others
                 continue

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sparq_sim._core import Conversion, ElementFormat, Sparsity
+from sparq_sim._core import Conversion, ElementFormat, ScaleLevel, Sparsity
 from sparq_sim.formats import (
     Format,
     Spec,
@@ -14,8 +14,7 @@ from sparq_sim.formats import (
     elements,
     find_format,
     formats,
-    levels_with_extents,
-    levels_with_outer,
+    level_block,
     pattern_text,
     spec,
 )
@@ -43,16 +42,39 @@ def _text(word: object) -> str:
 
 
 def fields_of(made: Spec) -> dict[str, Any]:
-    """The choices of a spec by name: levels, sparsity and every field of `Conversion`."""
-    pattern = made.sparsity
+    """The choices of a spec by name: levels, sparsity, and every field of `Conversion`."""
+    pattern, levels = made.sparsity, made.format.levels
+    parts = [_extents_field(made.format, i) for i in range(len(levels))]
+    inner = [block_text(level_block(levels[i])) for i, part in enumerate(parts) if part == "inner_blocks"]
     return {
         "block": made.format.block,
+        "outer_block": level_block(levels[0]) if "outer_block" in parts else None,
+        "inner_blocks": "+".join(inner) or None,
         "outer_combine": made.format.outer_combine,
         "sparsity": None if pattern is None else pattern_text(pattern),
         "ties": None if pattern is None else pattern.ties,
         "order": made.order,
+        "scale_space": made.scale_space,
         **made.conversion.to_dict(),
     }
+
+
+def _extents_field(format: Format, i: int) -> str:
+    """Which field holds the extents of a level; zero points are those of the blocks."""
+    main = format.block_format.main_level
+    if i < main:
+        return "outer_block"
+    return "block" if i == main or format.levels[i].combine == "subtract" else "inner_blocks"
+
+
+def _mixed_levels(a: Format, b: Format, taken: Collection[str]) -> list[ScaleLevel]:
+    """The levels of `a` with extents, and what the outermost one does, from `b`."""
+    made = []
+    for i, (mine, other) in enumerate(zip(a.levels, b.levels, strict=True)):
+        extents = other if _extents_field(a, i) in taken else mine
+        combine = other if i < a.block_format.main_level and "outer_combine" in taken else mine
+        made.append(ScaleLevel(format=mine.format, along=extents.along, across=extents.across, combine=combine.combine))
+    return made
 
 
 def changed_fields(a: Spec, b: Spec) -> tuple[FieldChange, ...]:
@@ -64,24 +86,21 @@ def changed_fields(a: Spec, b: Spec) -> tuple[FieldChange, ...]:
 
 
 def mixed(a: Spec, b: Spec, taken: Collection[str]) -> Spec:
-    """`a` with the fields `taken` from `b`.
+    """`a` with the fields `taken` (names of `fields_of`) from `b`, a spec of the same format.
 
     Raises:
         ValueError: fields that mean nothing together.
     """
     left, right = a.conversion.to_dict(), b.conversion.to_dict()
     conversion = Conversion(**{name: (right if name in taken else left)[name] for name in left})
-    levels = a.format.levels
-    if "block" in taken and b.format.main is not None:
-        levels = levels_with_extents(a.format, b.format.main.along, b.format.main.across)
-    if "outer_combine" in taken and b.format.outer_combine is not None:
-        levels = levels_with_outer(levels, b.format.outer_combine)
+    levels = _mixed_levels(a.format, b.format, taken)
     pattern = (b if "sparsity" in taken else a).sparsity
     ties = (b if "ties" in taken else a).sparsity
     if pattern is not None and ties is not None:
         pattern = Sparsity(kept=pattern.kept, group=pattern.group, ties=ties.ties, unit=pattern.unit)
     order = (b if "order" in taken else a).order
-    return replace(a, format=replace(a.format, levels=levels, conversion=conversion), sparsity=pattern, order=order)
+    space = (b if "scale_space" in taken else a).scale_space
+    return Spec(replace(a.format, levels=levels, conversion=conversion), pattern, order, a.axis, space)
 
 
 def base_format(format: str | Format | Spec) -> Format | Spec:

@@ -90,12 +90,7 @@ class Format:
     def block(self) -> int | str | tuple[int, int] | None:
         """Elements under one scale of the main level: a count along a line, (lines, elements of each), ``"row"``,
         ``"tensor"``, or None without scales."""
-        level = self.main
-        if level is None:
-            return None
-        if level.along == _WHOLE:
-            return "tensor" if level.across == _WHOLE else "row" if level.across == 1 else (level.across, _WHOLE)
-        return level.along if level.across == 1 else (level.across, level.along)
+        return None if self.main is None else level_block(self.main)
 
     @property
     def scale_kind(self) -> str:
@@ -135,6 +130,13 @@ class Format:
                     spanned = lines if across == _WHOLE else lines / -(-lines // max(1, across))
                 bits += size * level.blocks_per_line(length) / (length * spanned)
         return bits
+
+
+def level_block(level: ScaleLevel) -> int | str | tuple[int, int]:
+    """Elements under one scale of a level, as `Format.block` says it."""
+    if level.along == _WHOLE:
+        return "tensor" if level.across == _WHOLE else "row" if level.across == 1 else (level.across, _WHOLE)
+    return level.along if level.across == 1 else (level.across, level.along)
 
 
 def scale_bits(level: ScaleLevel) -> int:
@@ -304,6 +306,14 @@ def conversions() -> dict[str, tuple[str, ...]]:
     """The choices of an encoder and their allowed words."""
     words = {name: _WORDS[name] for name in (*_CONVERSION_CHOICES, "ties", "order") if name in _WORDS}
     return {**words, "outer_combine": tuple(word for word in _WORDS["combine"] if word != "subtract")}
+
+
+def words_of(name: str) -> tuple[str, ...] | None:
+    """The words of a field of `Conversion`, which may have those of another whose name ends its own
+    (``input_subnormals``); None for numbers."""
+    if name in _core.words:
+        return tuple(_core.words[name])
+    return next((tuple(words) for key, words in _core.words.items() if name.endswith(f"_{key}")), None)
 
 
 def datapaths() -> dict[str, Machine]:

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from typing import Any
 
-from sparq_sim import _core
 from sparq_sim._core import Conversion
-from sparq_sim.formats import Format, Spec, block_text, elements, formats, levels_with_extents, spec
+from sparq_sim.formats import Format, Spec, block_text, elements, formats, levels_with_extents, spec, words_of
 from sparq_sim.presets import presets
 
 #: Elements of a line under one scale that are tried besides those of the catalog.
@@ -22,14 +21,7 @@ _UNSEEN = ("stochastic", "random_bits", "zero_scale")
 FIELDS: tuple[str, ...] = tuple(name for name in Conversion.fields if name not in _UNSEEN)
 
 
-def _words_of(name: str) -> tuple[str, ...] | None:
-    """The words of a field, which may have those of another whose name ends its own; None for numbers."""
-    if name in _core.words:
-        return tuple(_core.words[name])
-    return next((tuple(words) for key, words in _core.words.items() if name.endswith(f"_{key}")), None)
-
-
-_WORDS = {name: words for name in FIELDS if (words := _words_of(name)) is not None}
+_WORDS = {name: words for name in FIELDS if (words := words_of(name)) is not None}
 _DEFAULTS: Mapping[str, Any] = Conversion().to_dict()
 #: What a field may need others to be.
 _COMPANY: tuple[Mapping[str, Any], ...] = (
@@ -74,6 +66,14 @@ def block_of(format: Format) -> Block:
     """The extents of the main level; (0, 0) without scales."""
     main = format.main
     return (0, 0) if main is None else (main.along, main.across)
+
+
+def values_of(format: Format) -> int:
+    """How many values elements under one scale of the main level can have, at most, pruned ones among them."""
+    count = 1 << format.element.code_bits
+    for level in format.levels[format.block_format.main_level + 1 :]:
+        count *= 1 if level.combine == "subtract" else level.format.max_code + 1
+    return count + 1
 
 
 def with_block(format: Format, block: Block) -> Format | None:

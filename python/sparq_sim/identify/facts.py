@@ -16,6 +16,8 @@ from sparq_sim.identify.trial import Trial, floats, one_nan, unsigned
 SEGMENT = 128
 #: Elements that are looked at for choosing places; more are left to the exact runs.
 _LOOKED_AT = 1 << 21
+#: Blocks whose values are counted.
+_COUNTED = 24
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ class Frame:
     #: Changes with `chosen`.
     version: int = 0
     _samples: dict[tuple[object, ...], Trial] = field(default_factory=dict)
+    _counts: dict[tuple[int, int], list[Array]] = field(default_factory=dict)
+    """Of some blocks, how often each value of y is there, the most frequent first."""
 
     @classmethod
     def along(cls, pair: Pair, axis: int, threads: int | None) -> Frame:
@@ -198,6 +202,32 @@ class Frame:
             x, y, kept = self._tiles(across, along, ordinary) if across > 1 else self._lines(shape, ordinary)
             self._samples[key] = Trial(x, self.pair.x_type, y, self.pair.y_type, kept, self.threads)
         return self._samples[key]
+
+    def held(self, block: tuple[int, int], values: int) -> float:
+        """The share of y that as many values in each block can make, at most: what the most frequent ones of some
+        blocks are of them."""
+        along, across = block
+        if along == 0 and across == 0 and self.y.size > _LOOKED_AT:
+            return 1.0
+        if block not in self._counts:
+            self._counts[block] = [
+                np.sort(np.unique(part, return_counts=True)[1])[::-1] for part in self._some_blocks(along, across)
+            ]
+        counts = self._counts[block]
+        return sum(int(one[:values].sum()) for one in counts) / max(1, sum(int(one.sum()) for one in counts))
+
+    def _some_blocks(self, along: int, across: int) -> list[Array]:
+        """Elements of y of some blocks, spread over the tensor."""
+        if across == 0:
+            return [self.y]
+        high, wide = min(across, self.near), min(along or self.length, self.length)
+        rows, columns = -(-self.near // high), -(-self.length // wide)
+        total = len(self.y) * rows * columns
+        made = []
+        for i in np.unique(np.linspace(0, total - 1, _COUNTED).astype(int)):
+            stack, down, right = np.unravel_index(int(i), (len(self.y), rows, columns))
+            made.append(self.y[stack, down * high : (down + 1) * high, right * wide : (right + 1) * wide])
+        return made
 
     def _beyond(self, values: Array) -> Array:
         """What a scale of each line sees: the first largest finite number, the largest of the other sign (a zero

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from sparq_sim.identify.candidates import (
     neighbours,
     other_words,
     structure,
+    values_of,
     with_block,
     with_conversion,
     with_fields,
@@ -45,7 +47,15 @@ _PER_BLOCK = 4
 _STARTS_ROUNDED = 256
 #: Choices of a scale, and what else decides between which two neighbours an element lies.
 _SCALE_FIELDS = ("scale_rule", "scale_rounding")
-_STEP_FIELDS = ("preround", "divisor_apply", "scale_compute", "scale_apply", "divide_by")
+_STEP_FIELDS = (
+    "preround",
+    "divisor_apply",
+    "scale_compute",
+    "scale_apply",
+    "divide_by",
+    "outer_apply",
+    "scale_order",
+)
 #: Elements that are this close to a neighbour count as near it while the steps of a float scale are unknown.
 _CLOSE = 2.0**-7
 
@@ -53,6 +63,12 @@ _CLOSE = 2.0**-7
 _FAR = 0.2
 #: If no structure holds more of y than this, choices are not gone through.
 _HOPELESS = 0.5
+
+#: A structure in a block that cannot hold this share of y makes none of it.
+_HOLDS = 0.9
+#: Once something misses this little of y, structures in blocks that miss more than so many times that, and a share
+#: besides, are left alone.
+_TIMES, _BESIDES = 4, 0.05
 
 #: With this few misses, or this share of them, no other structure is tried.
 _NEAR = (1, 5e-4)
@@ -76,6 +92,8 @@ class Search:
     held: float = 1.0
     """The largest share of y that lies near neighbours of x, of all structures; once they were looked at."""
     _memo: dict[tuple[Spec, int], Misses | None] = field(default_factory=dict)
+    _least: dict[Hashable, float] = field(default_factory=dict)
+    """The smallest share of misses of each structure in a block on an axis."""
     _recipes: dict[tuple[Format, float], list[Conversion]] = field(default_factory=dict)
 
     # Candidates on samples and on the whole.
@@ -87,6 +105,24 @@ class Search:
         if key not in self._memo:
             self._memo[key] = frame.sample(block_of(made.format), ordinary=False).misses(made)
         return self._memo[key]
+
+    def note(self, candidates: Iterable[Spec]) -> None:
+        """Keeps how near structures in blocks come."""
+        for one in candidates:
+            key = _place(one)
+            self._least[key] = min(self._least.get(key, 2.0), _rate(self.sampled(one)))
+
+    def contends(self, made: Spec) -> bool:
+        """Whether a structure in a block can hold y, and is near enough to what comes nearest."""
+        nearest = min(self._least.values(), default=2.0)
+        if self._least.get(_place(made), 0.0) > _TIMES * nearest + _BESIDES or self._too_fine(made.format):
+            return False
+        return self.frames[made.axis].held(block_of(made.format), values_of(made.format)) >= _HOLDS
+
+    @cached_property
+    def _bits(self) -> int:
+        """Significant bits of nearly all of y."""
+        return _usual_bits(next(iter(self.frames.values())).sample((0, 0), ordinary=True))
 
     def exact(self, made: Spec) -> Misses | None:
         """Misses on the whole tensor, whose places the samples then look at; None beyond the budget."""
@@ -276,9 +312,10 @@ class Search:
                 close |= np.abs(floats(got, trial.y_type) - y) <= room
         return exact, float(close.mean())
 
-    def _too_fine(self, format: Format, bits: int) -> bool:
+    def _too_fine(self, format: Format) -> bool:
         """Whether y has more significant bits than elements under powers of two can have."""
-        return format.scale_kind != "float" and not format.element.taper and bits > format.element.mantissa_bits + 1
+        powers = format.scale_kind != "float" and not format.element.taper
+        return powers and self._bits > format.element.mantissa_bits + 1
 
     def recipes(self, format: Format, names: tuple[str, ...], numbers: Numbers) -> list[Format]:
         """The format with every product of the words of some fields that means something."""
@@ -291,12 +328,10 @@ class Search:
 
     def starts(self) -> list[Spec]:
         """Candidates whose neighbours hold y, from the product of structures, blocks, scales and steps."""
-        first = next(iter(self.frames.values())).sample((0, 0), ordinary=True)
-        bits = _usual_bits(first)
         scored: list[tuple[float, float, Spec]] = []
         for family in by_structure().values():
             bases = list({one.format.conversion: one.format for one in family}.values())
-            if self._too_fine(bases[0], bits):
+            if self._too_fine(bases[0]):
                 continue
             for base in _unlike(bases):
                 scored += self._survey(base)
@@ -317,7 +352,7 @@ class Search:
                 format = with_block(base, block)
                 if format is None:
                     continue
-                placed = [one for one in self.placed(format) if one.axis == frame.axis]
+                placed = [one for one in self.placed(format) if one.axis == frame.axis and self.contends(one)]
                 if not placed:
                     continue
                 guessed = divisors(frame.sample(block, ordinary=True), format)
@@ -378,9 +413,13 @@ class Search:
         self.settle(candidates)
         better: list[Spec] = []
         if not self.solved:
-            crossed = self.crossed(candidates, ("rounding", "scale_rule", "overflow"), self.numbers, _CROSSED)
+            self.note(candidates)
+            crossed = self.crossed(
+                candidates, ("rounding", "scale_rule", "overflow", "scale_rounding"), self.numbers, _CROSSED
+            )
             self.settle(crossed)
             better += [] if self.solved else self.improve({**candidates, **crossed})
+            self.note([*crossed, *better])
         if not self.matches and not self.near(better):
             found = self.rounded(self.starts())
             self.settle(found)
@@ -413,7 +452,8 @@ class Search:
         """The best of each structure and block, for some of them, with every product of the words of some fields."""
         families: dict[object, Spec] = {}
         for one in self.ranked(candidates):
-            families.setdefault(_family(one), one)
+            if self.contends(one):
+                families.setdefault(_family(one), one)
         made: dict[Spec, None] = {}
         for one in families.values():
             if most and len(self.recipes(one.format, names[:1], numbers)) > 1:
@@ -485,6 +525,11 @@ def _family(made: Spec) -> tuple[object, ...]:
     """What candidates share that differ in little: structure, block, axis, and what happens before rounding."""
     how = made.conversion
     return structure(made.format), block_of(made.format), made.axis, how.preround, how.align_bits
+
+
+def _place(made: Spec) -> Hashable:
+    """Structure, block and axis."""
+    return structure(made.format), block_of(made.format), made.axis
 
 
 def _only(format: Format, name: str, word: Any) -> Format | None:
