@@ -208,9 +208,10 @@ static constexpr std::int64_t rows_at_once(std::int64_t k) {
   return rows < least_rows_at_once ? least_rows_at_once : rows > most_rows_at_once ? most_rows_at_once : rows;
 }
 
-// Bytes that one call of `multiply` may use for packed operands and sums.
-static constexpr std::int64_t multiply_workspace(std::int64_t k, std::int64_t segments) {
-  return (2 * panel_rows + rows_at_once(k)) * ((k + segments) * 16 + 4 * panel_rows) + 64;
+// Bytes that one call of `multiply` may use for packed operands and sums; `padding` is what may be added to K. How many
+// rows there are at once follows from K alone, here and in the kernels.
+static constexpr std::int64_t multiply_workspace(std::int64_t k, std::int64_t padding, std::int64_t segments) {
+  return (2 * panel_rows + rows_at_once(k)) * ((k + padding + segments) * 16 + 4 * panel_rows) + 64;
 }
 
 // Lines of codes under an N:M mask, to what is stored of them: `stored` codes and the position of each unit in its

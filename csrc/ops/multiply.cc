@@ -413,7 +413,7 @@ std::string run(const MultiplyRequest& request) {
   const std::int64_t pieces = request.groups > 1 ? request.groups : job.m;
   const int threads = thread_count(products, products_per_thread, request.threads, pieces);
   const std::int64_t padding = job.path.reduce == Reduce::align ? instruction_length(job.path) : 0;
-  const std::int64_t workspace = multiply_workspace(job.k + padding, job.segments);
+  const std::int64_t workspace = multiply_workspace(job.k, padding, job.segments);
   // Not filled, since a job touches what its kernel needs; whole cache lines.
   struct alignas(64) Line {
     std::byte bytes[64];
