@@ -197,7 +197,7 @@ inline void add_cut_products(int shift_up, const std::int32_t* row, std::int64_t
 
 // A signed integer times 2^-drop, rounded; a negative drop is exact.
 inline std::int64_t cut_integer(std::int64_t value, std::int64_t drop, Cut how) {
-  if (drop <= 0) return value * (std::int64_t{1} << -drop);
+  if (drop <= 0) return value * (std::int64_t{1} << (-drop & 63));  // far beyond 63 for a zero alone
   if (drop > 62) return how == Cut::down && value < 0 ? -1 : 0;
   if (how == Cut::toward_zero) return value < 0 ? -(-value >> drop) : value >> drop;
   const std::int64_t below = value >> drop;
@@ -431,7 +431,7 @@ inline void cut_start(const StartLanes& start, const std::int32_t* top, int frac
   const int up = fraction_bits > 23 ? fraction_bits - 23 : 0, down = fraction_bits < 23 ? 23 - fraction_bits : 0;
   for (int l = 0; l < lanes; ++l) {
     const std::int32_t value = start.significand[l], sign = value >> 31;
-    const std::int32_t distance = top[l] - start.exponent[l] + down;
+    const std::int32_t distance = larger(top[l] - start.exponent[l] + down, 0);  // negative of a zero alone
     const std::int32_t size = (((value ^ sign) - sign) << up) >> (distance < 31 ? distance : 31);
     cut[l] = (size ^ sign) - sign;
   }

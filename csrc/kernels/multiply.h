@@ -79,7 +79,7 @@ inline void turn_words(const void* rows, std::int64_t count, void* panel) {
 // they are meant.
 template <class T>
 struct Register {
-  typedef T type __attribute__((vector_size(__BIGGEST_ALIGNMENT__), aligned(8), may_alias));
+  typedef T type __attribute__((vector_size(__BIGGEST_ALIGNMENT__), aligned(4), may_alias));
   static constexpr int width = __BIGGEST_ALIGNMENT__ / static_cast<int>(sizeof(T));
 };
 
