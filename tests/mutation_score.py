@@ -89,7 +89,7 @@ class Reach:
     def __init__(self, record: sq.Datapath, name: str) -> None:
         elements = [ELEMENTS[n] for n in elements_of(record, name)]
         self.takes_words = any(e.mantissa_bits == 23 for e in elements)
-        least = min(oracle.magnitude_list(e)[1] if e.width <= 16 else _least_of(e) for e in elements)
+        least = min(oracle.magnitude_of(e, 1) for e in elements)
         most = max(e.largest for e in elements)
         if record.block_scales:
             scale = ELEMENTS[scale_name(record)]
@@ -100,10 +100,6 @@ class Reach:
         self.most_sum = self.most_product * max(record.group, record.instruction, record.chunk, 1)
 
 
-def _least_of(element: oracle.Element) -> Fraction:
-    return oracle.magnitude_of(element, 1)
-
-
 def why_same(record: sq.Datapath, name: str, changed: str, other: Any) -> str | None:
     """Why no operands tell a machine whose field `changed` is `other` from `record`; None if they might."""
     reach, integer = Reach(record, name), record.reduce == "integer"
@@ -111,19 +107,14 @@ def why_same(record: sq.Datapath, name: str, changed: str, other: Any) -> str | 
         return "an instruction has one step"
     if changed == "dropped_bits" and not reach.takes_words:
         return "no operand is a float32 word"
-    if changed == "exponent_floor" and power_of_two(max(record.exponent_floor, other) + 1) < min(
-        reach.least_product, power_of_two(-149)
-    ):
-        return "the floor lies below every exponent"
     if changed == "product_overflow" and reach.most_product < power_of_two(128):
         return "no product reaches 2^128"
-    floor = max(record.exponent_floor, other) if changed == "exponent_floor" else 0
-    if (
-        changed == "exponent_floor"
-        and power_of_two(floor) <= reach.least_product
-        and floor - record.fraction_bits <= -149
-    ):
-        return "every product lies above the floor, and c alone is kept whole"
+    if changed == "exponent_floor":
+        floor = max(record.exponent_floor, other)
+        if power_of_two(floor + 1) < min(reach.least_product, power_of_two(-149)):
+            return "the floor lies below every exponent"
+        if power_of_two(floor) <= reach.least_product and floor - record.fraction_bits <= -149:
+            return "every product lies above the floor, and c alone is kept whole"
     apart = record.chunk or record.start == "after_instruction"  # sums begin with +0
     if changed == "zero_products" and apart and power_of_two(-126) * reach.most < reach.least_product:
         return "every sum that is not zero lies above the products of zeros"
@@ -198,7 +189,7 @@ def split_product(element: str, value: Fraction) -> tuple[Fraction, Fraction] | 
     return None
 
 
-def edge(element: str, terms: list[Any], start: float | None = None, fill: int = 0) -> tuple[Side, Side, Any] | None:
+def edge(element: str, terms: list[Any], start: float | None = None) -> tuple[Side, Side, Any] | None:
     """One dot product whose products are `terms`: numbers, or pairs of factors; None where the element lacks one."""
     pairs = [term if isinstance(term, tuple) else split_product(element, Fraction(term)) for term in terms]
     if any(pair is None for pair in pairs):
@@ -212,7 +203,6 @@ def edge(element: str, terms: list[Any], start: float | None = None, fill: int =
 
 def edges(record: sq.Datapath, element: str) -> Iterator[tuple[Side, Side, Any] | None]:
     """What each rule decides, at the place where it does so."""
-    one = power_of_two(0)
     fraction, least = record.fraction_bits, power_of_two(-149)
     if record.exponent_floor > -1000:
         # Exactly the least number of float32, if what lies at the last place under the floor is kept.
@@ -230,7 +220,7 @@ def edges(record: sq.Datapath, element: str) -> Iterator[tuple[Side, Side, Any] 
     for start in (2.0**-140, -(2.0**-127), 2.0**-110):
         yield edge(element, [(Fraction(0), some)] * 40, start)
     # Equal products beside a c whose last place is four of them.
-    unit = one if code_of(element, one) is not None else oracle.magnitude_list(ELEMENTS[element])[1]
+    unit = Fraction(1) if code_of(element, Fraction(1)) is not None else oracle.magnitude_of(ELEMENTS[element], 1)
     square = unit * unit
     for count in (22, 33):
         for exponent in (1, 2, 3):
@@ -250,7 +240,7 @@ def edges(record: sq.Datapath, element: str) -> Iterator[tuple[Side, Side, Any] 
             low[:, 1:] = 1
             small = edge(element, [(unit, unit)] * 16 + [(Fraction(0), some)] * 48)
             if small is not None:
-                for planes in ((low, low), (top[:, ::-1] - top + low[:, ::-1], top)):
+                for planes in ((low, low), (low[:, ::-1], top)):
                     a, b = (
                         Side(x.element, x.codes, np.ascontiguousarray(own), 16, scale)
                         for x, own in zip(small[:2], planes, strict=True)

@@ -553,6 +553,37 @@ def test_a_product_of_zero_never_overflows_whatever_its_scales(isa: str) -> None
         assert bits_of(got).tolist() == [[0]]
 
 
+def test_where_k_has_ended_a_machine_adds_zeros(isa: str) -> None:
+    """Written out or left to it, they do the same: also where zeros count in the alignment."""
+    rng, told = np.random.default_rng(6), 0
+    for number in range(120):
+        record = sq.Datapath(**drawn_machine(rng))
+        a, b = (Side("e4m3", drawn_codes(rng, "e4m3", (3, 3), STYLES[number % len(STYLES)])) for _ in range(2))
+        length = record.instruction or record.group
+        padded = [np.pad(side.codes, ((0, 0), (0, -3 % length))) for side in (a, b)]
+        c = (2.0 ** rng.integers(-140, -20, (3, 3))).astype(np.float32)
+        whole = [Side("e4m3", codes) for codes in padded]
+        start = c.view(np.uint32) if record.accumulator_exponent_bits == 8 else None
+        got = run(record, a, b, start)
+        assert np.array_equal(got, run(record, *whole, start)), record
+        told += record.zero_products == "lowest" and length > 3
+    assert told > 20
+
+
+def test_long_products_on_either_way_have_the_bits_of_the_reference() -> None:
+    """At K = 8192 fewer rows are packed together; an Inf in c sends a row the general way."""
+    rng = np.random.default_rng(8)
+    codes = (rng.integers(0x20, 0x50, (2, 3, 8192)) | rng.choice([0, 0x80], (2, 3, 8192))).astype(np.uint8)
+    c = np.float32([[1, np.inf, -2]] * 3)
+    keywords: dict[str, Any] = {"a_format": "e4m3", "b_format": "e4m3", "c": c}
+    for name in ("hopper_fp8", "hopper_fp8_mma_sync", "blackwell_f8f6f4"):
+        with forced_isa("reference"):
+            wanted = bits_of(sq.matmul(*codes, datapath=name, **keywords))
+        for isa in ISAS:
+            with forced_isa(isa):
+                assert np.array_equal(bits_of(sq.matmul(*codes, datapath=name, **keywords)), wanted), (name, isa)
+
+
 def test_an_nvfp4_tensor_goes_to_its_machine_with_its_codes(isa: str) -> None:
     rng = np.random.default_rng(2)
     x, w = rng.standard_normal((3, 64)).astype(np.float32), rng.standard_normal((2, 64)).astype(np.float32)

@@ -23,6 +23,8 @@ from sparq_sim.console import choices_of as _choices
 from sparq_sim.console import log as _log
 from sparq_sim.console import out as _out
 from sparq_sim.console import print_json as _print_json
+from sparq_sim.difference import Difference
+from sparq_sim.explain import Explanation
 from sparq_sim.fields import base_format, side
 from sparq_sim.formats import Element, Format, Machine, Spec, block_text, code_text
 from sparq_sim.identify import identify_sources
@@ -243,6 +245,17 @@ def _side(text: str) -> dict[str, Any]:
     return _choices([pair.strip() for pair in text.split(",") if pair.strip()], "--with")
 
 
+def _print_comparison(found: Difference | Explanation, as_json: bool) -> None:
+    if as_json:
+        return _print_json(found.to_dict())
+    _out.print(found.title, highlight=False, markup=False, soft_wrap=True)
+    for table in found.tables():
+        _out.print(table)
+    for line in found.summary():
+        _out.print(line, highlight=False, markup=False, soft_wrap=True)
+    return None
+
+
 @app.command()
 def diff(
     format: Annotated[str, typer.Argument(help="A format, or an element for a cast, such as mxfp4 or e4m3.")],
@@ -266,14 +279,7 @@ def diff(
         raise ValueError(f"{len(sides)} sides: needed two, of --like PRESET and --with CHOICES")
     data = None if source is None else _numbers(_one_float(source, tensor)[1])
     found = sq.diff(format, sides[0], sides[1], data=data, seed=seed)
-    if as_json:
-        return _print_json(found.to_dict())
-    _out.print(found.title, highlight=False, markup=False, soft_wrap=True)
-    for table in found.tables():
-        _out.print(table)
-    for line in found.summary():
-        _out.print(line, highlight=False, markup=False, soft_wrap=True)
-    return None
+    _print_comparison(found, as_json)
 
 
 @app.command()
@@ -320,14 +326,7 @@ def explain(
             raise ValueError(f"{path}: shape {array.shape}; needed that of {source}, {x.shape}")
     with _log.status("explaining"):
         found = sq.explain(x, *arrays, *sides, format=made)
-    if as_json:
-        return _print_json(found.to_dict())
-    _out.print(found.title, highlight=False, markup=False, soft_wrap=True)
-    for table in found.tables():
-        _out.print(table)
-    for line in found.summary():
-        _out.print(line, highlight=False, markup=False, soft_wrap=True)
-    return None
+    _print_comparison(found, as_json)
 
 
 def _numbers(made: files.Named) -> Any:

@@ -223,14 +223,22 @@ void decode_packed() {
 // Products as long as those at which the rows that are packed together become fewer, and ones whose steps do not fill
 // up: every machine, also where Inf and NaN send rows another way. What they work in is exactly as long as they say.
 void multiply_long() {
-  for (const auto& named : catalog::datapaths)
+  std::vector<Datapath> machines;
+  for (const auto& named : catalog::datapaths) machines.push_back(named.datapath);
+  for (const int group : {2, 3, 6, 9}) {  // steps that fill up words of exponents, and short and odd presums
+    Datapath path{.reduce = Reduce::align, .group = group, .fraction_bits = 20};
+    machines.push_back(path);
+    path.presum = group % 2 == 0 ? 2 : 3;
+    machines.push_back(path);
+  }
+  for (const Datapath& machine : machines)
     for (const std::int64_t k : {1, 33, 2049, 5461, 8192}) {
       ops::MultiplyRequest r;
-      r.path = named.datapath;
+      r.path = machine;
       r.m = 2;
       r.n = 17;
       r.k = k;
-      r.a.element = r.b.element = r.path.operand_count != 0 ? r.path.operands[0] : catalog::element("int8");
+      r.a.element = r.b.element = r.path.operand_count != 0 ? r.path.operands[0] : catalog::element("e2m1");
       const int bytes = code_bytes(r.a.element);
       const Bytes a(r.m * k * bytes), b(r.n * k * bytes);
       const auto mask = static_cast<std::uint8_t>((1U << std::min(8, code_bits(r.a.element))) - 1);
