@@ -144,8 +144,10 @@ def _free_box(point: Array, size: Array, frame: Array, taken: Array, scale: floa
 
 def _meet(boxes: Array, others: Array) -> Array:
     """Which boxes overlap any of the others."""
-    low, high = boxes[:, None, :2], boxes[:, None, 2:]
-    meets: Array = np.any(np.all((low < others[:, 2:]) & (others[:, :2] < high), axis=2), axis=1)
+    meets = np.zeros(len(boxes), bool)
+    left, bottom, right, top = np.ascontiguousarray(boxes.T)
+    for x0, y0, x1, y1 in others:
+        meets |= (left < x1) & (right > x0) & (bottom < y1) & (top > y0)
     return meets
 
 
