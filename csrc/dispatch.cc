@@ -29,7 +29,11 @@ struct Candidate {
 bool always() { return true; }
 #ifdef SPARQ_X86_64
 bool has_v3() { return __builtin_cpu_supports("x86-64-v3") != 0; }
+#ifdef SPARQ_V4_LANES_ON_V3
+bool has_v4() { return has_v3(); }
+#else
 bool has_v4() { return __builtin_cpu_supports("x86-64-v4") != 0; }
+#endif
 #endif
 
 constexpr Candidate candidates[] = {

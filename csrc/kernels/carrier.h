@@ -9,6 +9,12 @@
 
 #include "../kernel_table.h"
 
+// Bytes of the vectors that kernels name: a register of the instruction set, if the build names no other (as tests do,
+// which run the lanes of wider sets on narrower processors).
+#ifndef SPARQ_REGISTER_BYTES
+#define SPARQ_REGISTER_BYTES __BIGGEST_ALIGNMENT__
+#endif
+
 namespace sparq::SPARQ_ISA_NAME {
 namespace {
 

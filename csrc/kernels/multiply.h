@@ -63,7 +63,7 @@ struct Packer {
 
 // Words of 16 rows that lie one after the other, to panels: those of one place beside each other.
 template <std::int64_t bytes = 4>
-inline void turn_words(const void* rows, std::int64_t count, void* panel) {
+__attribute__((noinline)) void turn_words(const void* rows, std::int64_t count, void* panel) {
   constexpr std::int64_t together = 16;
   const auto* from = static_cast<const char*>(rows);
   auto* to = static_cast<char*>(panel);
@@ -79,8 +79,8 @@ inline void turn_words(const void* rows, std::int64_t count, void* panel) {
 // they are meant.
 template <class T>
 struct Register {
-  typedef T type __attribute__((vector_size(__BIGGEST_ALIGNMENT__), aligned(4), may_alias));
-  static constexpr int width = __BIGGEST_ALIGNMENT__ / static_cast<int>(sizeof(T));
+  typedef T type __attribute__((vector_size(SPARQ_REGISTER_BYTES), aligned(4), may_alias));
+  static constexpr int width = SPARQ_REGISTER_BYTES / static_cast<int>(sizeof(T));
 };
 
 // acc = RN32(acc + p), one rounding: the float64 sum is rounded to odd with the help of its exact error, and then to

@@ -53,10 +53,19 @@ inline __attribute__((always_inline)) void sum_pairs(const std::int16_t* rows, c
     for (int i = 0; i < pair_parts; ++i) sums[r][i] = local[r][i];
 }
 
-// Elements as integers of one unit: all finite, all of 16 bits.
+// A register of int16, and the codes for one.
+typedef std::uint8_t CodeBytes __attribute__((vector_size(pair_bytes / 2), aligned(1), may_alias));
+typedef std::uint16_t CodeWords __attribute__((vector_size(pair_bytes), aligned(2), may_alias));
+
+// Elements as integers of one unit: all finite, all of 16 bits. `arithmetic`: what follows from their fields is what
+// the table holds, for each code.
 struct IntegerTable {
-  bool fits = false;
-  int unit;  // 2^unit
+  bool fits = false, arithmetic = false, twos_complement = false;
+  int unit;                                   // 2^unit
+  int mantissa_bits = 0, magnitude_bits = 0;  // of codes; mantissa_bits is magnitude_bits of integers
+  int shift_steps = 0;                        // bits of the largest shift
+  int unused_bits = 0;                        // of a word above the code
+  std::uint8_t nonzero_bits = 0;              // that zeros, of either sign, have not
   std::int16_t integers[256];
 
   explicit IntegerTable(const Operand& o) : unit(min_exponent(o.element) - o.element.mantissa_bits) {
@@ -69,6 +78,69 @@ struct IntegerTable {
       integers[code] = static_cast<std::int16_t>(integer);
     }
     fits = true;
+    mantissa_bits = f.mantissa_bits;
+    magnitude_bits = f.exponent_bits + f.mantissa_bits;
+    unused_bits = 16 - code_bits(f);
+    shift_steps = f.exponent_bits;
+    nonzero_bits = static_cast<std::uint8_t>(has_negative_zero(f) ? magnitude_mask(f) : (1U << code_bits(f)) - 1);
+    twos_complement = f.signedness == Signedness::twos_complement;
+    arithmetic = shift_steps <= 4 && is_signed(f) && follows();
+  }
+
+  // The integers of as many codes as a register holds.
+  Pairs computed(const std::uint8_t* codes) const {
+    const CodeWords words = __builtin_convertvector(*reinterpret_cast<const CodeBytes*>(codes), CodeWords);
+    if (twos_complement) return reinterpret_cast<Pairs>(words << unused_bits) >> unused_bits;
+    const CodeWords magnitudes = words & static_cast<std::uint16_t>((1 << magnitude_bits) - 1);
+    Pairs result = reinterpret_cast<Pairs>(magnitudes);
+    if (shift_steps > 0) {
+      const Pairs fields = reinterpret_cast<Pairs>(magnitudes >> mantissa_bits);
+      const Pairs normal = fields != 0;  // -1 where they are
+      const Pairs shifts = fields + normal;
+      result = (result & static_cast<std::int16_t>((1 << mantissa_bits) - 1)) |
+                 (normal & static_cast<std::int16_t>(1 << mantissa_bits));
+      for (int step = 0; step < shift_steps; ++step) {
+        const Pairs wanted = (shifts & static_cast<std::int16_t>(1 << step)) != 0;
+        result = (wanted & result << (1 << step)) | (~wanted & result);
+      }
+    }
+    const Pairs negative = reinterpret_cast<Pairs>(words << unused_bits) >> 15;
+    return (result ^ negative) - negative;
+  }
+
+  // Whether all codes are zeros; of some tables, no.
+  bool zeros(const std::uint8_t* codes, std::int64_t count) const {
+    std::uint64_t all = 0;
+    std::int64_t i = 0;
+    for (; i + 8 <= count; i += 8) {
+      std::uint64_t some;
+      std::memcpy(&some, codes + i, sizeof some);
+      all |= some;
+    }
+    for (; i < count; ++i) all |= codes[i];
+    return integers[0] == 0 && (all & 0x0101010101010101U * nonzero_bits) == 0;
+  }
+
+  // to[i] = the integer of codes[i].
+  void operator()(const std::uint8_t* codes, std::int64_t count, std::int16_t* to) const {
+    constexpr std::int64_t width = pair_bytes / 2;
+    std::int64_t i = 0;
+    if (arithmetic)
+      for (; i + width <= count; i += width) *reinterpret_cast<Pairs*>(to + i) = computed(codes + i);
+    for (; i < count; ++i) to[i] = integers[codes[i]];
+  }
+
+ private:
+  bool follows() const {
+    constexpr int width = pair_bytes / 2;
+    for (int first = 0; first < 256; first += width) {
+      std::uint8_t codes[width];
+      for (int l = 0; l < width; ++l) codes[l] = static_cast<std::uint8_t>(first + l);
+      const Pairs some = computed(codes);
+      for (int l = 0; l < width; ++l)
+        if (some[l] != integers[first + l]) return false;
+    }
+    return true;
   }
 };
 
@@ -96,6 +168,11 @@ inline std::int64_t pairs_of(const MultiplyJob& job, std::int64_t s) {
   return (job.segment_end[s] - segment_begin(job, s) + 1) / 2;
 }
 
+inline bool floating(const MultiplyJob& job) { return job.a.factors != nullptr || job.b.factors != nullptr; }
+
+// An even number.
+constexpr std::int64_t integers_at_once = 256;
+
 // One operand's rows as pairs: to[p * stride_p + r * 2 + (0 or 1)] where rows lie beside each other, with their scales
 // at [s * stride_s + r * stride_r].
 struct PairPacker {
@@ -104,8 +181,8 @@ struct PairPacker {
   const IntegerTable& table;
   int unit;  // added to the exponents
 
-  // Of row `row`; null scales are not wanted.
-  void operator()(std::int64_t row, std::int64_t stride_p, std::int16_t* to, std::int64_t stride_s, double* powers,
+  // Of row `row`. A function of its own, like those that follow, keeps what its loops need in registers.
+  __attribute__((noinline)) void operator()(std::int64_t row, std::int64_t stride_p, std::int16_t* to, std::int64_t stride_s, double* powers,
                   float* near_powers, float* factors, Reach& reach) const {
     const auto* codes = static_cast<const std::uint8_t*>(operand.codes) + row * job.k;
     std::int64_t p = 0;
@@ -113,30 +190,30 @@ struct PairPacker {
       const std::int64_t begin = segment_begin(job, s), count = job.segment_end[s] - begin;
       const std::uint8_t* from = codes + begin;
       std::int16_t* own = to + p * stride_p;
-      std::uint32_t any = 0;
-      for (std::int64_t i = 0; i + 1 < count; i += 2) {
-        const std::uint32_t low = static_cast<std::uint16_t>(table.integers[from[i]]);
-        const std::uint32_t high = static_cast<std::uint16_t>(table.integers[from[i + 1]]);
-        const std::uint32_t both = low | high << 16;
-        std::memcpy(own + i / 2 * stride_p, &both, sizeof both);
-        any |= both;
-      }
-      if (count % 2 != 0) {
-        const std::uint32_t last = static_cast<std::uint16_t>(table.integers[from[count - 1]]);
-        std::memcpy(own + count / 2 * stride_p, &last, sizeof last);
-        any |= last;
+      if (stride_p == 2) {
+        table(from, count, own);
+        if (count % 2 != 0) own[count] = 0;
+      } else {
+        for (std::int64_t first = 0; first < count; first += integers_at_once) {
+          const std::int64_t some = smaller(integers_at_once, count - first);
+          std::int16_t integers[integers_at_once];
+          table(from + first, some, integers);
+          if (some % 2 != 0) integers[some] = 0;
+          std::int16_t* pairs = own + first / 2 * stride_p;
+          for (std::int64_t i = 0; i < some; i += 2, pairs += stride_p) std::memcpy(pairs, integers + i, 4);
+        }
       }
       p += (count + 1) / 2;
       const std::int32_t exponent =
           operand.scale_kind == ScaleKind::power_of_two ? operand.exponents[row * job.segments + s] : 0;
       const bool poisoned = exponent == poisoned_exponent;
       // The scale of zeros does not matter unless it is NaN.
-      const bool counts = poisoned || any != 0;
+      const bool counts = poisoned || !table.zeros(from, count);
       if (counts) reach.add(poisoned ? exponent : exponent + unit);
       powers[s * stride_s] =
           poisoned ? as_value<Carrier64>(nan_bits<Carrier64>) : power_of_two(counts ? exponent + unit : 0);
       near_powers[s * stride_s] = static_cast<float>(powers[s * stride_s]);
-      factors[s * stride_s] = segment_factor(job, operand, row, s);
+      if (floating(job)) factors[s * stride_s] = segment_factor(job, operand, row, s);
     }
   }
 };
@@ -158,15 +235,23 @@ struct PairTile {
 // sum: each segment is one float32 addition. Functions of their own keep the sums in registers.
 __attribute__((noinline)) void add_near(const MultiplyJob& job, const PairTile& t, std::int64_t first, std::int64_t end,
                                         std::int64_t at) {
+  // In registers: stores to the sums could be to anything, for all that compilers know.
+  const std::int64_t segments = job.segments;
+  const std::int64_t* const ends = job.segment_end;
+  const std::int16_t *const rows = t.rows, *const panel = t.panel;
+  const float *const row_powers = t.near_row_powers, *const panel_powers = t.near_panel_powers;
+  float* const all = t.acc;
+  std::int64_t begin = segment_begin(job, first);
   for (std::int64_t s = first; s < end; ++s) {
-    const std::int64_t count = pairs_of(job, s);
+    const std::int64_t count = (ends[s] - begin + 1) / 2;
+    begin = ends[s];
     PairSums sums[tile_rows][pair_parts];
-    sum_pairs(t.rows + at * 2 * tile_rows, t.panel + at * 2 * lanes, count, sums);
+    sum_pairs(rows + at * 2 * tile_rows, panel + at * 2 * lanes, count, sums);
     at += count;
-    const PairFloats* powers = reinterpret_cast<const PairFloats*>(t.near_panel_powers + s * lanes);
+    const PairFloats* powers = reinterpret_cast<const PairFloats*>(panel_powers + s * lanes);
     for (int r = 0; r < tile_rows; ++r) {
-      const float own = t.near_row_powers[r * job.segments + s];
-      PairFloats* acc = reinterpret_cast<PairFloats*>(t.acc + r * lanes);
+      const float own = row_powers[r * segments + s];
+      PairFloats* const acc = reinterpret_cast<PairFloats*>(all + r * lanes);
       for (int i = 0; i < pair_parts; ++i)
         acc[i] += __builtin_convertvector(sums[r][i], PairFloats) * (own * powers[i]);
     }
@@ -176,7 +261,7 @@ __attribute__((noinline)) void add_near(const MultiplyJob& job, const PairTile& 
 // Under any scales: float64 terms, added with one rounding.
 __attribute__((noinline)) void add_far(const MultiplyJob& job, const PairTile& t, std::int64_t first, std::int64_t end,
                                        std::int64_t at) {
-  const bool floating = job.a.factors != nullptr || job.b.factors != nullptr;
+  const bool scaled = floating(job);
   for (std::int64_t s = first; s < end; ++s) {
     const std::int64_t count = pairs_of(job, s);
     PairSums sums[tile_rows][pair_parts];
@@ -187,7 +272,7 @@ __attribute__((noinline)) void add_far(const MultiplyJob& job, const PairTile& t
       const auto* sum = reinterpret_cast<const std::int32_t*>(sums[r]);
       for (int l = 0; l < lanes; ++l)
         terms[l] = static_cast<double>(sum[l]) * (t.row_powers[r * job.segments + s] * t.panel_powers[s * lanes + l]);
-      if (floating) scale_terms(t.row_factors[r * job.segments + s], t.panel_factors + s * lanes, terms);
+      if (scaled) scale_terms(t.row_factors[r * job.segments + s], t.panel_factors + s * lanes, terms);
       add_once(terms, t.acc + r * lanes);
     }
   }
@@ -266,7 +351,6 @@ struct PairProduct {
 
   // Every tile of rows against a panel, a part of K at a time.
   void multiply_panel(const Space& space, std::int64_t tiles, const Reach* reaches, const Reach& panel_reach) const {
-    const bool floating = job.a.factors != nullptr || job.b.factors != nullptr;
     for (std::int64_t s = 0, p = 0; s < job.segments;) {
       std::int64_t end = s, stop = p;
       while (end < job.segments && (end == s || stop - p < near_pairs)) stop += pairs_of(job, end++);
@@ -281,7 +365,7 @@ struct PairProduct {
                             space.panel_factors,
                             space.near_panel_powers,
                             space.acc + row * lanes};
-        const bool near = !floating && is_near(reaches[t], panel_reach);
+        const bool near = !floating(job) && is_near(reaches[t], panel_reach);
         near ? add_near(job, tile, s, end, p) : add_far(job, tile, s, end, p);
       }
       s = end;

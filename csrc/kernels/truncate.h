@@ -10,7 +10,7 @@ namespace sparq::SPARQ_ISA_NAME {
 namespace {
 
 using Floats = Register<float>::type;
-typedef std::uint8_t Bytes __attribute__((vector_size(__BIGGEST_ALIGNMENT__), aligned(4), may_alias));
+typedef std::uint8_t Bytes __attribute__((vector_size(SPARQ_REGISTER_BYTES), aligned(4), may_alias));
 typedef std::int32_t HalfIntegers __attribute__((vector_size(double_width * 4), aligned(4), may_alias));
 typedef float HalfFloats __attribute__((vector_size(double_width * 4), aligned(4), may_alias));
 constexpr int float_width = Register<float>::width, float_parts = lanes / float_width;
@@ -200,7 +200,7 @@ constexpr int all_lanes = rows * lanes;
 constexpr std::int32_t none = -500;
 template <int rows>
 inline void find_largest(const FloatRows<rows>& in, std::int64_t slots, const std::int32_t* highest, Integers* top) {
-  static_assert(__BIGGEST_ALIGNMENT__ == exponents_at_once * float_width);
+  static_assert(SPARQ_REGISTER_BYTES == exponents_at_once * float_width);
   Bytes local[all_parts<rows>] = {};
   for (std::int64_t i = 0; i < slots; i += exponents_at_once) {
     const Bytes* from = reinterpret_cast<const Bytes*>(in.panel_bytes + i * lanes);
@@ -215,7 +215,7 @@ inline void find_largest(const FloatRows<rows>& in, std::int64_t slots, const st
       }
     }
   }
-  typedef std::uint32_t Unsigned __attribute__((vector_size(__BIGGEST_ALIGNMENT__)));
+  typedef std::uint32_t Unsigned __attribute__((vector_size(SPARQ_REGISTER_BYTES)));
   for (int q = 0; q < all_parts<rows>; ++q) {
     Unsigned words = reinterpret_cast<const Unsigned&>(local[q]);
     for (const int shift : {16, 8}) {
