@@ -91,7 +91,7 @@ enum class DivisorApply : std::uint8_t { divide, reciprocal };
 // How the largest magnitude below a scale above others meets what that is computed from, what stands for one that is no
 // number of float32, and in which order amax, the divisor and that scale meet (section 4).
 enum class OuterApply : std::uint8_t { divide, reciprocal };
-enum class OuterOverflow : std::uint8_t { clamp, one };
+enum class OuterOverflow : std::uint8_t { clamp, one, infinity };
 enum class ScaleOrder : std::uint8_t { amax_first, outer_first };
 
 // Of a short float scale that rounds to zero: the least that is written, that of a block of zeros, or zero; `zeros`

@@ -56,11 +56,9 @@ struct Words<Signedness> {
 template <>
 struct Words<Combine> {
   static constexpr std::string_view what = "combine";
-  static constexpr Word<Combine> list[] = {{"multiply", Combine::multiply},
-                                           {"divide", Combine::divide},
-                                           {"subtract", Combine::subtract},
-                                           {"reciprocal", Combine::reciprocal},
-                                           {"reciprocals", Combine::reciprocals}};
+  static constexpr Word<Combine> list[] = {{"multiply", Combine::multiply},       {"divide", Combine::divide},
+                                           {"subtract", Combine::subtract},       {"reciprocal", Combine::reciprocal},
+                                           {"reciprocals", Combine::reciprocals}, {"divide_top", Combine::divide_top}};
 };
 template <>
 struct Words<Rounding> {
@@ -170,7 +168,8 @@ struct Words<OuterApply> {
 template <>
 struct Words<OuterOverflow> {
   static constexpr std::string_view what = "outer_overflow";
-  static constexpr Word<OuterOverflow> list[] = {{"clamp", OuterOverflow::clamp}, {"one", OuterOverflow::one}};
+  static constexpr Word<OuterOverflow> list[] = {
+      {"clamp", OuterOverflow::clamp}, {"one", OuterOverflow::one}, {"infinity", OuterOverflow::infinity}};
 };
 template <>
 struct Words<ScaleOrder> {

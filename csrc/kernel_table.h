@@ -101,13 +101,15 @@ struct QuantizeJob {
   std::uint64_t promote_above = 0;
   bool scale_nan = false;
   std::uint32_t scale_nan_code = 0;
-  int main = 0, levels = 0;   // the level of the blocks, and the number of levels that scale
-  float scale_divisor = 1;    // float scales: amax / divisor
-  float outer_divisor = 1;    // of the level above others: the largest scale of the main level
-  bool makes_outer = false;   // the job is about that level alone
-  bool encode_scale = false;  // that level is one that encoders multiply by
-  bool short_scale = false;   // float scales in codes of scale_format
-  bool by_quotient = false;   // elements are divided by what was rounded to the scale
+  int main = 0, levels = 0;  // the level of the blocks, and the number of levels that scale
+  float scale_divisor = 1;   // float scales: amax / divisor
+  float outer_divisor = 1;   // of the level above others: the largest scale of the main level, or 1 if that divides
+  float largest_scale = 1;   // of short float scales
+  bool multiplies_directly = false;  // elements are multiplied by what both float levels make, not divided by scales
+  bool makes_outer = false;          // the job is about that level alone
+  bool encode_scale = false;         // that level is one that encoders multiply by
+  bool short_scale = false;          // float scales in codes of scale_format
+  bool by_quotient = false;          // elements are divided by what was rounded to the scale
   ElementFormat scale_format;
   float scale_reciprocal = 0;  // of scale_divisor; 0: amax is divided
   // For amax_exponent=log2: like promote_above, by the exponent of amax from -149 on; null: promote_above is for all.

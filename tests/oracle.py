@@ -832,6 +832,8 @@ def _quotient(
         largest = fmt.element.largest + magnitude_of(fmt.element, 1)
     largest *= power_of_two(fmt.reach()) * above
     encodes = fmt.outer_combine != "multiply"
+    if outer is not None and amax > 0 and decode(FP32, outer).kind == "infinite":
+        return finite(FP32.largest)
     if above != 1:
         how = replace(how, divisor_apply=how.outer_apply)
 
@@ -856,7 +858,11 @@ def _quotient(
         if quotient.is_finite:
             g = decode(FP32, outer).magnitude
             size = quotient.magnitude
-            quotient = computed(finite(size * g if encodes else size / g), how.scale_compute)
+            if fmt.outer_combine == "divide_top":
+                assert fmt.scale is not None
+                quotient = rn32(_in_type(ELEMENTS["fp64"], finite(size * g * fmt.scale.largest)))
+            else:
+                quotient = computed(finite(size * g if encodes else size / g), how.scale_compute)
     if not quotient.is_finite and outer is not None and encodes:
         return finite(FP32.largest)
     if not quotient.is_finite:
@@ -886,13 +892,15 @@ def encode_scale(fmt: BlockFormat, amax: Fraction, how: Choices) -> int:
     one = round_to_code(FP32, ONE, NEAREST_EVEN, "special")
     if amax == 0:
         return one
-    largest = (how.divisor or fmt.element.largest) * power_of_two(fmt.reach()) * fmt.scale.largest
+    largest = (how.divisor or fmt.element.largest) * power_of_two(fmt.reach())
+    if fmt.outer_combine != "divide_top":
+        largest *= fmt.scale.largest
     if how.outer_apply == "reciprocal":
         once = rn32(finite(1 / amax))
         made = rn32(finite(largest * once.magnitude)) if once.is_finite else once
     else:
         made = rn32(finite(largest / amax))
-    if made.is_finite:
+    if made.is_finite or how.outer_overflow == "infinity":
         return round_to_code(FP32, made, NEAREST_EVEN, "special")
     return one if how.outer_overflow == "one" else FP32.largest_code
 
@@ -1039,11 +1047,24 @@ def divisor_of(fmt: BlockFormat, above: Above) -> Number:
     scale, outer = decode(fmt.scale, above.scale), decode(FP32, above.outer)
     if fmt.outer_combine == "multiply":
         return rn32(multiply(scale, outer))
+    if fmt.outer_combine == "divide_top":
+        return rn32(share_of(fmt, above))
     if fmt.outer_combine == "divide":
         if scale.kind == "nan" or outer.kind == "nan":
             return Number("nan")
-        return rn32(finite(scale.magnitude / outer.magnitude))
+        return finite(0) if outer.kind == "infinite" else rn32(finite(scale.magnitude / outer.magnitude))
     return rn32(multiply(scale, inverse(outer)))
+
+
+def share_of(fmt: BlockFormat, above: Above) -> Number:
+    """A scale over the largest scale times the one above, in float64 (section 4, `divide_top`)."""
+    assert fmt.scale is not None and above.scale is not None and above.outer is not None
+    scale, outer = decode(fmt.scale, above.scale), decode(FP32, above.outer)
+    if scale.kind == "nan" or outer.kind == "nan":
+        return Number("nan")
+    if outer.kind == "infinite":
+        return finite(0)
+    return _in_type(ELEMENTS["fp64"], finite(scale.magnitude / (fmt.scale.largest * outer.magnitude)))
 
 
 def decode_scaled(fmt: BlockFormat, above: Above, code: int) -> Number:
@@ -1247,6 +1268,16 @@ def _scaled_element(fmt: BlockFormat, above: Above, x: Number, how: Choices = Ch
         if x.is_zero:
             return x
         if not over.is_finite or scale.is_zero:
+            return Number("infinite", negative=x.negative)
+        quotient = computed(Number("finite", x.magnitude * over.magnitude, negative), how.apply_compute)
+    elif how.scale_apply == "reciprocal" and fmt.outer_combine == "divide_top":
+        share = share_of(fmt, above)
+        if x.is_zero:
+            return x
+        if share.is_zero:
+            return Number("infinite", negative=x.negative)
+        over = rn32(_in_type(ELEMENTS["fp64"], finite(1 / share.magnitude)))
+        if not over.is_finite:
             return Number("infinite", negative=x.negative)
         quotient = computed(Number("finite", x.magnitude * over.magnitude, negative), how.apply_compute)
     elif how.scale_apply == "reciprocal":
@@ -1479,7 +1510,9 @@ def quantize_tensor(
                 out_outer.append([code] if group else [])
         for group, row in zip(outer_groups, out_outer, strict=True):
             for places, code in zip(group, row, strict=True):
-                above_of |= {place: Above(outer=_checked_scale(FP32, code)) for place in places}
+                # One that is computed may be an Inf.
+                checked = code if outer is None else _checked_scale(FP32, code)
+                above_of |= {place: Above(outer=checked) for place in places}
 
     out_scales: list[list[int]] = []
     out_zeros: list[list[int]] = []

@@ -42,6 +42,7 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, choices: dict[str, Any
     one_short = floats and fmt.scale != oracle.FP32 and fmt.outer is None and not fmt.micro
     in_line = isinstance(fmt.block, int)
     encodes = fmt.outer_combine != "multiply"
+    in_float64 = fmt.outer_combine == "divide_top"
     plain_outer = fmt.outer is not None and not encodes and not searches
     unsigned_zero = scaled and fmt.scale.zero and not fmt.has_signed_scale and fmt.how.divide_by == "stored"  # type: ignore[union-attr]
     integers = element.signedness == "twos_complement" and oracle.magnitude_of(element, 1) == 1
@@ -61,8 +62,8 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, choices: dict[str, Any
         ("preround", ["bf16", "bf16_toward_zero"], True),
         ("scale_apply", ["reciprocal", *(["outer_reciprocal"] if plain_outer else [])], fmt.has_float_scale),
         ("outer_apply", ["reciprocal"], fmt.outer is not None and floats),
-        ("outer_overflow", ["one"], encodes),
-        ("scale_order", ["outer_first"], fmt.outer is not None and floats),
+        ("outer_overflow", ["one", "infinity"], encodes),
+        ("scale_order", ["outer_first"], fmt.outer is not None and floats and not in_float64),
         ("scale_underflow", ["zero", "zeros", "zero_scale"], floats and fmt.scale != oracle.FP32 and unsigned_zero),
         ("divisor", [7.25, 0.75, 3.0], divides or rule in ("rceil", "floor")),
         ("divisor_apply", ["reciprocal"], floats),
@@ -85,6 +86,8 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, choices: dict[str, Any
         drawn.pop("scale_compute", None)
         if drawn.get("scale_underflow") == "zeros":
             drawn.pop("scale_apply")
+    if in_float64 and drawn.get("scale_underflow") == "zeros":
+        drawn.pop("scale_apply", None)
     if drawn.get("scale_order") == "outer_first" and not encodes:
         drawn.pop("divisor_apply", None)
     if "scale_underflow" in drawn:
@@ -197,6 +200,17 @@ def test_codes_scales_values_and_events_are_those_of_the_oracle(name: str, seed:
         ("q4_0", {"cut_offset": 129.5}, "cut_offset must be 0, or 0.5 to 128.5"),
         ("q4_0", {"cut_offset": float("nan")}, "cut_offset must be 0, or 0.5 to 128.5"),
         ("hif8", {"subnormals": "flush"}, "a tapered element has no subnormal numbers"),
+        (
+            "nvfp4",
+            {"outer_combine": "divide_top", "scale_order": "outer_first"},
+            "scale_order='outer_first' and combine='divide_top' are of different machines",
+        ),
+        (
+            "nvfp4",
+            {"outer_combine": "divide_top", "scale_apply": "reciprocal", "scale_underflow": "zeros"},
+            "under scale_apply='reciprocal' nothing does here",
+        ),
+        ("nvfp4", {"outer_overflow": "infinity"}, "outer_overflow='infinity' is for a scale above others"),
         ("mxfp4", {"nonfinite": "poisson"}, "choose one of poison, keep, ignore, largest, zero, error"),
     ],
 )

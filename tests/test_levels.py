@@ -43,6 +43,12 @@ USERS = {
     "reciprocals of reciprocals over tiles": BlockFormat(
         ELEMENTS["e2m1"], ELEMENTS["ue5m3"], (2, 8), outer="tensor", outer_combine="reciprocals"
     ),
+    "a tensor scale that divides with the largest scale, in float64": BlockFormat(
+        ELEMENTS["e2m1"], ELEMENTS["ue4m3"], 16, outer="tensor", outer_combine="divide_top"
+    ),
+    "the same of rows over a level that lifts": BlockFormat(
+        ELEMENTS["e1m2"], ELEMENTS["ue5m3"], 8, outer="row", outer_combine="divide_top", micro=(Micro((0, 1), 4),)
+    ),
     "a tensor scale that divides over a level that lifts": BlockFormat(
         ELEMENTS["e1m2"], ELEMENTS["ue4m3"], 8, outer="tensor", outer_combine="divide", micro=(Micro((0, 1), 4),)
     ),

@@ -70,7 +70,7 @@ inline void cut_run(const typename C::Bits* raw, Count count, float times, float
   }
 }
 
-// What multiplies may be Inf under outer_reciprocal: zeros stay, and everything else is large.
+// What multiplies directly may be Inf: zeros stay, and everything else is large.
 template <class C, class Count>
 inline void overwhelm_run(const typename C::Bits* raw, Count count, typename C::Bits* to) {
   using Bits = typename C::Bits;
@@ -81,7 +81,8 @@ inline void overwhelm_run(const typename C::Bits* raw, Count count, typename C::
 }
 
 // A quotient beyond float32 (under a tiny scale) saturates like any large number: it may stay a large number. Where a
-// quotient of zero was what divides, everything is zero. Under outer_reciprocal `by` is what multiplies.
+// quotient of zero was what divides, everything is zero. Where elements are multiplied directly, `by` is what
+// multiplies.
 template <class C, class Count>
 inline void divide_run(const QuantizeJob& job, const typename C::Bits* raw, Count count, float by,
                        typename C::Bits* to) {
@@ -98,9 +99,8 @@ inline void divide_run(const QuantizeJob& job, const typename C::Bits* raw, Coun
     to[i] = sign | smaller_magnitude<C>(bits ^ sign, infinity_bits<C> - 1);
   };
   const bool multiplies = job.conversion.scale_apply != ScaleApply::divide;
-  const bool outer_reciprocal = job.conversion.scale_apply == ScaleApply::outer_reciprocal;
-  const float times = outer_reciprocal ? by : multiplies ? reciprocal_of(job, divisor) : 1;
-  if (outer_reciprocal && times > 0x1.fffffep127F) return overwhelm_run<C>(raw, count, to);
+  const float times = job.multiplies_directly ? by : multiplies ? reciprocal_of(job, divisor) : 1;
+  if (job.multiplies_directly && times > 0x1.fffffep127F) return overwhelm_run<C>(raw, count, to);
   if (job.conversion.cut_offset > 0) return cut_run<C>(raw, count, times, job.conversion.cut_offset, to);
   const auto factor = static_cast<Value>(multiplies ? times : divisor);
   if (narrow) {
@@ -214,11 +214,11 @@ inline void quantize_divided(const QuantizeJob& job, const TargetFamily<C>& fami
   // that.
   if (job.main > 0) {
     const Combine combine = job.format.levels[0].combine;
-    const bool outer_reciprocal = job.conversion.scale_apply == ScaleApply::outer_reciprocal;
+    const float largest = job.largest_scale;
     for (std::int64_t b = 0; b < blocks; ++b) {
-      const float stored = rows.factors[b], divisor = combined_divisor(combine, stored, outer);
+      const float stored = rows.factors[b], divisor = combined_divisor(combine, stored, outer, largest);
       rows.factors[b] = combined_factor(combine, divisor);
-      rows.quotients[b] = outer_reciprocal ? 1 / outer / stored : divisor;
+      rows.quotients[b] = job.multiplies_directly ? combined_multiplier(combine, stored, outer, largest) : divisor;
     }
   }
   if (searches(job.conversion.scale_rule) && made)

@@ -209,8 +209,13 @@ inline void store_scale(const QuantizeJob& job, std::int64_t index, const BlockS
 inline float encode_scale(const QuantizeJob& job, float amax) {
   const bool multiplies = job.conversion.outer_apply == OuterApply::reciprocal;
   const float once = multiplies ? job.scale_divisor * (1 / amax) : job.scale_divisor / amax;
-  if (once <= 0x1.fffffep127F) return once;
+  if (once <= 0x1.fffffep127F || job.conversion.outer_overflow == OuterOverflow::infinity) return once;
   return job.conversion.outer_overflow == OuterOverflow::one ? 1 : 0x1.fffffep127F;
+}
+
+// What a stored scale is divided by under divide_top; exact.
+inline double largest_times_outer(float largest, float outer) {
+  return static_cast<double>(largest) * static_cast<double>(outer);
 }
 
 // docs/numerics.md section 4, step 2.
@@ -223,13 +228,27 @@ inline float scale_quotient(const QuantizeJob& job, float amax, float outer) {
   if (job.main == 0) return over_divisor(amax);
   const bool outer_first = job.conversion.scale_order == ScaleOrder::outer_first;
   if (!job.encode_scale) return step(outer_first ? amax / step(outer * job.scale_divisor) : over_divisor(amax) / outer);
-  return smaller(step(outer_first ? amax * over_divisor(outer) : over_divisor(amax) * outer), 0x1.fffffep127F);
+  float quotient = step(outer_first ? amax * over_divisor(outer) : over_divisor(amax) * outer);
+  if (job.format.levels[0].combine == Combine::divide_top)
+    quotient =
+        static_cast<float>(static_cast<double>(over_divisor(amax)) * largest_times_outer(job.largest_scale, outer));
+  return quotient <= 0x1.fffffep127F ? quotient : 0x1.fffffep127F;  // also of nothing times an Inf
 }
 
-// What a scale and the one above it become for elements: what divides, and what multiplies when decoding.
-inline float combined_divisor(Combine combine, float scale, float outer) {
+// What a scale and the one above it become for elements: what divides, and what multiplies when decoding. `largest` is
+// the largest scale of its format.
+inline float combined_divisor(Combine combine, float scale, float outer, float largest) {
   if (combine == Combine::multiply) return scale * outer;
+  if (combine == Combine::divide_top)
+    return static_cast<float>(static_cast<double>(scale) / largest_times_outer(largest, outer));
   return combine == Combine::divide ? scale / outer : scale * (1 / outer);
+}
+
+// What elements are multiplied by where nothing divides them (QuantizeJob::multiplies_directly).
+inline float combined_multiplier(Combine combine, float scale, float outer, float largest) {
+  if (combine == Combine::divide_top)
+    return static_cast<float>(1 / (static_cast<double>(scale) / largest_times_outer(largest, outer)));
+  return 1 / outer / scale;
 }
 
 inline float combined_factor(Combine combine, float divisor) {
@@ -283,7 +302,8 @@ inline BlockScale make_scale(const QuantizeJob& job, std::int64_t index, typenam
     scale.factor = float_scale(job, static_cast<float>(as_value<C>(amax)), outer);
   }
   counts.zero_blocks += amax == 0;
-  if ((scale.poisoned && !job.scale_nan) || scale.factor > 0x1.fffffep127F) ++counts.refused;
+  const bool may_be_infinite = job.makes_outer && job.conversion.outer_overflow == OuterOverflow::infinity;
+  if ((scale.poisoned && !job.scale_nan) || (scale.factor > 0x1.fffffep127F && !may_be_infinite)) ++counts.refused;
   if (job.short_scale && !scale.poisoned) {
     scale.quotient = amax == 0 ? 0 : smaller(scale.factor, 0x1.fffffep127F);
     scale.code = amax == 0 ? job.zero_code : short_scale_code(job, scale.quotient);

@@ -253,6 +253,8 @@ std::string check_outer_choices(const BlockFormat& format, const Conversion& how
   if (!encodes && how.outer_overflow != OuterOverflow::clamp)
     return said("outer_overflow", word_of(how.outer_overflow)) +
            " is for a scale above others that encoders multiply by (combine other than 'multiply')";
+  const bool in_float64 = two && format.levels[0].combine == Combine::divide_top;
+  if (in_float64 && outer_first) return "scale_order='outer_first' and combine='divide_top' are of different machines";
   if (over && (!two || encodes || how.scale_compute == ScaleCompute::bf16))
     return "scale_apply='outer_reciprocal' is for a float32 scale above others that decoders multiply by, and float32 "
            "steps";
@@ -273,8 +275,10 @@ std::string check_outer_choices(const BlockFormat& format, const Conversion& how
            " is for unsigned short float scales with a zero, by scale_rule='amax', without scale_minimum, that "
            "elements "
            "are divided by";
-  if (how.scale_underflow == ScaleUnderflow::zeros && over)
-    return "scale_underflow='zeros' is about what divides, and under scale_apply='outer_reciprocal' nothing does";
+  if (how.scale_underflow == ScaleUnderflow::zeros &&
+      (over || (in_float64 && how.scale_apply == ScaleApply::reciprocal)))
+    return "scale_underflow='zeros' is about what divides, and under " + said("scale_apply", word_of(how.scale_apply)) +
+           " nothing does here";
   if (how.scale_underflow == ScaleUnderflow::zero_scale && how.zero_scale < 1)
     return "scale_underflow='zero_scale' needs zero_scale, the code that it writes";
   return {};

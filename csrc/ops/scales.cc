@@ -140,6 +140,10 @@ void derive_scale(QuantizeJob& job) {
   job.scale_nan = has_nan(s);
   job.scale_nan_code = has_nan(s) ? nan_code(s) : 0;
   job.short_scale = is_short_float_scale(s);
+  if (job.short_scale) {
+    const Magnitude top = magnitude_of(s, max_code(s));
+    job.largest_scale = std::ldexp(static_cast<float>(top.significand), top.exponent);
+  }
   job.scale_format = s;
   job.scale_divisor = std::ldexp(divisor_of(e, how), job.reach);
   if (job.zero_points)  // the steps between the lowest and the highest code
@@ -162,16 +166,18 @@ void derive_scale(QuantizeJob& job) {
   job.zero_code = how.zero_scale < 0 ? job.least_code : static_cast<std::uint32_t>(how.zero_scale);
   job.underflow_code = how.scale_underflow == ScaleUnderflow::zero_scale ? job.zero_code : job.least_code;
   job.encode_scale = job.main > 0 && is_encode_scale(format.levels[0]);
+  const bool in_float64 = job.main > 0 && format.levels[0].combine == Combine::divide_top;
+  job.multiplies_directly =
+      how.scale_apply == ScaleApply::outer_reciprocal || (in_float64 && how.scale_apply == ScaleApply::reciprocal);
   derive_reciprocal(job);
   job.promote_above = promotion_threshold(e, how);
 }
 
 namespace {
 
-// The same for the level above the main one: its largest scale times the largest element is amax.
+// The same for the level above the main one: its largest scale times the largest element is amax, or the element alone.
 void derive_outer_scale(QuantizeJob& job) {
-  const Magnitude top = magnitude_of(job.scale_format, max_code(job.scale_format));
-  job.outer_divisor = std::ldexp(static_cast<float>(top.significand), top.exponent);
+  job.outer_divisor = job.format.levels[0].combine == Combine::divide_top ? 1 : job.largest_scale;
   job.scale_divisor *= job.outer_divisor;
   job.makes_outer = true;
   job.conversion.divisor_apply =

@@ -24,6 +24,7 @@ struct Scale {
   float divisor = 1;  // what elements are divided by: the same but for section 4's exceptions
   float stored = 1;   // the scale of the innermost float level as it is stored
   float outer = 1;    // that of the level above the main one
+  double share = 0;   // divide_top: the stored one over the largest one times the outer one, in float64
   int zero = 0;       // zero point, in units of the element
   bool poisoned = false;
 };
@@ -52,6 +53,11 @@ inline Scale inside(const BlockFormat& format, int l, Scale outside, std::uint32
     scale.divisor = outer == Combine::multiply ? scale.stored * scale.outer
                     : outer == Combine::divide ? scale.stored / scale.outer
                                                : scale.stored * (1 / scale.outer);
+    if (outer == Combine::divide_top) {
+      const float top = to_float({.magnitude = value_of(level.format, max_code(level.format))});
+      scale.share = double{scale.stored} / (double{top} * double{scale.outer});
+      scale.divisor = static_cast<float>(scale.share);
+    }
     scale.factor = outer == Combine::reciprocals ? 1 / (1 / scale.divisor) : scale.divisor;
   } else
     scale.exponent += level.combine == Combine::divide ? -x.magnitude.exponent : x.magnitude.exponent;
@@ -71,7 +77,8 @@ inline float computed(const Conversion& how, float number) {
 
 // Section 4, step 3: what is rounded under a float scale. Where that is no number of float32 other than zero, the
 // nearest one divides; where a quotient of zero divides, everything is zero.
-inline Unpacked divided(const Conversion& how, const Unpacked& x, const Scale& scale) {
+inline Unpacked divided(const QuantizeJob& job, const Unpacked& x, const Scale& scale) {
+  const Conversion& how = job.conversion;
   const float by = scale.divisor;
   if (how.divide_by == DivideBy::quotient && by == 0 && x.finite()) return {.negative = x.negative, .magnitude = {}};
   if (how.scale_underflow == ScaleUnderflow::zeros && by == 0 && x.finite()) return {};
@@ -81,9 +88,10 @@ inline Unpacked divided(const Conversion& how, const Unpacked& x, const Scale& s
   const bool multiplies = how.scale_apply != ScaleApply::divide;
   const float limit = how.scale_compute == ScaleCompute::bf16 ? 0x1.FEp127F : largest;
   float times = std::clamp(computed(how, 1 / divisor), -limit, limit);
-  if (how.scale_apply == ScaleApply::outer_reciprocal) {
+  if (job.multiplies_directly) {
     if (x.finite() && x.magnitude.significand == 0) return x;
-    times = 1 / scale.outer / scale.stored;
+    const bool over = how.scale_apply == ScaleApply::outer_reciprocal;
+    times = over ? 1 / scale.outer / scale.stored : static_cast<float>(1 / scale.share);
   }
   if (how.cut_offset > 0 && x.finite()) {
     const float sum = to_float(x) * times + how.cut_offset;
@@ -122,7 +130,7 @@ inline std::uint32_t short_code(const QuantizeJob& job, float quotient) {
 // Section 4: the scale above others that encoders multiply by.
 inline float encode_scale(const QuantizeJob& job, float amax, float largest) {
   const float once = job.conversion.outer_apply == OuterApply::reciprocal ? largest * (1 / amax) : largest / amax;
-  if (!std::isinf(once)) return once;
+  if (!std::isinf(once) || job.conversion.outer_overflow == OuterOverflow::infinity) return once;
   return job.conversion.outer_overflow == OuterOverflow::one ? 1 : std::numeric_limits<float>::max();
 }
 
@@ -146,9 +154,13 @@ inline float scale_quotient(const QuantizeJob& job, Dyadic amax, float outer) {
     const bool multiplies =
         of_outer ? how.outer_apply == OuterApply::reciprocal : how.divisor_apply == DivisorApply::reciprocal;
     quotient = over_divisor(size, multiplies ? DivisorApply::reciprocal : DivisorApply::divide);
-    if (two) quotient = computed(how, encodes ? quotient * outer : quotient / outer);
+    if (two && job.format.levels[0].combine == Combine::divide_top)
+      quotient = static_cast<float>(quotient * (double{job.largest_scale} * double{outer}));
+    else if (two)
+      quotient = computed(how, encodes ? quotient * outer : quotient / outer);
   }
-  if (two && encodes && std::isinf(quotient)) quotient = std::numeric_limits<float>::max();
+  // Also of nothing times an Inf.
+  if (two && encodes && !std::isfinite(quotient)) quotient = std::numeric_limits<float>::max();
   return quotient == 0 && how.divide_by == DivideBy::stored ? std::nextafter(0.0F, 1.0F) : quotient;
 }
 
@@ -157,7 +169,8 @@ inline std::uint32_t float_scale_code(const QuantizeJob& job, Dyadic amax, float
                                       Counts& counts) {
   const bool zeros = amax.significand == 0;
   quotient = zeros ? 0 : scale_quotient(job, amax, outer);
-  counts.refused += std::isinf(quotient);
+  const bool may_be_infinite = job.makes_outer && job.conversion.outer_overflow == OuterOverflow::infinity;
+  counts.refused += std::isinf(quotient) && !may_be_infinite;
   if (is_float32(main_scale(job.format).format)) return std::bit_cast<std::uint32_t>(zeros ? 1.0F : quotient);
   if (zeros && job.conversion.zero_scale >= 0) return static_cast<std::uint32_t>(job.conversion.zero_scale);
   return short_code(job, quotient);
@@ -254,7 +267,7 @@ inline Encoded encode_moved(const QuantizeJob& job, const Unpacked& x, const Unp
 // One element under a scale, before its value is decoded.
 inline Encoded encode_scaled(const QuantizeJob& job, const Unpacked& x, const Scale& scale, std::uint32_t random) {
   const bool floating = job.scale_kind == ScaleKind::floating;
-  Unpacked v = floating ? divided(job.conversion, x, scale) : x;
+  Unpacked v = floating ? divided(job, x, scale) : x;
   if (v.infinite && x.finite()) v = as_largest(v);  // x / s left float32: a large number
   if (has_zero_points(job.format)) return encode_moved(job, x, v, scale, random);
   if (job.conversion.align_bits > 0)
@@ -423,7 +436,7 @@ inline std::uint32_t micro_code(const QuantizeJob& job, const std::vector<Unpack
   const ScaleLevel& level = job.format.levels[static_cast<std::size_t>(l)];
   const bool floating = job.scale_kind == ScaleKind::floating;
   Dyadic amax = outside.poisoned ? Dyadic{} : largest_of(x, start, count);
-  if (floating) amax = as_largest(divided(job.conversion, {.magnitude = amax}, outside)).magnitude;
+  if (floating) amax = as_largest(divided(job, {.magnitude = amax}, outside)).magnitude;
   if (outside.poisoned) return 0;
   int shift = lowest_shift(level);
   const Conversion how = floating ? Conversion{.scale_rule = ScaleRule::floor} : job.conversion;

@@ -173,6 +173,7 @@ def _auto_round(rule: str) -> Preset:
         "divisor_apply": "reciprocal",
         "scale_apply": "reciprocal",
         "scale_underflow": "zeros",
+        "outer_overflow": "infinity",
     }
     return Preset(
         name=f"auto-round-0.16/{rule}",
@@ -283,13 +284,23 @@ _ALL = (
     ),
     Preset(
         name="modelopt-0.47/cuda",
-        formats=MX_FLOATS,
-        choices={"scale_rule": "rceil", "signed_zero": "underflow", "nonfinite": "largest", "zero_scale": 127},
-        by_format=_each(_FP8, nonfinite="keep", infinite="largest"),
-        source="NVIDIA Model Optimizer 0.47.0, the kernel fused_amax_convert",
+        formats=(*MX_FLOATS, "nvfp4"),
+        choices={"signed_zero": "underflow"},
+        by_format={
+            **_each(_FP4_AND_FP6, scale_rule="rceil", nonfinite="largest", zero_scale=127),
+            **_each(_FP8, scale_rule="rceil", nonfinite="keep", infinite="largest", zero_scale=127),
+            "nvfp4": {
+                "outer_combine": "divide_top",
+                "outer_overflow": "infinity",
+                "scale_apply": "reciprocal",
+                "scale_underflow": "zero",
+            },
+        },
+        source="NVIDIA Model Optimizer 0.47.0, the kernel fused_amax_convert (NVFP4: with the amax of the tensor)",
         evidence="host",
         notes="Inf counts as the largest float32; NaN does not count there, and becomes the largest element of one "
-        "without NaN.",
+        "without NaN. NVFP4 takes scales in float64 there and writes neither them nor codes; a tensor with NaN or Inf "
+        "is not scaled at all, and zeros under scales below 2^-128 come out as 6 of them.",
     ),
     Preset(
         name="compressed-tensors-0.20",

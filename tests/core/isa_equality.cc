@@ -95,13 +95,13 @@ void choose(ops::EncodeRequest& r) {
   attempt([](Conversion& c) { c.scale_compute = ScaleCompute::bf16; });
   attempt([](Conversion& c) { c.apply_compute = ApplyCompute::bf16; });
   if (has_outer_level(r.format) && generator() % 2 == 0) {
-    constexpr Combine words[] = {Combine::divide, Combine::reciprocal, Combine::reciprocals};
+    constexpr Combine words[] = {Combine::divide, Combine::reciprocal, Combine::reciprocals, Combine::divide_top};
     BlockFormat other = r.format;
-    other.levels[0].combine = words[generator() % 3];
+    other.levels[0].combine = words[generator() % 4];
     if (ops::check_conversion(other, r.conversion).empty()) r.format = other;
   }
   attempt([](Conversion& c) { c.outer_apply = OuterApply::reciprocal; });
-  attempt([](Conversion& c) { c.outer_overflow = OuterOverflow::one; });
+  attempt([](Conversion& c) { c.outer_overflow = static_cast<OuterOverflow>(generator() % 3); });
   attempt([](Conversion& c) { c.scale_order = ScaleOrder::outer_first; });
   attempt([](Conversion& c) { c.scale_apply = ScaleApply::outer_reciprocal; });
   attempt([](Conversion& c) { c.scale_underflow = static_cast<ScaleUnderflow>(generator() % 4); });
