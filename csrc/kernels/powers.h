@@ -21,7 +21,7 @@ inline bool has_halving_pairs(const QuantizeJob& job) {
 inline bool takes_short_blocks(const QuantizeJob& job) {
   return job.scale_kind == ScaleKind::power_of_two && job.geometry.block <= longest_short_block && !job.count &&
          job.taper.first_size == 0 && job.promote_by_exponent == nullptr && !job.flush_elements && !job.full_range &&
-         job.conversion.align_bits == 0 && job.conversion.scale_rule != ScaleRule::fit &&
+         job.conversion.align_bits == 0 && !job.adjusts && job.conversion.scale_rule != ScaleRule::fit &&
          !searches(job.conversion.scale_rule) && (job.levels == 1 || has_halving_pairs(job));
 }
 

@@ -82,6 +82,7 @@ inline void prepare_row(const Prepare& how, const typename C::Bits* from, std::i
     const Bits kept = magnitude == 0 || magnitude < below ? (sign & zero_sign) | of_zeros : sign | magnitude;
     Bits replaced = how.to_largest ? top | (infinite ? sign : 0) : how.to_zero ? 0 : from[i];
     if (how.infinite_to_largest && infinite) replaced = top | sign;
+    if (how.nan_to_infinity && !infinite) replaced = infinity_bits<C>;
     to[i] = number ? kept : replaced;
   }
 }
@@ -285,18 +286,20 @@ inline int fitting_exponent(const QuantizeJob& job, const typename C::Bits* row,
 template <class C>
 inline BlockScale make_scale(const QuantizeJob& job, std::int64_t index, typename C::Bits amax, float outer,
                              Counts& counts) {
-  const bool finite = amax < infinity_bits<C>, counted = finite || (job.infinite_counts && amax == infinity_bits<C>);
+  const bool finite = amax<infinity_bits<C>, nan = amax> infinity_bits<C>;
+  const bool counted = finite || (nan ? job.nan_counts : job.infinite_counts);
   BlockScale scale;
   scale.poisoned = !counted;
-  if (job.makes_outer && amax > infinity_bits<C> && job.conversion.outer_overflow == OuterOverflow::one)
+  if (job.makes_outer && nan && job.conversion.outer_overflow == OuterOverflow::one)
     scale.poisoned = false;  // the scale of a tensor with NaN is 1
   if (job.scale_kind == ScaleKind::power_of_two) {
     scale.exponent = job.zero_exponent;
     if (counted && amax != 0) {
       const int of_infinite = job.infinite_is_top ? job.scale_max : 128 - job.scale_shift;
-      const int wanted = finite ? wanted_exponent<C>(job, amax) : of_infinite;
+      const int wanted = finite ? wanted_exponent<C>(job, amax) : nan ? job.scale_low : of_infinite;
       scale.exponent = smaller(larger(wanted, job.scale_low), job.scale_max);
-      scale.poisoned = finite && job.overflow_poisons && wanted > job.poison_above;
+      scale.poisoned = finite && ((job.overflow_poisons && wanted > job.poison_above) ||
+                                  as_value<C>(amax) < static_cast<typename C::Value>(job.poison_below));
     }
   } else if (finite) {
     scale.factor = float_scale(job, static_cast<float>(as_value<C>(amax)), outer);

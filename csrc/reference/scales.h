@@ -187,13 +187,21 @@ inline std::uint32_t power_scale_code(const QuantizeJob& job, Dyadic amax) {
   return static_cast<std::uint32_t>(exponent - min_exponent(format));
 }
 
-// Whether the rule wants what the scale format does not reach, where that is NaN; `even` also if amax rounds to 2^128.
+// Whether the rule wants what the scale format does not reach, where that is NaN; `even` also if amax rounds to 2^128,
+// and any rule under nan_amax. So is an amax whose quotient rounds to zero, where that is asked for.
 inline bool is_beyond(const QuantizeJob& job, Dyadic amax) {
-  if (job.scale_kind != ScaleKind::power_of_two || job.conversion.scale_overflow == ScaleOverflow::clamp) return false;
+  const Conversion& how = job.conversion;
+  if (job.scale_kind != ScaleKind::power_of_two) return false;
+  if (how.scale_underflow == ScaleUnderflow::nan) {
+    const Dyadic top = divisor_of(job.format.element, how);
+    if (to_float({.magnitude = amax}) / to_float({.magnitude = top}) == 0) return true;
+  }
+  if (how.scale_overflow == ScaleOverflow::clamp) return false;
   const ElementFormat& format = main_scale(job.format).format;
   const int highest = min_exponent(format) + static_cast<int>(max_code(format));
-  const int wanted = choose_exponent(job.format.element, job.conversion, amax);
-  if (job.conversion.scale_rule == ScaleRule::even && wanted + max_exponent(job.format.element) > 127) return true;
+  const int wanted = choose_exponent(job.format.element, how, amax);
+  const bool of_amax = how.scale_rule == ScaleRule::even || how.scale_overflow == ScaleOverflow::nan_amax;
+  if (of_amax && wanted + taken_off(job.format.element, how) > 127) return true;
   return wanted - job.reach > highest;
 }
 
@@ -240,6 +248,13 @@ inline Unpacked as_largest(Unpacked x) {
   return {.negative = x.negative && !x.nan, .magnitude = {(1U << 24) - 1, 104}};
 }
 
+// Whether NaN gives a block the least scale.
+inline bool counts_nan(const Conversion& how, const std::vector<Unpacked>& x, std::int64_t start, std::int64_t count) {
+  bool nan = false;
+  for (std::int64_t i = start; i < start + count; ++i) nan = nan || x[static_cast<std::size_t>(i)].nan;
+  return nan && how.nan_scale == NanScale::least;
+}
+
 // Whether Inf, and nothing else, keeps a block from being finite, and has a scale.
 inline bool counts_infinite(const Conversion& how, const std::vector<Unpacked>& x, std::int64_t start,
                             std::int64_t count) {
@@ -264,6 +279,23 @@ inline Encoded encode_moved(const QuantizeJob& job, const Unpacked& x, const Unp
   return e;
 }
 
+// What float32 steps make of an element that was scaled by 2^exponent, where section 2 or 3 asks for them.
+inline Unpacked stepped(const QuantizeJob& job, Unpacked v, int exponent) {
+  const ElementFormat& f = job.format.element;
+  if (!v.finite() || v.magnitude.significand == 0) return v;
+  if (job.conversion.half_sum == HalfSum::fp32) {
+    // Of float32 numbers only the one below one half is taken over an integer by the sum.
+    const int quantum = min_exponent(f) - f.mantissa_bits + exponent;
+    if (compare(v.magnitude, {(1U << 24) - 1, quantum - 25}) == 0) v.magnitude = {1, quantum};
+  }
+  if (job.conversion.element_exponent == ElementExponent::log2) {
+    const double scaled = std::ldexp(static_cast<double>(v.magnitude.significand), v.magnitude.exponent - exponent);
+    const int binade = static_cast<int>(std::floor(static_cast<float>(std::log2(scaled))));
+    v = aligned(v, std::max(binade, min_exponent(f)) - f.mantissa_bits + exponent, AlignRounding::toward_zero);
+  }
+  return v;
+}
+
 // One element under a scale, before its value is decoded.
 inline Encoded encode_scaled(const QuantizeJob& job, const Unpacked& x, const Scale& scale, std::uint32_t random) {
   const bool floating = job.scale_kind == ScaleKind::floating;
@@ -277,6 +309,7 @@ inline Encoded encode_scaled(const QuantizeJob& job, const Unpacked& x, const Sc
   const LeastScale least = job.conversion.least_scale;
   if (least != LeastScale::exact && exponent == min_exponent(main_scale(job.format).format))
     exponent = least == LeastScale::next ? exponent + 1 : 0;
+  if (job.adjusts) v = stepped(job, v, exponent);
   return encode_element(job.format.element, job.conversion, v, exponent, random);
 }
 
@@ -373,8 +406,9 @@ inline std::uint32_t main_code(const QuantizeJob& job, const Line& line, const s
   const ElementFormat& format = main_scale(job.format).format;
   bool poisoned = outside.poisoned;
   const bool infinite = counts_infinite(job.conversion, x, start, count);
+  const bool least = counts_nan(job.conversion, x, start, count);
   for (std::int64_t i = start; i < start + count; ++i)
-    poisoned = poisoned || (!job.skip_nonfinite && !infinite && !x[static_cast<std::size_t>(i)].finite());
+    poisoned = poisoned || (!job.skip_nonfinite && !infinite && !least && !x[static_cast<std::size_t>(i)].finite());
   if (poisoned && job.makes_outer && job.conversion.outer_overflow == OuterOverflow::one &&
       x[static_cast<std::size_t>(start)].nan)
     return std::bit_cast<std::uint32_t>(1.0F);
@@ -383,6 +417,7 @@ inline std::uint32_t main_code(const QuantizeJob& job, const Line& line, const s
     return has_nan(format) ? nan_code(format) : 0;
   }
   if (has_zero_points(job.format)) return range_scale_code(job, x, start, count, counts);
+  if (least) return static_cast<std::uint32_t>(job.conversion.scale_minimum);
   if (infinite) {
     if (job.conversion.infinite == Infinite::top) return max_code(format);
     return infinite_scale_code(job);
@@ -417,13 +452,13 @@ inline std::uint32_t main_code(const QuantizeJob& job, const Line& line, const s
   if (!searches(job.conversion.scale_rule) || amax.significand == 0) return code;
   const std::vector<std::uint32_t> candidates = candidate_codes(job, amax, code, outside.factor);
   std::uint32_t best = candidates.front();
-  double least = 0;
+  double smallest = 0;
   for (const std::uint32_t candidate : candidates) {
     const Scale scale = inside(job.format, main_level(job.format), outside, candidate);
     const double error = error_under(job, line, x, start, count, scale);
     // Errors may be beyond float64; then the first one stays.
-    if (candidate != candidates.front() && !(error < least)) continue;
-    least = error;
+    if (candidate != candidates.front() && !(error < smallest)) continue;
+    smallest = error;
     best = candidate;
   }
   return best;

@@ -134,18 +134,21 @@ _QUARK = "AMD Quark 0.13, torch 2.13.0, on the CPU: "
 
 def _by_log2(rounding: str) -> dict[str, str]:
     """What microxcaling's Python path does, and Neural Compressor, which has it from there."""
-    return {"scale_rule": "floor", "amax_exponent": "log2", "rounding": rounding, "signed_zero": "underflow"}
+    choices = {"scale_rule": "floor", "amax_exponent": "log2", "rounding": rounding, "signed_zero": "underflow"}
+    return choices if rounding == "toward_zero" else {**choices, "half_sum": "fp32"}
 
 
 def _microxcaling_python(word: str, rounding: str) -> Preset:
     notes = "Exponents are float32 logarithms: numbers just below a power of two count as it."
+    by_format: dict[str, _Choices] = {"mxint8": {"scale_overflow": "nan"}}
     if word == "floor":
-        notes += " So do those of elements there, which shows where they are cut."
+        notes += " So are those of elements, which shows where they are cut."
+        by_format |= _each(MX_FLOATS, element_exponent="log2")
     return Preset(
         name=f"microxcaling-python/{word}",
         formats=_MX,
         choices=_by_log2(rounding),
-        by_format={"mxint8": {"scale_overflow": "nan"}},
+        by_format=by_format,
         source="microxcaling at 7bc4195 (2024-08-19), _quantize_mx with custom_cuda=False",
         notes=notes,
     )
@@ -167,6 +170,7 @@ _ENCODE_SCALE = {"outer_apply": "reciprocal", "signed_zero": "underflow"}
 
 
 def _auto_round(rule: str) -> Preset:
+    quotient = {"scale_underflow": "nan"} if rule == "rceil" else {}
     nvfp4 = {
         **_ENCODE_SCALE,
         "outer_combine": "reciprocals",
@@ -180,12 +184,12 @@ def _auto_round(rule: str) -> Preset:
         formats=(*_MX, "nvfp4"),
         choices={},
         by_format={
-            **_each(_MX, scale_rule=rule, amax_exponent="log2", signed_zero="underflow"),
+            **_each(_MX, scale_rule=rule, amax_exponent="log2", signed_zero="underflow", half_sum="fp32", **quotient),
             "nvfp4": nvfp4,
         },
         source="auto-round 0.16.1, quant_mx, quant_mx_rceil and ref_nvfp4_quant on the CPU",
         notes="Exponents are float32 logarithms; NVFP4 has no rules, and its codes are not looked at."
-        + (" A quotient that underflows is NaN there." if rule == "rceil" else ""),
+        + (" A quotient that underflows is NaN." if quotient else ""),
     )
 
 
@@ -272,22 +276,22 @@ _ALL = (
                 "scale_rule": "rceil",
                 "amax_exponent": "log2",
                 "rounding": "nearest_zero",
-                "nonfinite": "ignore",
+                "nonfinite": "zero_block",
                 "signed_zero": "negative",
             },
-            "mxfp8_e4m3": {"scale_rule": "rceil", "amax_exponent": "log2", "infinite": "top"},
+            "mxfp8_e4m3": {"scale_rule": "rceil", "amax_exponent": "log2", "infinite": "top", "nan_scale": "least"},
             "nvfp4": {"signed_zero": "drop", "zero_scale": 0x38, "scale_order": "outer_first"},
         },
         source="NVIDIA Model Optimizer 0.47.0, MXFP4QTensor, MXFP8QTensor and NVFP4QTensor on the CPU",
-        notes="MXFP4 makes every zero of the input -0, and a block with NaN or Inf all -0 (+0 and numbers here); the "
-        "codes of NVFP4 keep the sign of what underflows, which decoding drops.",
+        notes="MXFP4 makes every zero of the input -0, and a block with NaN or Inf all -0; a block of MXFP8 with NaN "
+        "has the least scale. The codes of NVFP4 keep the sign of what underflows, which decoding drops.",
     ),
     Preset(
         name="modelopt-0.47/cuda",
         formats=(*MX_FLOATS, "nvfp4"),
         choices={"signed_zero": "underflow"},
         by_format={
-            **_each(_FP4_AND_FP6, scale_rule="rceil", nonfinite="largest", zero_scale=127),
+            **_each(_FP4_AND_FP6, scale_rule="rceil", nonfinite="saturate", infinite="largest", zero_scale=127),
             **_each(_FP8, scale_rule="rceil", nonfinite="keep", infinite="largest", zero_scale=127),
             "nvfp4": {
                 "outer_combine": "divide_top",
@@ -307,8 +311,8 @@ _ALL = (
         formats=("mxfp4", "mxfp6_e2m3", "mxfp8_e4m3", "nvfp4"),
         choices={"signed_zero": "underflow"},
         by_format={
-            **_each(("mxfp4", "mxfp6_e2m3"), scale_rule="even", scale_overflow="nan"),
-            "mxfp8_e4m3": {"scale_rule": "even", "scale_overflow": "nan", "even_bits": 1},
+            **_each(("mxfp4", "mxfp6_e2m3"), scale_rule="even", scale_overflow="nan", nan_scale="least"),
+            "mxfp8_e4m3": {"scale_rule": "even", "scale_overflow": "nan", "even_bits": 1, "nan_scale": "least"},
             "nvfp4": {
                 **_ENCODE_SCALE,
                 "outer_combine": "divide",
@@ -318,12 +322,13 @@ _ALL = (
             },
         },
         source="compressed-tensors 0.20.0, calculate_qparams and fake_quantize, group_size=32; NVFP4 in blocks of 16",
-        notes="A block with NaN takes the least scale there; one whose amax rounds beyond float32 is NaN.",
+        notes="A block with NaN takes the least scale, and NaN stays NaN there; one whose amax rounds beyond float32 "
+        "is NaN.",
     ),
     Preset(
         name="brevitas-0.13",
         formats=_MX,
-        choices={"scale_rule": "floor", "amax_exponent": "log2", "scale_overflow": "nan"},
+        choices={"scale_rule": "floor", "amax_exponent": "log2", "scale_overflow": "nan_amax"},
         # 10^-10 is between 2^-34 and 2^-33: the least scale is 2^-33 over the largest power of two.
         by_format={
             "mxfp4": {"scale_minimum": 92},

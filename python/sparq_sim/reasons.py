@@ -42,6 +42,8 @@ def prepared(x: Array, how: Conversion) -> Array:
         seen[np.abs(seen) < 2.0**-126] *= 0
     if how.signed_zero == "underflow":
         seen = seen + 0.0
+    if how.nonfinite == "zero_block" and not np.isfinite(seen).all():
+        seen = np.zeros_like(seen)
     if how.nonfinite == "largest":
         seen = np.where(np.isnan(seen), _LARGEST, np.clip(seen, -_LARGEST, _LARGEST))
     return seen
