@@ -91,7 +91,9 @@ struct QuantizeJob {
   bool adds_halves = false;       // the number just below half of the least quantum counts as that
   bool overflow_poisons = false;  // an exponent beyond scale_max, or beyond `poison_above` for amax rounded to 2^128
   int poison_above = 0;
-  bool shifts_least = false;  // elements under the least scale are rounded under that of least_exponent
+  float look_from = 0;          // no smaller amax is beyond it
+  bool poisons_lowest = false;  // the lowest integer under poison_above is beyond it
+  bool shifts_least = false;    // elements under the least scale are rounded under that of least_exponent
   int least_exponent = 0;
   bool flush_elements = false, full_range = false;
   int mantissa_bits = 0, min_exponent = 0, top_exponent = 0;
@@ -114,6 +116,7 @@ struct QuantizeJob {
   float outer_divisor = 1;   // of the level above others: the largest scale of the main level, or 1 if that divides
   float largest_scale = 1;   // of short float scales
   bool multiplies_directly = false;  // elements are multiplied by what both float levels make, not divided by scales
+  bool in_float64 = false;           // what both make (divide_top)
   bool makes_outer = false;          // the job is about that level alone
   bool encode_scale = false;         // that level is one that encoders multiply by
   bool short_scale = false;          // float scales in codes of scale_format

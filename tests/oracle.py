@@ -1603,6 +1603,15 @@ def quantize_tensor(
                         beyond = top if how.scale_overflow == "clamp" else fmt.scale.nan_code
                         assert beyond is not None
                         scale_code = scale_code + 1 if scale_code < top else beyond
+                    if how.scale_overflow == "nan_amax" and decode(fmt.scale, scale_code).is_finite:
+                        made = [
+                            rounded_magnitude(element, v.magnitude, rounding, v.negative)
+                            for v in (_scaled_element(fmt, Above(scale=scale_code), v) for v in elements if v.is_finite)
+                        ]
+                        reach = max(power_of_two(element.emax), *made) * decode(fmt.scale, scale_code).magnitude
+                        if reach >= power_of_two(128):
+                            assert fmt.scale.nan_code is not None
+                            scale_code = fmt.scale.nan_code
                 if scale_rule in (MSE, MAE) and amax > 0 and number:
                     candidates = [scale_code]
                     if is_power_of_two_scale(fmt.scale):

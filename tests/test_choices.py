@@ -56,11 +56,7 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, choices: dict[str, Any
         ("nonfinite", ["poison", "ignore", "saturate", "largest", "zero", "error", *keeps], True),
         ("nan_scale", ["least"], powers and one_level and in_line),
         ("infinite", ["beyond", "top"] if powers else ["largest"], scaled and one_level),
-        (
-            "scale_overflow",
-            ["nan", *([] if rule == oracle.FIT else ["nan_amax"])],
-            powers and one_level and not searches,
-        ),
+        ("scale_overflow", ["nan", "nan_amax"], powers and one_level and not searches),
         ("least_scale", ["next", "one"], powers and alignable and not fmt.how.align_bits),
         ("signed_zero", ["drop", "underflow", *(["negative"] if element.has_negative_zero else [])], True),
         ("subnormals", ["flush"], element.exponent_bits > 0 and not element.taper),
@@ -237,7 +233,7 @@ def test_codes_scales_values_and_events_are_those_of_the_oracle(name: str, seed:
         ("mxfp4", {"nan_scale": "least", "nonfinite": "ignore"}, "with nonfinite='poison'"),
         ("int8", {"nonfinite": "zero_block"}, "nonfinite='zero_block' is for one level of scales"),
         ("mxfp4", {"nonfinite": "zero_block", "infinite": "largest"}, "both say what Inf is"),
-        ("mxfp4", {"scale_overflow": "nan_amax", "scale_rule": "fit"}, "needs a rule that looks at amax alone"),
+        ("mxfp4", {"scale_overflow": "nan_amax", "scale_rule": "mse"}, "not a search"),
         ("mxfp4", {"half_sum": "fp32", "rounding": "up"}, "with rounding='nearest_even' or 'nearest_away'"),
         ("mxfp4", {"half_sum": "fp32", "align_bits": 3}, "without a search and align_bits"),
         ("int8", {"half_sum": "fp32"}, "under one level of scales that are powers of two"),
@@ -307,6 +303,19 @@ def test_float32_steps_show_at_their_edges(name: str, choices: dict[str, str], i
     for dtype in (np.float32, np.float64):
         values = sq.emulate(x.astype(dtype), name, dtype="float32", inexact="round", **choices)
         assert_same_integers(bits_of(values), wanted.values, name)
+
+
+@pytest.mark.parametrize("word", ["nan", "nan_amax"])
+def test_a_block_beyond_a_scale_format_that_ends_early_is_nan(word: str, isa: str) -> None:
+    # The largest scale is 2^15 and the largest power of two among elements 4, so that amax ends below 2^18.
+    fmt = LEVELLED["short exponents with NaN"]
+    x = np.float32([[2.0**17, 1.0] * 4, [2.0**18 - 1, 1.0] * 4, [2.0**18, 1.0] * 4, [0.0] * 8])
+    how = dataclasses.replace(fmt.how, scale_overflow=word)
+    wanted = oracle_quantize(x, fmt, scale_rule="floor", inexact="round", how=how)
+    got = sq.encode(x, user_format(fmt, None, scale_rule="floor", scale_overflow=word))
+    assert wanted.planes[0].tolist() == [[30], [30], [31], [0]]
+    assert_same_integers(plane_bits(got)[0], wanted.planes[0], word)
+    assert_same_integers(got.codes, wanted.codes, word)
 
 
 def test_what_nan_makes_of_a_block_needs_to_see_it_whole(isa: str) -> None:

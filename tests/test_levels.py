@@ -52,6 +52,7 @@ USERS = {
     "a tensor scale that divides over a level that lifts": BlockFormat(
         ELEMENTS["e1m2"], ELEMENTS["ue4m3"], 8, outer="tensor", outer_combine="divide", micro=(Micro((0, 1), 4),)
     ),
+    "short exponents with NaN": BlockFormat(ELEMENTS["e2m1"], Element(5, 0, 15, "fn", "unsigned", zero=False), 8),
     "short exponents without NaN": BlockFormat(
         ELEMENTS["hbfp4_element"], Element(4, 0, 7, "finite", "unsigned", zero=False), (2, 8)
     ),

@@ -22,7 +22,10 @@ inline void make_short_scales(const QuantizeJob& job, const std::uint32_t* tops,
   const std::uint32_t zero_value = as_bits<C>(short_scale_value(job.scale_format, zero_code));
   std::uint32_t codes[tile_capacity];
   std::int64_t zeros = 0, beyond = 0;
-  for (std::int64_t b = 0; b < blocks; ++b) quotients[b] = scale_quotient(job, as_value<C>(tops[b]), outer);
+  if (job.in_float64)
+    for (std::int64_t b = 0; b < blocks; ++b) quotients[b] = quotient_in_float64(job, as_value<C>(tops[b]), outer);
+  else
+    for (std::int64_t b = 0; b < blocks; ++b) quotients[b] = scale_quotient(job, as_value<C>(tops[b]), outer);
   for (std::int64_t b = 0; b < blocks; ++b) {
     const std::uint32_t quotient = as_bits<C>(quotients[b]);
     const auto scale = scale_of(quotient);
@@ -212,13 +215,20 @@ inline void quantize_divided(const QuantizeJob& job, const TargetFamily<C>& fami
   const float* divisors = (job.by_quotient && made) || job.main > 0 ? rows.quotients : rows.factors;
   // What they make with the outer scale may leave the positive numbers where the decoder's does; nothing is divided by
   // that.
-  if (job.main > 0) {
-    const Combine combine = job.format.levels[0].combine;
-    const float largest = job.largest_scale;
+  if (job.in_float64) {
+    const bool multiplies = job.multiplies_directly;
     for (std::int64_t b = 0; b < blocks; ++b) {
-      const float stored = rows.factors[b], divisor = combined_divisor(combine, stored, outer, largest);
+      const double divisor = shared_divisor(rows.factors[b], outer, job.largest_scale);
+      rows.factors[b] = static_cast<float>(divisor);
+      rows.quotients[b] = static_cast<float>(multiplies ? 1 / divisor : divisor);
+    }
+  } else if (job.main > 0) {
+    const Combine combine = job.format.levels[0].combine;
+    const bool outer_reciprocal = job.multiplies_directly;
+    for (std::int64_t b = 0; b < blocks; ++b) {
+      const float stored = rows.factors[b], divisor = combined_divisor(combine, stored, outer);
       rows.factors[b] = combined_factor(combine, divisor);
-      rows.quotients[b] = job.multiplies_directly ? combined_multiplier(combine, stored, outer, largest) : divisor;
+      rows.quotients[b] = outer_reciprocal ? 1 / outer / stored : divisor;
     }
   }
   if (searches(job.conversion.scale_rule) && made)

@@ -105,7 +105,7 @@ inline bool quantize_powers(const QuantizeJob& job, const TargetFamily<C>& famil
   });
   if (highest >= infinity_bits<C>) return false;
   // The largest numbers are looked at one by one where they may have no scale, and the least scale where it is special.
-  if (job.overflow_poisons && highest >= from_float<C>(0x1p127F)) return false;
+  if (job.overflow_poisons && highest >= from_float<C>(job.look_from)) return false;
   const ScalePlane& plane = main_plane(job);
   const std::int64_t index = main_index(job, at);
   int* exponents = rows.block_exponents;

@@ -156,7 +156,9 @@ inline void quantize_block(const QuantizeJob& job, const TargetFamily<C>& family
     scale = block_scale<C>(job, index, amax, 1, counts);
     if (job.conversion.scale_rule == ScaleRule::fit && !main_plane(job).given && amax < infinity_bits<C> && amax != 0) {
       scale.exponent = fitting_exponent<C>(job, s.raw, s.count, scale.exponent);
-      scale.poisoned |= scale.exponent > job.scale_max && job.overflow_poisons;
+      const bool lowest = job.poisons_lowest && scale.exponent == job.poison_above &&
+                          rounds_to_lowest<C>(job, s.raw, s.count, scale.exponent);
+      scale.poisoned |= (lowest || scale.exponent > job.poison_above) && job.overflow_poisons;
       scale.exponent = smaller(scale.exponent, job.scale_max);
       store_scale(job, index, scale);
     }

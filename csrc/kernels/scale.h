@@ -229,27 +229,26 @@ inline float scale_quotient(const QuantizeJob& job, float amax, float outer) {
   if (job.main == 0) return over_divisor(amax);
   const bool outer_first = job.conversion.scale_order == ScaleOrder::outer_first;
   if (!job.encode_scale) return step(outer_first ? amax / step(outer * job.scale_divisor) : over_divisor(amax) / outer);
-  float quotient = step(outer_first ? amax * over_divisor(outer) : over_divisor(amax) * outer);
-  if (job.format.levels[0].combine == Combine::divide_top)
-    quotient =
-        static_cast<float>(static_cast<double>(over_divisor(amax)) * largest_times_outer(job.largest_scale, outer));
-  return quotient <= 0x1.fffffep127F ? quotient : 0x1.fffffep127F;  // also of nothing times an Inf
+  const float quotient = step(outer_first ? amax * over_divisor(outer) : over_divisor(amax) * outer);
+  return quotient < 0x1.fffffep127F ? quotient : 0x1.fffffep127F;  // also of nothing times an Inf
 }
 
-// What a scale and the one above it become for elements: what divides, and what multiplies when decoding. `largest` is
-// the largest scale of its format.
-inline float combined_divisor(Combine combine, float scale, float outer, float largest) {
+// The same under divide_top.
+inline float quotient_in_float64(const QuantizeJob& job, float amax, float outer) {
+  const float once = job.scale_reciprocal != 0 ? amax * job.scale_reciprocal : amax / job.scale_divisor;
+  const auto quotient = static_cast<float>(static_cast<double>(once) * largest_times_outer(job.largest_scale, outer));
+  return quotient < 0x1.fffffep127F ? quotient : 0x1.fffffep127F;
+}
+
+// What a scale and the one above it become for elements: what divides, and what multiplies when decoding.
+inline float combined_divisor(Combine combine, float scale, float outer) {
   if (combine == Combine::multiply) return scale * outer;
-  if (combine == Combine::divide_top)
-    return static_cast<float>(static_cast<double>(scale) / largest_times_outer(largest, outer));
   return combine == Combine::divide ? scale / outer : scale * (1 / outer);
 }
 
-// What elements are multiplied by where nothing divides them (QuantizeJob::multiplies_directly).
-inline float combined_multiplier(Combine combine, float scale, float outer, float largest) {
-  if (combine == Combine::divide_top)
-    return static_cast<float>(1 / (static_cast<double>(scale) / largest_times_outer(largest, outer)));
-  return 1 / outer / scale;
+// What divides under divide_top, before it is rounded to float32; `largest` is the largest scale of its format.
+inline double shared_divisor(float scale, float outer, float largest) {
+  return static_cast<double>(scale) / largest_times_outer(largest, outer);
 }
 
 inline float combined_factor(Combine combine, float divisor) {
@@ -259,8 +258,20 @@ inline float combined_factor(Combine combine, float divisor) {
 inline float float_scale(const QuantizeJob& job, float amax, float outer) {
   if (amax == 0) return 1;
   if (job.makes_outer && job.encode_scale) return encode_scale(job, amax);
-  const float scale = scale_quotient(job, amax, outer);
+  const float scale = job.in_float64 ? quotient_in_float64(job, amax, outer) : scale_quotient(job, amax, outer);
   return scale == 0 && !job.by_quotient ? 0x1p-149f : scale;
+}
+
+// Whether an element becomes the lowest integer of two's complement.
+template <class C>
+inline bool rounds_to_lowest(const QuantizeJob& job, const typename C::Bits* row, std::int64_t count, int exponent) {
+  typename C::Bits negative = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const typename C::Bits magnitude = row[i] & ~sign_mask<C>;
+    if (row[i] != magnitude && magnitude < infinity_bits<C>) negative = larger_magnitude<C>(negative, magnitude);
+  }
+  bool exact = true;
+  return round_one<C>(job, negative | sign_mask<C>, exponent, 0, exact).code == job.sign_bit;
 }
 
 // One exponent more where an element would saturate: the largest of each sign decide.

@@ -201,8 +201,8 @@ std::string check_range_choices(const BlockFormat& format, const Conversion& how
     return said("scale_overflow", word_of(how.scale_overflow)) +
            " is for one level of scales that are powers of two, with a NaN";
   const bool looks = how.scale_rule == ScaleRule::fit || searches(how.scale_rule);
-  if (how.scale_overflow == ScaleOverflow::nan_amax && looks)
-    return "scale_overflow='nan_amax' needs a rule that looks at amax alone";
+  if (how.scale_overflow == ScaleOverflow::nan_amax && searches(how.scale_rule))
+    return "scale_overflow='nan_amax' needs a rule that wants one power of two, not a search";
   if (how.nan_scale == NanScale::least && (!single || other != NonFinite::poison))
     return "nan_scale='least' is for one level of scales that are powers of two, with nonfinite='poison'";
   if (other == NonFinite::zero_block && !single)

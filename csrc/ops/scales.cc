@@ -195,8 +195,12 @@ void derive_scale(QuantizeJob& job) {
   job.scale_low = job.scale_min + how.scale_minimum;
   job.scale_max = min_exponent(s) + static_cast<int>(max_code(s));
   job.overflow_poisons = how.scale_overflow != ScaleOverflow::clamp;
-  const bool looks_at_amax = how.scale_rule == ScaleRule::even || how.scale_overflow == ScaleOverflow::nan_amax;
-  job.poison_above = looks_at_amax ? std::min(job.scale_max, 127 - job.scale_shift) : job.scale_max;
+  const bool of_amax = how.scale_overflow == ScaleOverflow::nan_amax;
+  const int highest = 127 - job.scale_shift;
+  const bool looks_at_amax = how.scale_rule == ScaleRule::even || of_amax;
+  job.poison_above = looks_at_amax ? std::min(job.scale_max, highest) : job.scale_max;
+  job.look_from = std::ldexp(1.0F, std::clamp(job.poison_above + job.scale_shift, -126, 127));
+  job.poisons_lowest = of_amax && how.scale_rule == ScaleRule::fit && job.full_range && job.poison_above == highest;
   if (how.scale_underflow == ScaleUnderflow::nan) job.poison_below = least_with_quotient(divisor_of(e, how));
   job.shifts_least = how.least_scale != LeastScale::exact;
   job.least_exponent = how.least_scale == LeastScale::next ? job.scale_min + 1 : 0;
@@ -208,9 +212,9 @@ void derive_scale(QuantizeJob& job) {
   job.zero_code = how.zero_scale < 0 ? job.least_code : static_cast<std::uint32_t>(how.zero_scale);
   job.underflow_code = how.scale_underflow == ScaleUnderflow::zero_scale ? job.zero_code : job.least_code;
   job.encode_scale = job.main > 0 && is_encode_scale(format.levels[0]);
-  const bool in_float64 = job.main > 0 && format.levels[0].combine == Combine::divide_top;
+  job.in_float64 = job.main > 0 && format.levels[0].combine == Combine::divide_top;
   job.multiplies_directly =
-      how.scale_apply == ScaleApply::outer_reciprocal || (in_float64 && how.scale_apply == ScaleApply::reciprocal);
+      how.scale_apply == ScaleApply::outer_reciprocal || (job.in_float64 && how.scale_apply == ScaleApply::reciprocal);
   derive_reciprocal(job);
   job.promote_above = promotion_threshold(e, how);
 }
@@ -222,6 +226,7 @@ void derive_outer_scale(QuantizeJob& job) {
   job.outer_divisor = job.format.levels[0].combine == Combine::divide_top ? 1 : job.largest_scale;
   job.scale_divisor *= job.outer_divisor;
   job.makes_outer = true;
+  job.in_float64 = job.multiplies_directly = false;
   job.conversion.divisor_apply =
       job.conversion.outer_apply == OuterApply::reciprocal ? DivisorApply::reciprocal : DivisorApply::divide;
   derive_reciprocal(job);

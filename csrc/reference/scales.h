@@ -434,9 +434,21 @@ inline std::uint32_t main_code(const QuantizeJob& job, const Line& line, const s
       if (element.finite())
         saturated = saturated || encode_element(job.format.element, job.conversion, element, exponent, 0).saturated;
     }
-    if (saturated && code == max_code(format) && job.conversion.scale_overflow == ScaleOverflow::nan)
-      return nan_code(format);
-    return std::min(code + (saturated ? 1 : 0), max_code(format));
+    const std::uint32_t fitting = code + (saturated ? 1 : 0);
+    if (job.conversion.scale_overflow != ScaleOverflow::clamp && fitting > max_code(format)) return nan_code(format);
+    if (job.conversion.scale_overflow == ScaleOverflow::nan_amax) {
+      // Nor may the lowest integer be -2^128.
+      const int exponent = min_exponent(format) + static_cast<int>(fitting);
+      bool beyond = exponent + max_exponent(job.format.element) > 127;
+      for (std::int64_t i = start; i < start + count; ++i) {
+        const Unpacked& element = x[static_cast<std::size_t>(i)];
+        const std::uint32_t made = encode_element(job.format.element, job.conversion, element, exponent, 0).code;
+        const Dyadic size = decode_code(job.format.element, made).magnitude;
+        beyond = beyond || (element.finite() && compare({size.significand, size.exponent + exponent}, {1, 128}) >= 0);
+      }
+      if (beyond) return nan_code(format);
+    }
+    return std::min(fitting, max_code(format));
   }
   const std::uint32_t code = job.scale_kind == ScaleKind::power_of_two
                                  ? power_scale_code(job, amax)

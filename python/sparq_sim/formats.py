@@ -522,12 +522,12 @@ def spec(
             ``ties``, ``scale_space`` (``"dense"``; ``"stored"``: blocks count the kept elements of an N:M tensor), and
             every field of `Conversion`: ``rounding``, ``overflow``, ``scale_rule``, ``scale_rounding``,
             ``scale_minimum`` and ``zero_scale`` (scale codes), ``divisor``, ``even_bits``, ``amax_exponent``,
-            ``element_exponent``, ``half_sum``, ``scale_overflow``, ``least_scale``, ``scale_underflow``,
-            ``scale_apply``, ``divisor_apply``, ``divide_by``, ``outer_apply``, ``outer_overflow``, ``scale_order``,
-            ``scale_compute``, ``apply_compute``, ``cut_offset``, ``align_bits``, ``align_rounding``, ``nonfinite``,
-            ``infinite``, ``nan_scale``, ``signed_zero``, ``subnormals``, ``input_subnormals``, ``integer_range``,
-            ``preround``, ``stochastic``, ``random_bits`` (1 to 22). The words are in `conversions()`, their meaning in
-            docs/numerics.md.
+            ``element_exponent``, ``half_sum``, ``scale_overflow``, ``least_scale``,
+            ``scale_underflow``, ``scale_apply``, ``divisor_apply``, ``divide_by``, ``outer_apply``, ``outer_overflow``,
+            ``scale_order``, ``scale_compute``, ``apply_compute``, ``cut_offset``, ``align_bits``, ``align_rounding``,
+            ``nonfinite``, ``infinite``, ``nan_scale``, ``signed_zero``, ``subnormals``, ``input_subnormals``,
+            ``integer_range``, ``preround``, ``stochastic``, ``random_bits`` (1 to 22). The words are in
+            `conversions()`, their meaning in docs/numerics.md.
 
     Raises:
         ValueError: an unknown name or word, a format of which the preset says nothing, or a combination that means

@@ -248,10 +248,10 @@ _ALL = (
             "integer_range": "full",
             "scale_minimum": 7,
             "nonfinite": "zero",
-            "scale_overflow": "nan",
+            "scale_overflow": "nan_amax",
         },
         source=_QUARK + 'non_scaled_fake_quantize("bfp16", block_size=8)',
-        notes="NaN and Inf count as 0, and a block that would need 2^128 becomes NaN.",
+        notes="NaN and Inf count as 0, and a block that would need 2^128, be it for an element, becomes NaN.",
     ),
     Preset(
         name="quark-0.13/mx6",
@@ -353,8 +353,8 @@ _ALL = (
             "signed_zero": "drop",
         },
         source="QPyTorch 0.3.0, block_quantize(wl, dim, rounding='nearest'), on the CPU",
-        notes="Elements are added to 6 times the power of two of the block, in float32. A block with 2^126 or more "
-        "becomes NaN there, and numbers below 2^-126 keep more bits.",
+        notes="Elements are added to 6 times the power of two of the block, in float32. In a block with 2^126 or "
+        "more that is Inf, and everything becomes the lowest number; numbers below 2^-126 keep more bits there.",
     ),
     Preset(
         name="gfloat-0.5",
