@@ -54,14 +54,17 @@ static constexpr bool uses_divisor(ScaleRule rule) { return rule == ScaleRule::r
 static constexpr bool searches(ScaleRule rule) { return rule == ScaleRule::mse || rule == ScaleRule::mae; }
 
 // What NaN and Inf do to a block, or become themselves (section 5).
-enum class NonFinite : std::uint8_t { poison, keep, ignore, largest, zero, error };
+enum class NonFinite : std::uint8_t { poison, keep, ignore, largest, zero, error, saturate, zero_block };
+
+// Where NaN has a rule of its own (section 5): its block takes the least scale.
+enum class NanScale : std::uint8_t { same, least };
 
 // Where Inf has a rule of its own (section 5): the largest float32; or an element that saturates under the scale of
 // 2^128, or under the largest one.
 enum class Infinite : std::uint8_t { same, largest, beyond, top };
 
-// Of a power of two that a rule wants and the scale format does not reach (section 3).
-enum class ScaleOverflow : std::uint8_t { clamp, nan };
+// Of a power of two that a rule wants and the scale format does not reach, or of amax that counts as 2^128 (section 3).
+enum class ScaleOverflow : std::uint8_t { clamp, nan, nan_amax };
 
 // By what the elements under the least power of two are divided (section 3): by it, by the next one, or by 1.
 enum class LeastScale : std::uint8_t { exact, next, one };
@@ -91,12 +94,12 @@ enum class DivisorApply : std::uint8_t { divide, reciprocal };
 // How the largest magnitude below a scale above others meets what that is computed from, what stands for one that is no
 // number of float32, and in which order amax, the divisor and that scale meet (section 4).
 enum class OuterApply : std::uint8_t { divide, reciprocal };
-enum class OuterOverflow : std::uint8_t { clamp, one };
+enum class OuterOverflow : std::uint8_t { clamp, one, infinity };
 enum class ScaleOrder : std::uint8_t { amax_first, outer_first };
 
 // Of a short float scale that rounds to zero: the least that is written, that of a block of zeros, or zero; `zeros`
-// makes zeros of the elements below it too (section 4).
-enum class ScaleUnderflow : std::uint8_t { least, zero_scale, zero, zeros };
+// makes zeros of the elements below it too (section 4). `nan` is for the quotient of a float32 logarithm (section 3).
+enum class ScaleUnderflow : std::uint8_t { least, zero_scale, zero, zeros, nan };
 
 // Whether a short float scale may be zero.
 static constexpr bool writes_zero(ScaleUnderflow underflow) {
@@ -114,6 +117,12 @@ enum class ApplyCompute : std::uint8_t { fp32, bf16 };
 // Where the exponent of amax comes from: its bits, or the float32 logarithm that some libraries take (section 3).
 enum class AmaxExponent : std::uint8_t { bits, log2 };
 
+// The same of elements that are cut (section 3).
+enum class ElementExponent : std::uint8_t { bits, log2 };
+
+// Of the half that is added to a number before it is cut to the nearest integer (section 2).
+enum class HalfSum : std::uint8_t { exact, fp32 };
+
 // A number of float32 rounded once more, to bfloat16, nearest even.
 static constexpr float as_bf16(float number) {
   const auto bits = __builtin_bit_cast(std::uint32_t, number);
@@ -130,6 +139,7 @@ struct Conversion {
   int random_bits = 16;
   NonFinite nonfinite = NonFinite::poison;
   Infinite infinite = Infinite::same;
+  NanScale nan_scale = NanScale::same;
   ScaleOverflow scale_overflow = ScaleOverflow::clamp;
   LeastScale least_scale = LeastScale::exact;
   SignedZero signed_zero = SignedZero::keep;
@@ -138,6 +148,8 @@ struct Conversion {
   IntegerRange integer_range = IntegerRange::symmetric;
   Prerounding preround = Prerounding::none;
   AmaxExponent amax_exponent = AmaxExponent::bits;
+  ElementExponent element_exponent = ElementExponent::bits;
+  HalfSum half_sum = HalfSum::exact;
   ScaleApply scale_apply = ScaleApply::divide;
   DivisorApply divisor_apply = DivisorApply::divide;
   DivideBy divide_by = DivideBy::stored;

@@ -56,11 +56,9 @@ struct Words<Signedness> {
 template <>
 struct Words<Combine> {
   static constexpr std::string_view what = "combine";
-  static constexpr Word<Combine> list[] = {{"multiply", Combine::multiply},
-                                           {"divide", Combine::divide},
-                                           {"subtract", Combine::subtract},
-                                           {"reciprocal", Combine::reciprocal},
-                                           {"reciprocals", Combine::reciprocals}};
+  static constexpr Word<Combine> list[] = {{"multiply", Combine::multiply},       {"divide", Combine::divide},
+                                           {"subtract", Combine::subtract},       {"reciprocal", Combine::reciprocal},
+                                           {"reciprocals", Combine::reciprocals}, {"divide_top", Combine::divide_top}};
 };
 template <>
 struct Words<Rounding> {
@@ -103,9 +101,25 @@ struct Words<ScaleRule> {
 template <>
 struct Words<NonFinite> {
   static constexpr std::string_view what = "nonfinite";
-  static constexpr Word<NonFinite> list[] = {{"poison", NonFinite::poison}, {"keep", NonFinite::keep},
-                                             {"ignore", NonFinite::ignore}, {"largest", NonFinite::largest},
-                                             {"zero", NonFinite::zero},     {"error", NonFinite::error}};
+  static constexpr Word<NonFinite> list[] = {{"poison", NonFinite::poison},     {"keep", NonFinite::keep},
+                                             {"ignore", NonFinite::ignore},     {"largest", NonFinite::largest},
+                                             {"zero", NonFinite::zero},         {"error", NonFinite::error},
+                                             {"saturate", NonFinite::saturate}, {"zero_block", NonFinite::zero_block}};
+};
+template <>
+struct Words<NanScale> {
+  static constexpr std::string_view what = "nan_scale";
+  static constexpr Word<NanScale> list[] = {{"same", NanScale::same}, {"least", NanScale::least}};
+};
+template <>
+struct Words<ElementExponent> {
+  static constexpr std::string_view what = "element_exponent";
+  static constexpr Word<ElementExponent> list[] = {{"bits", ElementExponent::bits}, {"log2", ElementExponent::log2}};
+};
+template <>
+struct Words<HalfSum> {
+  static constexpr std::string_view what = "half_sum";
+  static constexpr Word<HalfSum> list[] = {{"exact", HalfSum::exact}, {"fp32", HalfSum::fp32}};
 };
 template <>
 struct Words<Infinite> {
@@ -116,7 +130,8 @@ struct Words<Infinite> {
 template <>
 struct Words<ScaleOverflow> {
   static constexpr std::string_view what = "scale_overflow";
-  static constexpr Word<ScaleOverflow> list[] = {{"clamp", ScaleOverflow::clamp}, {"nan", ScaleOverflow::nan}};
+  static constexpr Word<ScaleOverflow> list[] = {
+      {"clamp", ScaleOverflow::clamp}, {"nan", ScaleOverflow::nan}, {"nan_amax", ScaleOverflow::nan_amax}};
 };
 template <>
 struct Words<LeastScale> {
@@ -170,7 +185,8 @@ struct Words<OuterApply> {
 template <>
 struct Words<OuterOverflow> {
   static constexpr std::string_view what = "outer_overflow";
-  static constexpr Word<OuterOverflow> list[] = {{"clamp", OuterOverflow::clamp}, {"one", OuterOverflow::one}};
+  static constexpr Word<OuterOverflow> list[] = {
+      {"clamp", OuterOverflow::clamp}, {"one", OuterOverflow::one}, {"infinity", OuterOverflow::infinity}};
 };
 template <>
 struct Words<ScaleOrder> {
@@ -184,7 +200,8 @@ struct Words<ScaleUnderflow> {
   static constexpr Word<ScaleUnderflow> list[] = {{"least", ScaleUnderflow::least},
                                                   {"zero_scale", ScaleUnderflow::zero_scale},
                                                   {"zero", ScaleUnderflow::zero},
-                                                  {"zeros", ScaleUnderflow::zeros}};
+                                                  {"zeros", ScaleUnderflow::zeros},
+                                                  {"nan", ScaleUnderflow::nan}};
 };
 template <>
 struct Words<DivisorApply> {
@@ -312,7 +329,9 @@ struct Fields<Conversion> {
       Field{"random_bits", &Conversion::random_bits, "random bits of an element (stochastic rounding)"},
       Field{"nonfinite", &Conversion::nonfinite, "what NaN and Inf do to a block, or become"},
       Field{"infinite", &Conversion::infinite, "what Inf does where NaN does another thing"},
-      Field{"scale_overflow", &Conversion::scale_overflow, "of a power of two beyond the scale format"},
+      Field{"nan_scale", &Conversion::nan_scale, "the scale of a block with NaN where that is not poisoned"},
+      Field{"scale_overflow", &Conversion::scale_overflow,
+            "of a power of two beyond the scale format, or of amax beyond float32"},
       Field{"least_scale", &Conversion::least_scale, "what elements under the least power of two are divided by"},
       Field{"signed_zero", &Conversion::signed_zero, "which negative zeros there are"},
       Field{"subnormals", &Conversion::subnormals, "of elements"},
@@ -320,13 +339,16 @@ struct Fields<Conversion> {
       Field{"integer_range", &Conversion::integer_range, "whether two's complement uses its lowest code"},
       Field{"preround", &Conversion::preround, "what input is rounded to before anything else"},
       Field{"amax_exponent", &Conversion::amax_exponent, "whether the exponent of amax is read or a float32 log2"},
+      Field{"element_exponent", &Conversion::element_exponent, "the same of elements that are cut"},
+      Field{"half_sum", &Conversion::half_sum, "where the half is added that makes cutting rounding to nearest"},
       Field{"scale_apply", &Conversion::scale_apply, "how a float scale meets an element"},
       Field{"divisor_apply", &Conversion::divisor_apply, "how amax meets what it is divided by (float scales)"},
       Field{"divide_by", &Conversion::divide_by, "what elements are divided by: the stored scale, or it unrounded"},
       Field{"outer_apply", &Conversion::outer_apply, "how the largest magnitude meets what an outer scale comes from"},
       Field{"outer_overflow", &Conversion::outer_overflow, "of an outer encode scale that is no finite number"},
       Field{"scale_order", &Conversion::scale_order, "whether amax meets the divisor or the outer scale first"},
-      Field{"scale_underflow", &Conversion::scale_underflow, "of a short float scale that rounds to zero"},
+      Field{"scale_underflow", &Conversion::scale_underflow,
+            "of a short float scale, or of a quotient below a log2, that rounds to zero"},
       Field{"scale_compute", &Conversion::scale_compute, "type of float scales and reciprocals before they are codes"},
       Field{"apply_compute", &Conversion::apply_compute, "type of what elements become under float scales"},
       Field{"divisor", &Conversion::divisor, "what amax is divided by; 0: the largest element (rceil, amax)"},

@@ -220,8 +220,9 @@ static constexpr bool is_short_float_scale(const ElementFormat& f) {
 
 // How a scale level acts on what lies inside it. What is subtracted is a zero point, in units of the element. A float32
 // scale g above others that divides is one that encoders multiply by; of a scale s below it, decoders make s / g, or
-// s * (1 / g), or the reciprocal of the reciprocal of that (docs/numerics.md section 4).
-enum class Combine : std::uint8_t { multiply, divide, subtract, reciprocal, reciprocals };
+// s * (1 / g), or the reciprocal of the reciprocal of that, or s over the largest scale times g, in float64
+// (docs/numerics.md section 4).
+enum class Combine : std::uint8_t { multiply, divide, subtract, reciprocal, reciprocals, divide_top };
 
 // Extent of a block in elements along the reduction axis or across lines; `whole` spans it all.
 inline constexpr int whole = 0;

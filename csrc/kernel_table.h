@@ -34,11 +34,14 @@ struct Prepare {
        negative_zero = false;
   bool to_largest = false, to_zero = false;  // what is no number
   bool infinite_to_largest = false;
+  bool nan_to_infinity = false;
 
+  // By numbers.
   constexpr bool replaces() const { return to_largest || to_zero || infinite_to_largest; }
 
   constexpr bool any() const {
-    return to_fp32 || to_bf16 || cut_to_bf16 || flush || no_negative_zero || negative_zero || replaces();
+    return to_fp32 || to_bf16 || cut_to_bf16 || flush || no_negative_zero || negative_zero || nan_to_infinity ||
+           replaces();
   }
 };
 
@@ -81,9 +84,16 @@ struct QuantizeJob {
   bool skip_nonfinite = false;  // scales are those of the finite elements
   // A block with Inf, and no NaN, has a scale: that of 2^128, or the largest.
   bool infinite_counts = false, infinite_is_top = false;
+  bool nan_counts = false;        // a block with NaN has the least scale
+  bool zeros_blocks = false;      // a block with NaN or Inf is one of zeros
+  float poison_below = 0;         // an amax other than zero that is less than this has no scale
+  bool adjusts = false;           // elements are looked at before they are rounded, for one of the next two
+  bool adds_halves = false;       // the number just below half of the least quantum counts as that
   bool overflow_poisons = false;  // an exponent beyond scale_max, or beyond `poison_above` for amax rounded to 2^128
   int poison_above = 0;
-  bool shifts_least = false;  // elements under the least scale are rounded under that of least_exponent
+  float look_from = 0;          // no smaller amax is beyond it
+  bool poisons_lowest = false;  // the lowest integer under poison_above is beyond it
+  bool shifts_least = false;    // elements under the least scale are rounded under that of least_exponent
   int least_exponent = 0;
   bool flush_elements = false, full_range = false;
   int mantissa_bits = 0, min_exponent = 0, top_exponent = 0;
@@ -101,17 +111,22 @@ struct QuantizeJob {
   std::uint64_t promote_above = 0;
   bool scale_nan = false;
   std::uint32_t scale_nan_code = 0;
-  int main = 0, levels = 0;   // the level of the blocks, and the number of levels that scale
-  float scale_divisor = 1;    // float scales: amax / divisor
-  float outer_divisor = 1;    // of the level above others: the largest scale of the main level
-  bool makes_outer = false;   // the job is about that level alone
-  bool encode_scale = false;  // that level is one that encoders multiply by
-  bool short_scale = false;   // float scales in codes of scale_format
-  bool by_quotient = false;   // elements are divided by what was rounded to the scale
+  int main = 0, levels = 0;  // the level of the blocks, and the number of levels that scale
+  float scale_divisor = 1;   // float scales: amax / divisor
+  float outer_divisor = 1;   // of the level above others: the largest scale of the main level, or 1 if that divides
+  float largest_scale = 1;   // of short float scales
+  bool multiplies_directly = false;  // elements are multiplied by what both float levels make, not divided by scales
+  bool in_float64 = false;           // what both make (divide_top)
+  bool makes_outer = false;          // the job is about that level alone
+  bool encode_scale = false;         // that level is one that encoders multiply by
+  bool short_scale = false;          // float scales in codes of scale_format
+  bool by_quotient = false;          // elements are divided by what was rounded to the scale
   ElementFormat scale_format;
   float scale_reciprocal = 0;  // of scale_divisor; 0: amax is divided
   // For amax_exponent=log2: like promote_above, by the exponent of amax from -149 on; null: promote_above is for all.
   const std::uint64_t* promote_by_exponent = nullptr;
+  // For element_exponent=log2: the same of elements, from the smallest normal exponent to the one above the largest.
+  const std::uint64_t* promote_elements = nullptr;
   Taper taper;
   int align_top = 0;               // the largest exponent of an element, which align_bits counts from
   int reach = 0, shift_range = 0;  // by how much micro-levels can lift an exponent, and change it

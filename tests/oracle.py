@@ -45,6 +45,7 @@ class Choices:
 
     nonfinite: str = "poison"
     infinite: str = "same"
+    nan_scale: str = "same"
     scale_overflow: str = "clamp"
     least_scale: str = "exact"
     signed_zero: str = "keep"
@@ -53,6 +54,8 @@ class Choices:
     integer_range: str = "symmetric"
     preround: str = "none"
     amax_exponent: str = "bits"
+    element_exponent: str = "bits"
+    half_sum: str = "exact"
     scale_apply: str = "divide"
     divisor_apply: str = "divide"
     divide_by: str = "stored"
@@ -72,11 +75,13 @@ class Choices:
     @property
     def skips(self) -> bool:
         """Scales are those of the finite elements."""
-        return self.nonfinite in ("keep", "ignore")
+        return self.nonfinite in ("keep", "ignore", "saturate")
 
     def spoils(self, elements: Sequence[Number]) -> bool:
         """Whether what is no number among the elements of a block poisons it (section 5)."""
         kinds = {v.kind for v in elements} - {"finite"}
+        if "nan" in kinds and self.nan_scale == "least":
+            return False
         return bool(kinds) and not self.skips and not (kinds == {"infinite"} and self.infinite in ("beyond", "top"))
 
 
@@ -763,6 +768,8 @@ def _exponent_by_log2(element: Element, amax: Fraction, scale_rule: str, how: Ch
     _check_word("scale_rule", scale_rule, ("floor", "ceil", "rceil", FIT))
     if scale_rule == "rceil":
         quotient = rn32(finite(amax / (how.divisor or element.largest)))
+        if quotient.is_zero:
+            return -2000  # below any scale
         return math.ceil(log2_in_float32(quotient.magnitude))
     logarithm = log2_in_float32(amax)
     return math.ceil(logarithm) - element.emax if scale_rule == "ceil" else math.floor(logarithm) - top_of(element, how)
@@ -813,13 +820,17 @@ def _infinite_scale(fmt: BlockFormat, scale_rule: str, scale_minimum: int, how: 
 
 
 def _is_beyond(fmt: BlockFormat, scale_rule: str, amax: Fraction, how: Choices) -> bool:
-    """Whether a rule wants a power of two that has no code, or `even` rounds amax to 2^128, where that is NaN."""
+    """Whether a rule wants a power of two that has no code, or amax counts as 2^128 (under `even` and `nan_amax`), or a
+    quotient rounds to zero, where that is NaN (section 3)."""
     assert fmt.scale is not None
+    if how.scale_underflow == "nan" and rn32(finite(amax / (how.divisor or fmt.element.largest))).is_zero:
+        return True
     if how.scale_overflow == "clamp":
         return False
     wanted = scale_exponent(fmt.element, amax, scale_rule, how)
+    taken = top_of(fmt.element, how if scale_rule in ("floor", "rceil") else Choices())
     return wanted > fmt.scale.largest_code - fmt.scale.bias or (
-        scale_rule == "even" and wanted + fmt.element.emax > 127
+        (scale_rule == "even" or how.scale_overflow == "nan_amax") and wanted + taken > 127
     )
 
 
@@ -832,6 +843,8 @@ def _quotient(
         largest = fmt.element.largest + magnitude_of(fmt.element, 1)
     largest *= power_of_two(fmt.reach()) * above
     encodes = fmt.outer_combine != "multiply"
+    if outer is not None and amax > 0 and decode(FP32, outer).kind == "infinite":
+        return finite(FP32.largest)
     if above != 1:
         how = replace(how, divisor_apply=how.outer_apply)
 
@@ -856,7 +869,11 @@ def _quotient(
         if quotient.is_finite:
             g = decode(FP32, outer).magnitude
             size = quotient.magnitude
-            quotient = computed(finite(size * g if encodes else size / g), how.scale_compute)
+            if fmt.outer_combine == "divide_top":
+                assert fmt.scale is not None
+                quotient = rn32(_in_type(ELEMENTS["fp64"], finite(size * g * fmt.scale.largest)))
+            else:
+                quotient = computed(finite(size * g if encodes else size / g), how.scale_compute)
     if not quotient.is_finite and outer is not None and encodes:
         return finite(FP32.largest)
     if not quotient.is_finite:
@@ -886,13 +903,15 @@ def encode_scale(fmt: BlockFormat, amax: Fraction, how: Choices) -> int:
     one = round_to_code(FP32, ONE, NEAREST_EVEN, "special")
     if amax == 0:
         return one
-    largest = (how.divisor or fmt.element.largest) * power_of_two(fmt.reach()) * fmt.scale.largest
+    largest = (how.divisor or fmt.element.largest) * power_of_two(fmt.reach())
+    if fmt.outer_combine != "divide_top":
+        largest *= fmt.scale.largest
     if how.outer_apply == "reciprocal":
         once = rn32(finite(1 / amax))
         made = rn32(finite(largest * once.magnitude)) if once.is_finite else once
     else:
         made = rn32(finite(largest / amax))
-    if made.is_finite:
+    if made.is_finite or how.outer_overflow == "infinity":
         return round_to_code(FP32, made, NEAREST_EVEN, "special")
     return one if how.outer_overflow == "one" else FP32.largest_code
 
@@ -1039,11 +1058,24 @@ def divisor_of(fmt: BlockFormat, above: Above) -> Number:
     scale, outer = decode(fmt.scale, above.scale), decode(FP32, above.outer)
     if fmt.outer_combine == "multiply":
         return rn32(multiply(scale, outer))
+    if fmt.outer_combine == "divide_top":
+        return rn32(share_of(fmt, above))
     if fmt.outer_combine == "divide":
         if scale.kind == "nan" or outer.kind == "nan":
             return Number("nan")
-        return rn32(finite(scale.magnitude / outer.magnitude))
+        return finite(0) if outer.kind == "infinite" else rn32(finite(scale.magnitude / outer.magnitude))
     return rn32(multiply(scale, inverse(outer)))
+
+
+def share_of(fmt: BlockFormat, above: Above) -> Number:
+    """A scale over the largest scale times the one above, in float64 (section 4, `divide_top`)."""
+    assert fmt.scale is not None and above.scale is not None and above.outer is not None
+    scale, outer = decode(fmt.scale, above.scale), decode(FP32, above.outer)
+    if scale.kind == "nan" or outer.kind == "nan":
+        return Number("nan")
+    if outer.kind == "infinite":
+        return finite(0)
+    return _in_type(ELEMENTS["fp64"], finite(scale.magnitude / (fmt.scale.largest * outer.magnitude)))
 
 
 def decode_scaled(fmt: BlockFormat, above: Above, code: int) -> Number:
@@ -1249,6 +1281,16 @@ def _scaled_element(fmt: BlockFormat, above: Above, x: Number, how: Choices = Ch
         if not over.is_finite or scale.is_zero:
             return Number("infinite", negative=x.negative)
         quotient = computed(Number("finite", x.magnitude * over.magnitude, negative), how.apply_compute)
+    elif how.scale_apply == "reciprocal" and fmt.outer_combine == "divide_top":
+        share = share_of(fmt, above)
+        if x.is_zero:
+            return x
+        if share.is_zero:
+            return Number("infinite", negative=x.negative)
+        over = rn32(_in_type(ELEMENTS["fp64"], finite(1 / share.magnitude)))
+        if not over.is_finite:
+            return Number("infinite", negative=x.negative)
+        quotient = computed(Number("finite", x.magnitude * over.magnitude, negative), how.apply_compute)
     elif how.scale_apply == "reciprocal":
         quotient = computed(Number("finite", x.magnitude * times.magnitude, negative), how.apply_compute)
     else:
@@ -1266,7 +1308,7 @@ def _rounded_element(
 ) -> int:
     """Section 2 for one element x that was scaled to v, and section 5 for what is no number."""
     element = fmt.element
-    if v.kind == "nan" and how.nonfinite == "ignore" and element.nan_code is None:
+    if v.kind == "nan" and (how.nonfinite == "ignore" or how.nan_scale == "least") and element.nan_code is None:
         return 0
     if x.kind == "infinite" and how.nonfinite == "keep":
         return _special_code(element, x.negative)
@@ -1295,6 +1337,28 @@ def aligned(fmt: BlockFormat, v: Number, how: Choices) -> Number:
         return v
     quantum = power_of_two(fmt.element.emax - how.align_bits)
     return replace(v, magnitude=round_integer(v.magnitude / quantum, how.align_rounding) * quantum)
+
+
+def stepped(fmt: BlockFormat, v: Number, rounding: str | Chance, how: Choices) -> Number:
+    """What float32 steps make of v, in units of its scale: of the half that is added before a number is cut (section
+    2), or of a logarithm that says where (section 3)."""
+    element = fmt.element
+    if not v.is_finite or v.is_zero:
+        return v
+    if how.half_sum == "fp32":
+        exponent = max(floor_log2(v.magnitude), element.emin)
+        quantum = power_of_two(exponent - element.mantissa_bits)
+        k = v.magnitude / quantum
+        whole = math.floor(rn32(finite(k + Fraction(1, 2))).magnitude)
+        if rounding == NEAREST_EVEN and k % 1 == Fraction(1, 2) and whole % 2:
+            whole -= 1
+        # Large numbers saturate, whatever the sum makes of them.
+        return replace(v, magnitude=whole * quantum) if k < 1 << 20 else v
+    if how.element_exponent == "log2":
+        exponent = max(math.floor(log2_in_float32(v.magnitude)), element.emin)
+        quantum = power_of_two(exponent - element.mantissa_bits)
+        return replace(v, magnitude=v.magnitude // quantum * quantum)
+    return v
 
 
 def prepared(x: Number, how: Choices) -> Number:
@@ -1353,6 +1417,8 @@ def as_number(x: Number, how: Choices) -> Number:
     """What is no number as zero or a large number, where that is asked for (section 5)."""
     if not x.is_finite and how.nonfinite == "zero":
         return POSITIVE_ZERO
+    if x.kind == "nan" and how.nonfinite == "saturate":
+        return POSITIVE_INFINITY
     large = how.nonfinite == "largest" or (x.kind == "infinite" and how.infinite == "largest")
     if x.is_finite or not large:
         return x
@@ -1439,7 +1505,7 @@ def quantize_tensor(
         choose(x)
         # From here on a pruned element is a +0 like any other: it moves no scale and raises no event.
         x = [_pruned(line, row, POSITIVE_ZERO) for line, row in zip(x, kept, strict=True)]
-    if fmt.has_float_scale or how.amax_exponent == "log2":
+    if fmt.has_float_scale or "log2" in (how.amax_exponent, how.element_exponent) or how.half_sum == "fp32":
         # Section 4, step 1: a value beyond the range of `compute` becomes an Inf and is one from here on.
         x = [[rn32(v) for v in line] for line in x]
     x = [[prepared(v, how) for v in line] for line in x]
@@ -1447,10 +1513,14 @@ def quantize_tensor(
     if unnumbered and how.nonfinite == "error":
         raise RefusedError("NaN or Inf")
     x = [[as_number(v, how) for v in line] for line in x]
-    was_zero = [[v.is_zero for v in line] for line in x]
-
     lengths = [len(line) for line in x]
     block_groups = _blocks(lengths, block, len(x) if rows is None else rows)
+    if how.nonfinite == "zero_block":
+        for places in (places for group in block_groups for places in group):
+            if not all(x[line][i].is_finite for line, i in places):
+                for line, i in places:
+                    x[line][i] = NEGATIVE_ZERO if how.signed_zero == "negative" else POSITIVE_ZERO
+    was_zero = [[v.is_zero for v in line] for line in x]
     if scales is not None and [len(row) for row in scales] != [len(group) for group in block_groups]:
         raise RefusedError("the given scales do not match the blocks")
     codes = [[0] * len(line) for line in x]
@@ -1479,7 +1549,9 @@ def quantize_tensor(
                 out_outer.append([code] if group else [])
         for group, row in zip(outer_groups, out_outer, strict=True):
             for places, code in zip(group, row, strict=True):
-                above_of |= {place: Above(outer=_checked_scale(FP32, code)) for place in places}
+                # One that is computed may be an Inf.
+                checked = code if outer is None else _checked_scale(FP32, code)
+                above_of |= {place: Above(outer=checked) for place in places}
 
     out_scales: list[list[int]] = []
     out_zeros: list[list[int]] = []
@@ -1506,8 +1578,12 @@ def quantize_tensor(
                 zero_blocks += amax == 0
                 floor_first = "floor" if scale_rule in (FIT, MSE, MAE) else scale_rule
                 infinite = not how.skips and any(v.kind == "infinite" for v in elements)
+                least = how.nan_scale == "least" and any(v.kind == "nan" for v in elements)
                 if fmt.zero_point:
                     scale_code = range_scale(fmt, *low_and_high(elements))
+                elif least:
+                    scale_code = scale_minimum
+                    zero_blocks -= amax == 0
                 elif infinite:
                     scale_code = _infinite_scale(fmt, scale_rule, scale_minimum, how)
                     zero_blocks -= amax == 0
@@ -1518,7 +1594,7 @@ def quantize_tensor(
                     scale_code = _computed_scale(
                         fmt, fmt.scale, floor_first, scale_rounding, scale_minimum, amax, outside.outer, how
                     )
-                number = not infinite and decode(fmt.scale, scale_code).kind != "nan"
+                number = not infinite and not least and decode(fmt.scale, scale_code).kind != "nan"
                 if scale_rule == FIT and amax > 0 and number:
                     scaled = [_scaled_element(fmt, Above(scale=scale_code), v) for v in elements if v.is_finite]
                     tops = [(rounded_magnitude(element, v.magnitude, rounding, v.negative), v) for v in scaled]
@@ -1527,6 +1603,15 @@ def quantize_tensor(
                         beyond = top if how.scale_overflow == "clamp" else fmt.scale.nan_code
                         assert beyond is not None
                         scale_code = scale_code + 1 if scale_code < top else beyond
+                    if how.scale_overflow == "nan_amax" and decode(fmt.scale, scale_code).is_finite:
+                        made = [
+                            rounded_magnitude(element, v.magnitude, rounding, v.negative)
+                            for v in (_scaled_element(fmt, Above(scale=scale_code), v) for v in elements if v.is_finite)
+                        ]
+                        reach = max(power_of_two(element.emax), *made) * decode(fmt.scale, scale_code).magnitude
+                        if reach >= power_of_two(128):
+                            assert fmt.scale.nan_code is not None
+                            scale_code = fmt.scale.nan_code
                 if scale_rule in (MSE, MAE) and amax > 0 and number:
                     candidates = [scale_code]
                     if is_power_of_two_scale(fmt.scale):
@@ -1598,6 +1683,7 @@ def quantize_tensor(
             mode: str | Chance = rounding
             if random is not None:
                 mode = Chance(stochastic, random_bits, random[line][i])
+            v = stepped(fmt, v, mode, how)
             if fmt.zero_point:
                 codes[line][i], left = moved_code(fmt, v, above.zero, mode)
                 saturated += left and value.is_finite

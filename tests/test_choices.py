@@ -15,6 +15,7 @@ import sparq_sim as sq
 from conftest import (
     CARRIERS,
     ISAS,
+    Array,
     assert_same_bits,
     assert_same_integers,
     bits_of,
@@ -42,17 +43,20 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, choices: dict[str, Any
     one_short = floats and fmt.scale != oracle.FP32 and fmt.outer is None and not fmt.micro
     in_line = isinstance(fmt.block, int)
     encodes = fmt.outer_combine != "multiply"
+    in_float64 = fmt.outer_combine == "divide_top"
     plain_outer = fmt.outer is not None and not encodes and not searches
     unsigned_zero = scaled and fmt.scale.zero and not fmt.has_signed_scale and fmt.how.divide_by == "stored"  # type: ignore[union-attr]
     integers = element.signedness == "twos_complement" and oracle.magnitude_of(element, 1) == 1
     alignable = (
         scaled and not fmt.has_float_scale and not fmt.micro and rule not in (oracle.FIT, oracle.MSE, oracle.MAE)
     )
+    steps = powers and one_level and not searches and not fmt.how.align_bits and not element.taper
     keeps = ["keep"] if element.nan_code is not None else []
     rules: list[tuple[str, list[Any], bool]] = [
-        ("nonfinite", ["poison", "ignore", "largest", "zero", "error", *keeps], True),
+        ("nonfinite", ["poison", "ignore", "saturate", "largest", "zero", "error", *keeps], True),
+        ("nan_scale", ["least"], powers and one_level and in_line),
         ("infinite", ["beyond", "top"] if powers else ["largest"], scaled and one_level),
-        ("scale_overflow", ["nan"], powers and one_level and not searches),
+        ("scale_overflow", ["nan", "nan_amax"], powers and one_level and not searches),
         ("least_scale", ["next", "one"], powers and alignable and not fmt.how.align_bits),
         ("signed_zero", ["drop", "underflow", *(["negative"] if element.has_negative_zero else [])], True),
         ("subnormals", ["flush"], element.exponent_bits > 0 and not element.taper),
@@ -61,8 +65,8 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, choices: dict[str, Any
         ("preround", ["bf16", "bf16_toward_zero"], True),
         ("scale_apply", ["reciprocal", *(["outer_reciprocal"] if plain_outer else [])], fmt.has_float_scale),
         ("outer_apply", ["reciprocal"], fmt.outer is not None and floats),
-        ("outer_overflow", ["one"], encodes),
-        ("scale_order", ["outer_first"], fmt.outer is not None and floats),
+        ("outer_overflow", ["one", "infinity"], encodes),
+        ("scale_order", ["outer_first"], fmt.outer is not None and floats and not in_float64),
         ("scale_underflow", ["zero", "zeros", "zero_scale"], floats and fmt.scale != oracle.FP32 and unsigned_zero),
         ("divisor", [7.25, 0.75, 3.0], divides or rule in ("rceil", "floor")),
         ("divisor_apply", ["reciprocal"], floats),
@@ -70,14 +74,29 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, choices: dict[str, Any
         ("apply_compute", ["bf16"], fmt.has_float_scale and not fmt.how.cut_offset and not fmt.zero_point),
         ("divide_by", ["quotient"], one_short and in_line),
         ("amax_exponent", ["log2"], scaled and rule in ("floor", "ceil", "rceil", oracle.FIT)),
+        ("half_sum", ["fp32"], steps and choices["rounding"] in (oracle.NEAREST_EVEN, oracle.NEAREST_AWAY)),
+        (
+            "element_exponent",
+            ["log2"],
+            steps and element.exponent_bits > 0 < element.mantissa_bits and rule != oracle.FIT,
+        ),
         ("cut_offset", [0.5, 3.5, 8.5], floats and fmt.outer is None and integers and not fmt.how.cut_offset),
         ("even_bits", [0, 1, 2], rule == "even"),
         ("zero_scale", [1, 5], scaled and fmt.scale != oracle.FP32),
         ("align_bits", [2, 6, 23], alignable),
     ]
     drawn = {name: words[rng.integers(len(words))] for name, words, able in rules if able and rng.random() < 0.3}
-    if "infinite" in drawn:
+    if "infinite" in drawn or "nan_scale" in drawn:
         drawn.pop("nonfinite", None)
+    if powers and one_level and in_line and "infinite" not in drawn and "nan_scale" not in drawn and rng.random() < 0.1:
+        drawn["nonfinite"] = "zero_block"
+    if "half_sum" in drawn or "element_exponent" in drawn:
+        drawn.pop("align_bits", None)
+    if "element_exponent" in drawn:
+        choices["rounding"] = oracle.TOWARD_ZERO
+        drawn.pop("half_sum", None)
+    if drawn.get("amax_exponent") == "log2" and rule == "rceil" and powers and one_level and rng.random() < 0.5:
+        drawn["scale_underflow"] = "nan"
     if "align_bits" in drawn:
         drawn["align_rounding"] = str(rng.choice([oracle.TOWARD_ZERO, oracle.NEAREST_AWAY, oracle.NEAREST_EVEN]))
         drawn.pop("least_scale", None)
@@ -85,9 +104,11 @@ def drawn_how(rng: np.random.Generator, fmt: BlockFormat, choices: dict[str, Any
         drawn.pop("scale_compute", None)
         if drawn.get("scale_underflow") == "zeros":
             drawn.pop("scale_apply")
+    if in_float64 and drawn.get("scale_underflow") == "zeros":
+        drawn.pop("scale_apply", None)
     if drawn.get("scale_order") == "outer_first" and not encodes:
         drawn.pop("divisor_apply", None)
-    if "scale_underflow" in drawn:
+    if drawn.get("scale_underflow", "nan") != "nan":
         drawn.pop("divide_by", None)
         choices.pop("scale_minimum", None)
         if drawn["scale_underflow"] == "zero_scale":
@@ -197,12 +218,122 @@ def test_codes_scales_values_and_events_are_those_of_the_oracle(name: str, seed:
         ("q4_0", {"cut_offset": 129.5}, "cut_offset must be 0, or 0.5 to 128.5"),
         ("q4_0", {"cut_offset": float("nan")}, "cut_offset must be 0, or 0.5 to 128.5"),
         ("hif8", {"subnormals": "flush"}, "a tapered element has no subnormal numbers"),
-        ("mxfp4", {"nonfinite": "poisson"}, "choose one of poison, keep, ignore, largest, zero, error"),
+        (
+            "nvfp4",
+            {"outer_combine": "divide_top", "scale_order": "outer_first"},
+            "scale_order='outer_first' and combine='divide_top' are of different machines",
+        ),
+        (
+            "nvfp4",
+            {"outer_combine": "divide_top", "scale_apply": "reciprocal", "scale_underflow": "zeros"},
+            "under scale_apply='reciprocal' nothing does here",
+        ),
+        ("nvfp4", {"outer_overflow": "infinity"}, "outer_overflow='infinity' is for a scale above others"),
+        ("mx9", {"nan_scale": "least"}, "nan_scale='least' is for one level of scales that are powers of two"),
+        ("mxfp4", {"nan_scale": "least", "nonfinite": "ignore"}, "with nonfinite='poison'"),
+        ("int8", {"nonfinite": "zero_block"}, "nonfinite='zero_block' is for one level of scales"),
+        ("mxfp4", {"nonfinite": "zero_block", "infinite": "largest"}, "both say what Inf is"),
+        ("mxfp4", {"scale_overflow": "nan_amax", "scale_rule": "mse"}, "not a search"),
+        ("mxfp4", {"half_sum": "fp32", "rounding": "up"}, "with rounding='nearest_even' or 'nearest_away'"),
+        ("mxfp4", {"half_sum": "fp32", "align_bits": 3}, "without a search and align_bits"),
+        ("int8", {"half_sum": "fp32"}, "under one level of scales that are powers of two"),
+        ("mxfp4", {"element_exponent": "log2"}, "with rounding='toward_zero'"),
+        ("mxint8", {"element_exponent": "log2", "rounding": "toward_zero"}, "is for floats with mantissa bits"),
+        ("mxfp4", {"scale_underflow": "nan"}, "is for amax_exponent='log2' with scale_rule='rceil'"),
+        ("nvfp4", {"scale_underflow": "nan"}, "is for amax_exponent='log2' with scale_rule='rceil'"),
+        (
+            "mxfp4",
+            {"nonfinite": "poisson"},
+            "choose one of poison, keep, ignore, largest, zero, error, saturate, zero_block",
+        ),
     ],
 )
 def test_a_choice_that_means_nothing_is_refused(format: str, choices: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sq.spec(format, **choices)
+
+
+def edges_of_steps(element: oracle.Element) -> Array:
+    """Blocks of 32 under some powers of two: numbers around half of a quantum and just below powers of two."""
+    lines = []
+    for scale in (-126, -3, 0, 40):
+        quantum = 2.0 ** (element.emin - element.mantissa_bits + scale)
+        powers = 2.0 ** (np.array([element.emin, element.emin + 1, element.emax - 1, element.emax]) + scale)
+        points = np.concatenate([np.arange(2) * quantum + quantum / 2, powers, 2 * powers[-1:]])
+        steps = np.array([-40, -12, -5, -3, -2, -1, 0, 1])[:, None]
+        bits = np.float32(points[points < 2.0**128]).view(np.int32) + steps
+        inside = np.maximum(bits, 0).view(np.float32).ravel()
+        inside = np.concatenate([inside, -inside])
+        inside = np.resize(inside, -(-inside.size // 31) * 31).reshape(-1, 31)
+        # The largest number stays the largest, so that the scale is known.
+        peak = np.full((len(inside), 1), np.nextafter(np.float32(2 * powers[-1]), np.float32(0)))
+        lines.append(np.concatenate([peak, np.clip(inside, -peak, peak)], axis=1))
+    return np.concatenate(lines)
+
+
+STEPS: list[dict[str, str]] = [
+    {"half_sum": "fp32", "rounding": "nearest_even"},
+    {"half_sum": "fp32", "rounding": "nearest_away", "least_scale": "next"},
+    {"element_exponent": "log2", "rounding": "toward_zero"},
+    {"element_exponent": "log2", "rounding": "toward_zero", "least_scale": "one"},
+]
+MX_FLOATS = ("mxfp4", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2")
+
+
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [*((name, choices) for name in MX_FLOATS for choices in STEPS), *(("mxint8", choices) for choices in STEPS[:2])],
+    ids=str,
+)
+def test_float32_steps_show_at_their_edges(name: str, choices: dict[str, str], isa: str) -> None:
+    fmt = BLOCK_FORMATS[name]
+    x = edges_of_steps(fmt.element)
+    how = {key: word for key, word in choices.items() if key != "rounding"}
+    plain = {key: word for key, word in how.items() if key == "least_scale"}
+    rounding = choices["rounding"]
+    wanted, without = (
+        oracle_quantize(x, fmt, rounding=rounding, inexact="round", how=dataclasses.replace(fmt.how, **some))
+        for some in (how, plain)
+    )
+    assert (wanted.codes != without.codes).any()
+    events = sq.Events()
+    encoded = sq.encode(x, name, events=events, **choices)
+    assert_same_integers(encoded.codes, wanted.codes, name)
+    assert {key: getattr(events, key) for key in wanted.events} == wanted.events
+    for dtype in (np.float32, np.float64):
+        values = sq.emulate(x.astype(dtype), name, dtype="float32", inexact="round", **choices)
+        assert_same_integers(bits_of(values), wanted.values, name)
+
+
+@pytest.mark.parametrize("word", ["nan", "nan_amax"])
+def test_a_block_beyond_a_scale_format_that_ends_early_is_nan(word: str, isa: str) -> None:
+    # The largest scale is 2^15 and the largest power of two among elements 4, so that amax ends below 2^18.
+    fmt = LEVELLED["short exponents with NaN"]
+    x = np.float32([[2.0**17, 1.0] * 4, [2.0**18 - 1, 1.0] * 4, [2.0**18, 1.0] * 4, [0.0] * 8])
+    how = dataclasses.replace(fmt.how, scale_overflow=word)
+    wanted = oracle_quantize(x, fmt, scale_rule="floor", inexact="round", how=how)
+    got = sq.encode(x, user_format(fmt, None, scale_rule="floor", scale_overflow=word))
+    assert wanted.planes[0].tolist() == [[30], [30], [31], [0]]
+    assert_same_integers(plane_bits(got)[0], wanted.planes[0], word)
+    assert_same_integers(got.codes, wanted.codes, word)
+
+
+def test_what_nan_makes_of_a_block_needs_to_see_it_whole(isa: str) -> None:
+    x = np.float32([[1, np.nan, -2, np.inf], [0, -0.0, np.nan, 0]])
+    for choices in ({"nan_scale": "least"}, {"nonfinite": "zero_block"}):
+        for block in ("tensor", "2x2"):
+            with pytest.raises(ValueError, match="says what NaN makes of a whole block"):
+                sq.encode(x, "mxfp8_e4m3", block=block, **choices)
+        with pytest.raises(ValueError, match="chooses scales, and these were given"):
+            sq.encode(x, "mxfp8_e4m3", scales=np.full((2, 1), 127, np.uint8), **choices)
+    with pytest.raises(ValueError, match="use sparsify_first"):
+        sq.emulate(x, "mxfp8_e4m3", nan_scale="least", sparsity="2:4", order="quantize_first")
+    assert sq.encode(x, "mxfp8_e4m3", nan_scale="least").codes.tolist() == [
+        [0x7E, 0x7F, 0xFE, 0x7E],
+        [0, 0x80, 0x7F, 0],
+    ]
+    zeros = sq.encode(x, "mxfp8_e4m3", nonfinite="zero_block")
+    assert not zeros.codes.any() and not np.asarray(zeros.scales).any()
 
 
 def test_a_refusal_of_what_is_no_number_says_who_asked_for_it() -> None:

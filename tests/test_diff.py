@@ -388,6 +388,16 @@ def test_names_of_formats_and_presets_mean_nothing() -> None:
     assert (a.smallest.x, a.smallest.block.decides) == (b.smallest.x, b.smallest.block.decides)
 
 
+def test_a_reason_tells_a_block_that_nan_poisons_from_one_that_has_a_scale() -> None:
+    x = np.float32([[1.0, np.nan, 0.5, 0.25]])
+    one = sq.explain(x, sq.spec("mxfp8_e4m3"), sq.spec("mxfp8_e4m3", nan_scale="least")).first
+    assert one is not None and one.example.decides == "NaN or Inf"
+    assert (one.example.a.reason, one.example.b.reason) == (
+        "poisoned by NaN or Inf",
+        "NaN or Inf: infinite=same, nan_scale=least",
+    )
+
+
 def test_reasons_name_the_numbers_of_the_rule() -> None:
     wanted = {
         "floor": "floor: X = 2 - 2 = 0",

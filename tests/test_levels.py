@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,9 +45,16 @@ USERS = {
     "reciprocals of reciprocals over tiles": BlockFormat(
         ELEMENTS["e2m1"], ELEMENTS["ue5m3"], (2, 8), outer="tensor", outer_combine="reciprocals"
     ),
+    "a tensor scale that divides with the largest scale, in float64": BlockFormat(
+        ELEMENTS["e2m1"], ELEMENTS["ue4m3"], 16, outer="tensor", outer_combine="divide_top"
+    ),
+    "the same of rows over a level that lifts": BlockFormat(
+        ELEMENTS["e1m2"], ELEMENTS["ue5m3"], 8, outer="row", outer_combine="divide_top", micro=(Micro((0, 1), 4),)
+    ),
     "a tensor scale that divides over a level that lifts": BlockFormat(
         ELEMENTS["e1m2"], ELEMENTS["ue4m3"], 8, outer="tensor", outer_combine="divide", micro=(Micro((0, 1), 4),)
     ),
+    "short exponents with NaN": BlockFormat(ELEMENTS["e2m1"], Element(5, 0, 15, "fn", "unsigned", zero=False), 8),
     "short exponents without NaN": BlockFormat(
         ELEMENTS["hbfp4_element"], Element(4, 0, 7, "finite", "unsigned", zero=False), (2, 8)
     ),
@@ -391,3 +400,28 @@ def test_tiles_and_levels_are_ranked_as_they_are_emulated() -> None:
         assert ranking.rows[0].relative_l2 == pytest.approx(
             np.sqrt((error**2).sum() / (x.astype(np.float64) ** 2).sum()), rel=1e-9
         )
+
+
+@pytest.mark.parametrize("word", ["divide", "reciprocal", "reciprocals", "divide_top"])
+def test_products_and_files_know_scales_below_one_that_encoders_multiply_by(
+    word: str, tmp_path: Path, isa: str
+) -> None:
+    x = np.random.default_rng(3).standard_normal((4, 40), dtype=np.float32)
+    made = sq.encode(x, "nvfp4", outer_combine=word)
+    values = made.decode()
+    got = sq.matmul(made, made, datapath="exact")
+    for i, j in np.ndindex(got.shape):
+        exact = sum(Fraction(float(a)) * Fraction(float(b)) for a, b in zip(values[i], values[j], strict=True))
+        assert int(got[i, j].view(np.uint32)) == oracle.round_to_float(exact)
+    endless = sq.encode(np.full((1, 16), 1e-44, np.float32), "nvfp4", outer_combine=word, outer_overflow="infinity")
+    assert np.isinf(endless.scale_planes[0]).all() and not endless.decode().any()
+    for one in (made, endless):
+        one.save(tmp_path / "made.safetensors")
+        assert sq.load(tmp_path / "made.safetensors") == one
+
+
+def test_a_layout_that_stores_an_encode_scale_takes_none_of_another_size() -> None:
+    x = np.float32([[1.0] * 16])
+    assert sq.encode(x, "nvfp4", outer_combine="divide").pack(layout="compressed_tensors_nvfp4").planes
+    with pytest.raises(ValueError, match="nvfp4 with outer_combine='divide_top' is none of them"):
+        sq.encode(x, "nvfp4", outer_combine="divide_top").pack(layout="compressed_tensors_nvfp4")

@@ -69,6 +69,7 @@ NVFP4 = {
     ("modelopt-0.47/qtensor", "nvfp4"): "modelopt/nvfp4__qtensor",
     ("compressed-tensors-0.20", "nvfp4"): "compressed_tensors/nvfp4__default",
     ("auto-round-0.16/floor", "nvfp4"): "auto_round/nvfp4__default",
+    ("modelopt-0.47/cuda", "nvfp4"): "modelopt_cuda_host/nvfp4__fused",
 }
 #: Presets that the tests hold against something else than recorded blocks.
 OTHERWISE = ("ggml", "torch-2.13", "ml_dtypes-0.6", "transformer-engine", "cudnn", "tenstorrent", "xdna", "paper")
@@ -118,6 +119,14 @@ def with_one_nan(values: Array) -> Array:
     return np.where(np.isnan(values), values.dtype.type(np.nan), values)
 
 
+def with_one_nan_code(codes: Array, element: sq.ElementFormat) -> Array:
+    """The same of codes, whose NaN may have a sign."""
+    if element.nan_code is None:
+        return codes
+    nan = np.array([element.is_nan(code) for code in range(1 << element.code_bits)])
+    return np.where(nan[codes], codes.dtype.type(element.nan_code), codes)
+
+
 def unpacked(packed: Array, shape: tuple[int, ...]) -> Array:
     """Two codes of 4 bits to a byte, low nibble first."""
     codes: Array = np.stack([packed & 15, packed >> 4], axis=-1).reshape(shape)
@@ -164,7 +173,7 @@ def different_rows(claim: Claim) -> list[int]:
         if codes.shape != x.shape:
             codes = unpacked(codes, x.shape)
         # A block of NaN scale has no meaningful elements: libraries write anything there, we write 0.
-        rows |= differ(encoded.codes, codes) & (file["scale"] != 255)
+        rows |= differ(encoded.codes, with_one_nan_code(codes, encoded.format.element)) & (file["scale"] != 255)
         assert not encoded.codes[encoded.scales[:, 0] == 255].any()
     return np.flatnonzero(rows).tolist()
 
@@ -176,6 +185,8 @@ def different_rows_of_nvfp4(claim: Claim, file: dict[str, Array]) -> list[int]:
     assert_same_bits(encoded.decode(), values)
     rows = differ(values, file[f"{claim.case}/dq"])
     *outer, scales = encoded.scale_planes
+    if f"{claim.case}/scale" not in file:  # a kernel that writes values alone
+        return np.flatnonzero(rows).tolist()
     if outer:
         total = file[f"{claim.case}/global_scale"].reshape(1, 1)
         if (bits_of(outer[0]) != bits_of(with_one_nan(total))).any():

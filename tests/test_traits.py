@@ -167,3 +167,12 @@ SHOWN = [
 def test_a_trait_that_is_not_claimed_has_a_counter_example(trait: str, name: str, choices: dict[str, Any]) -> None:
     assert not getattr(sq.traits(name, **choices), trait)
     assert not all(TESTS[trait](x, name, choices) for x in all_tensors(trait, name))
+
+
+def test_float32_steps_break_traits_next_to_halves_and_powers_of_two(isa: str) -> None:
+    half, power = {"half_sum": "fp32"}, {"element_exponent": "log2", "rounding": "toward_zero"}
+    assert not sq.traits("mxfp4", **half).half_step and not sq.traits("mxfp4", **power).monotone
+    x = np.float32([[4, 0.25 - 2.0**-26]])
+    assert sq.emulate(x, "mxfp4", **half).tolist() == [[4, 0.5]]  # farther than half of the step of 0.5
+    y = np.float32([[8 - 2.0**-21, 7]])
+    assert sq.emulate(y, "mxfp4", **power).tolist() == [[4, 6]]

@@ -310,6 +310,7 @@ void bind_catalog(py::module_& module) {
   add_words(Overflow{});
   add_words(NonFinite{});
   add_words(Infinite{});
+  add_words(NanScale{});
   add_words(ScaleOverflow{});
   add_words(LeastScale{});
   add_words(SignedZero{});
@@ -317,6 +318,8 @@ void bind_catalog(py::module_& module) {
   add_words(IntegerRange{});
   add_words(Prerounding{});
   add_words(AmaxExponent{});
+  add_words(ElementExponent{});
+  add_words(HalfSum{});
   add_words(ScaleApply{});
   add_words(DivisorApply{});
   add_words(DivideBy{});

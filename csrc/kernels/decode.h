@@ -52,6 +52,13 @@ struct DecodeScale {
   float factor = 1;  // one float32 multiplication
 };
 
+// A short float scale below one above it, as what multiplies.
+inline float factor_below(Combine outer, const ElementFormat& format, float scale, float above) {
+  if (outer == Combine::divide_top)
+    return static_cast<float>(shared_divisor(scale, above, short_scale_value(format, max_code(format))));
+  return combined_factor(outer, combined_divisor(outer, scale, above));
+}
+
 inline DecodeScale decode_scale(const DecodeJob& job, std::int64_t batch, std::int64_t line, std::int64_t element) {
   DecodeScale out;
   const int main = main_level(job.format);
@@ -75,7 +82,7 @@ inline DecodeScale decode_scale(const DecodeJob& job, std::int64_t batch, std::i
     if (floating && scale.poisoned)
       out.factor = as_value<Carrier32>(nan_bits<Carrier32>);
     else if (floating)
-      out.factor = l == 0 ? scale.factor : combined_factor(outer, combined_divisor(outer, scale.factor, out.factor));
+      out.factor = l == 0 ? scale.factor : factor_below(outer, level.format, scale.factor, out.factor);
     else
       out.power = scale.poisoned ? as_value<Carrier64>(nan_bits<Carrier64>) : power_of_two(scale.exponent);
   }

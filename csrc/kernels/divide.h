@@ -22,7 +22,10 @@ inline void make_short_scales(const QuantizeJob& job, const std::uint32_t* tops,
   const std::uint32_t zero_value = as_bits<C>(short_scale_value(job.scale_format, zero_code));
   std::uint32_t codes[tile_capacity];
   std::int64_t zeros = 0, beyond = 0;
-  for (std::int64_t b = 0; b < blocks; ++b) quotients[b] = scale_quotient(job, as_value<C>(tops[b]), outer);
+  if (job.in_float64)
+    for (std::int64_t b = 0; b < blocks; ++b) quotients[b] = quotient_in_float64(job, as_value<C>(tops[b]), outer);
+  else
+    for (std::int64_t b = 0; b < blocks; ++b) quotients[b] = scale_quotient(job, as_value<C>(tops[b]), outer);
   for (std::int64_t b = 0; b < blocks; ++b) {
     const std::uint32_t quotient = as_bits<C>(quotients[b]);
     const auto scale = scale_of(quotient);
@@ -70,7 +73,7 @@ inline void cut_run(const typename C::Bits* raw, Count count, float times, float
   }
 }
 
-// What multiplies may be Inf under outer_reciprocal: zeros stay, and everything else is large.
+// What multiplies directly may be Inf: zeros stay, and everything else is large.
 template <class C, class Count>
 inline void overwhelm_run(const typename C::Bits* raw, Count count, typename C::Bits* to) {
   using Bits = typename C::Bits;
@@ -81,7 +84,8 @@ inline void overwhelm_run(const typename C::Bits* raw, Count count, typename C::
 }
 
 // A quotient beyond float32 (under a tiny scale) saturates like any large number: it may stay a large number. Where a
-// quotient of zero was what divides, everything is zero. Under outer_reciprocal `by` is what multiplies.
+// quotient of zero was what divides, everything is zero. Where elements are multiplied directly, `by` is what
+// multiplies.
 template <class C, class Count>
 inline void divide_run(const QuantizeJob& job, const typename C::Bits* raw, Count count, float by,
                        typename C::Bits* to) {
@@ -98,9 +102,8 @@ inline void divide_run(const QuantizeJob& job, const typename C::Bits* raw, Coun
     to[i] = sign | smaller_magnitude<C>(bits ^ sign, infinity_bits<C> - 1);
   };
   const bool multiplies = job.conversion.scale_apply != ScaleApply::divide;
-  const bool outer_reciprocal = job.conversion.scale_apply == ScaleApply::outer_reciprocal;
-  const float times = outer_reciprocal ? by : multiplies ? reciprocal_of(job, divisor) : 1;
-  if (outer_reciprocal && times > 0x1.fffffep127F) return overwhelm_run<C>(raw, count, to);
+  const float times = job.multiplies_directly ? by : multiplies ? reciprocal_of(job, divisor) : 1;
+  if (job.multiplies_directly && times > 0x1.fffffep127F) return overwhelm_run<C>(raw, count, to);
   if (job.conversion.cut_offset > 0) return cut_run<C>(raw, count, times, job.conversion.cut_offset, to);
   const auto factor = static_cast<Value>(multiplies ? times : divisor);
   if (narrow) {
@@ -212,9 +215,16 @@ inline void quantize_divided(const QuantizeJob& job, const TargetFamily<C>& fami
   const float* divisors = (job.by_quotient && made) || job.main > 0 ? rows.quotients : rows.factors;
   // What they make with the outer scale may leave the positive numbers where the decoder's does; nothing is divided by
   // that.
-  if (job.main > 0) {
+  if (job.in_float64) {
+    const bool multiplies = job.multiplies_directly;
+    for (std::int64_t b = 0; b < blocks; ++b) {
+      const double divisor = shared_divisor(rows.factors[b], outer, job.largest_scale);
+      rows.factors[b] = static_cast<float>(divisor);
+      rows.quotients[b] = static_cast<float>(multiplies ? 1 / divisor : divisor);
+    }
+  } else if (job.main > 0) {
     const Combine combine = job.format.levels[0].combine;
-    const bool outer_reciprocal = job.conversion.scale_apply == ScaleApply::outer_reciprocal;
+    const bool outer_reciprocal = job.multiplies_directly;
     for (std::int64_t b = 0; b < blocks; ++b) {
       const float stored = rows.factors[b], divisor = combined_divisor(combine, stored, outer);
       rows.factors[b] = combined_factor(combine, divisor);

@@ -21,7 +21,7 @@ inline bool has_halving_pairs(const QuantizeJob& job) {
 inline bool takes_short_blocks(const QuantizeJob& job) {
   return job.scale_kind == ScaleKind::power_of_two && job.geometry.block <= longest_short_block && !job.count &&
          job.taper.first_size == 0 && job.promote_by_exponent == nullptr && !job.flush_elements && !job.full_range &&
-         job.conversion.align_bits == 0 && job.conversion.scale_rule != ScaleRule::fit &&
+         job.conversion.align_bits == 0 && !job.adjusts && job.conversion.scale_rule != ScaleRule::fit &&
          !searches(job.conversion.scale_rule) && (job.levels == 1 || has_halving_pairs(job));
 }
 
@@ -105,7 +105,7 @@ inline bool quantize_powers(const QuantizeJob& job, const TargetFamily<C>& famil
   });
   if (highest >= infinity_bits<C>) return false;
   // The largest numbers are looked at one by one where they may have no scale, and the least scale where it is special.
-  if (job.overflow_poisons && highest >= from_float<C>(0x1p127F)) return false;
+  if (job.overflow_poisons && highest >= from_float<C>(job.look_from)) return false;
   const ScalePlane& plane = main_plane(job);
   const std::int64_t index = main_index(job, at);
   int* exponents = rows.block_exponents;

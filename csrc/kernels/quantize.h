@@ -84,20 +84,81 @@ __attribute__((noinline)) void round_under_least(const QuantizeJob& job, const S
   }
 }
 
+// Elements as float32 steps of a library leave them, before they are rounded (docs/numerics.md sections 2 and 3).
+template <class C>
+inline void adjust_row(const QuantizeJob& job, const typename C::Bits* row, std::int64_t count, int exponent,
+                       typename C::Bits* to) {
+  using Bits = typename C::Bits;
+  for (std::int64_t i = 0; i < count; ++i) to[i] = row[i];
+  if (job.adds_halves) {
+    const int quantum = job.min_exponent - job.mantissa_bits + exponent;
+    bool exact = true;
+    const Bits below_half = compose<C>((1U << 24) - 1, quantum - 25, exact);
+    const Bits above_half = compose<C>(3, quantum - 2, exact);
+    for (std::int64_t i = 0; exact && i < count; ++i) {
+      const Bits sign = to[i] & sign_mask<C>;
+      to[i] = (to[i] ^ sign) == below_half ? sign | above_half : to[i];
+    }
+  }
+  if (job.promote_elements == nullptr) return;
+  const int highest = job.top_exponent + job.mantissa_bits + 1 - job.min_exponent;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const Bits sign = to[i] & sign_mask<C>, magnitude = to[i] ^ sign;
+    if (magnitude == 0 || magnitude >= infinity_bits<C>) continue;
+    const Split x = split<C>(magnitude);
+    const int top = highest_bit(x.significand), binade = top + x.exponent - exponent - job.min_exponent;
+    const std::uint64_t fraction = (x.significand << (52 - top)) & ((std::uint64_t{1} << 52) - 1);
+    if (binade < 0 || binade > highest || fraction <= job.promote_elements[binade]) continue;
+    // Cut to the quanta of the binade above: one below the power of two that the logarithm takes it for.
+    bool exact = true;
+    const int quantum = top + x.exponent + 1 - job.mantissa_bits;
+    to[i] = sign | compose<C>((std::uint64_t{1} << job.mantissa_bits) - 1, quantum, exact);
+  }
+}
+
+// A block whose elements are looked at first.
+template <class C, Round mode>
+__attribute__((noinline)) void round_adjusted(const QuantizeJob& job, const TargetFamily<C>& family, int exponent,
+                                              bool finite, Stretch<C> s, Counts& counts) {
+  const bool under_least = job.shifts_least && exponent == job.scale_min;
+  typename C::Bits adjusted[tile_capacity];
+  adjust_row<C>(job, s.row, s.count, under_least ? job.least_exponent : exponent, adjusted);
+  s.row = adjusted;
+  if (under_least) return round_under_least<C>(job, s, counts);
+  if (job.count) count_events<C>(job, exponent, s, counts);
+  round_block<C, mode>(job, family, exponent, finite, s, counts);
+}
+
+// A block with NaN or Inf as one of zeros.
+template <class C>
+__attribute__((noinline)) void quantize_as_zeros(const QuantizeJob& job, std::int64_t index, const Stretch<C>& s,
+                                                 Counts& counts) {
+  const BlockScale scale = block_scale<C>(job, index, 0, 1, counts);
+  if (scale.poisoned) return fill_poisoned<C>(s.count, s.values, s.codes);  // by a given one
+  for (std::int64_t i = 0; s.values != nullptr && i < s.count; ++i)
+    s.values[i] = job.prepare.negative_zero ? sign_mask<C> : 0;
+  for (std::int64_t i = 0; s.codes != nullptr && i < s.count; ++i)
+    s.codes[i] = job.prepare.negative_zero ? job.sign_bit : 0;
+}
+
 // Elements under one power of two, or under none.
 template <class C, Round mode>
 inline void quantize_block(const QuantizeJob& job, const TargetFamily<C>& family, const Place& at, std::int64_t index,
                            Stretch<C> s, int* shifts, Counts& counts) {
   bool finite = true;
   const typename C::Bits amax = counted_magnitude<C>(job.skip_nonfinite, s.raw, s.count, finite);
-  const bool counted = finite || job.skip_nonfinite || (job.infinite_counts && amax == infinity_bits<C>);
+  const bool counted = finite || job.skip_nonfinite || (job.infinite_counts && amax == infinity_bits<C>) ||
+                       (job.nan_counts && amax > infinity_bits<C>);
   if (!finite) count_nonfinite<C>(job, s.raw, s.count, counts);
+  if (!finite && job.zeros_blocks) return quantize_as_zeros<C>(job, index, s, counts);
   BlockScale scale;
   if (job.scale_kind != ScaleKind::none) {
     scale = block_scale<C>(job, index, amax, 1, counts);
     if (job.conversion.scale_rule == ScaleRule::fit && !main_plane(job).given && amax < infinity_bits<C> && amax != 0) {
       scale.exponent = fitting_exponent<C>(job, s.raw, s.count, scale.exponent);
-      scale.poisoned |= scale.exponent > job.scale_max && job.overflow_poisons;
+      const bool lowest = job.poisons_lowest && scale.exponent == job.poison_above &&
+                          rounds_to_lowest<C>(job, s.raw, s.count, scale.exponent);
+      scale.poisoned |= (lowest || scale.exponent > job.poison_above) && job.overflow_poisons;
       scale.exponent = smaller(scale.exponent, job.scale_max);
       store_scale(job, index, scale);
     }
@@ -115,6 +176,7 @@ inline void quantize_block(const QuantizeJob& job, const TargetFamily<C>& family
     if (scale.poisoned) return fill_poisoned<C>(s.count, s.values, s.codes);
     if (amax == 0 && finite) return fill_signed_zeros<C>(job, s.raw, s.count, s.values, s.codes);
   }
+  if (job.adjusts) return round_adjusted<C, mode>(job, family, scale.exponent, finite, s, counts);
   if (job.shifts_least && scale.exponent == job.scale_min) return round_under_least<C>(job, s, counts);
   const int exponent = scale.exponent + job.reach;
   if (job.conversion.align_bits > 0) return round_aligned<C, mode>(job, family, exponent, finite, s, counts);
@@ -153,16 +215,19 @@ inline void quantize_row(const QuantizeJob& job, const TargetFamily<C>& family, 
   if (job.prepare.any()) {
     const Prepare& all = job.prepare;
     Prepare how = all;
-    how.to_largest = how.to_zero = how.infinite_to_largest = false;
+    how.to_largest = how.to_zero = how.infinite_to_largest = how.nan_to_infinity = false;
     prepare_row<C>(how, row, t.length, rows.input);
     row = rows.input;
-    if (all.replaces()) {
+    if (all.replaces() || all.nan_to_infinity) {
       const Bits last = all.to_largest || all.to_zero ? ~sign_mask<C> : infinity_bits<C>;  // of what is replaced
-      for (std::int64_t i = 0; job.count && i < t.length; ++i) {
+      for (std::int64_t i = 0; job.count && all.replaces() && i < t.length; ++i) {
         const Bits magnitude = row[i] & ~sign_mask<C>;
         counts.nonfinite += magnitude >= infinity_bits<C> && magnitude <= last;
       }
-      how = {.to_largest = all.to_largest, .to_zero = all.to_zero, .infinite_to_largest = all.infinite_to_largest};
+      how = {.to_largest = all.to_largest,
+             .to_zero = all.to_zero,
+             .infinite_to_largest = all.infinite_to_largest,
+             .nan_to_infinity = all.nan_to_infinity};
       prepare_row<C>(how, row, t.length, rows.input);
     }
   }

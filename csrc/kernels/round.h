@@ -309,7 +309,7 @@ inline RoundedElement<C> round_one(const QuantizeJob& job, typename C::Bits bits
   RoundedElement<C> result{};
   const NonFinite policy = job.conversion.nonfinite;
   if (magnitude > infinity_bits<C>) {
-    result.refused = !job.element_nan && policy != NonFinite::ignore;
+    result.refused = !job.element_nan && policy != NonFinite::ignore && !job.nan_counts;
     result.code = job.nan_code;
     result.value = job.element_nan ? nan_bits<C> : 0;
     return result;

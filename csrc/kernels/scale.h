@@ -82,6 +82,7 @@ inline void prepare_row(const Prepare& how, const typename C::Bits* from, std::i
     const Bits kept = magnitude == 0 || magnitude < below ? (sign & zero_sign) | of_zeros : sign | magnitude;
     Bits replaced = how.to_largest ? top | (infinite ? sign : 0) : how.to_zero ? 0 : from[i];
     if (how.infinite_to_largest && infinite) replaced = top | sign;
+    if (how.nan_to_infinity && !infinite) replaced = infinity_bits<C>;
     to[i] = number ? kept : replaced;
   }
 }
@@ -209,8 +210,13 @@ inline void store_scale(const QuantizeJob& job, std::int64_t index, const BlockS
 inline float encode_scale(const QuantizeJob& job, float amax) {
   const bool multiplies = job.conversion.outer_apply == OuterApply::reciprocal;
   const float once = multiplies ? job.scale_divisor * (1 / amax) : job.scale_divisor / amax;
-  if (once <= 0x1.fffffep127F) return once;
+  if (once <= 0x1.fffffep127F || job.conversion.outer_overflow == OuterOverflow::infinity) return once;
   return job.conversion.outer_overflow == OuterOverflow::one ? 1 : 0x1.fffffep127F;
+}
+
+// What a stored scale is divided by under divide_top; exact.
+inline double largest_times_outer(float largest, float outer) {
+  return static_cast<double>(largest) * static_cast<double>(outer);
 }
 
 // docs/numerics.md section 4, step 2.
@@ -223,13 +229,26 @@ inline float scale_quotient(const QuantizeJob& job, float amax, float outer) {
   if (job.main == 0) return over_divisor(amax);
   const bool outer_first = job.conversion.scale_order == ScaleOrder::outer_first;
   if (!job.encode_scale) return step(outer_first ? amax / step(outer * job.scale_divisor) : over_divisor(amax) / outer);
-  return smaller(step(outer_first ? amax * over_divisor(outer) : over_divisor(amax) * outer), 0x1.fffffep127F);
+  const float quotient = step(outer_first ? amax * over_divisor(outer) : over_divisor(amax) * outer);
+  return quotient < 0x1.fffffep127F ? quotient : 0x1.fffffep127F;  // also of nothing times an Inf
+}
+
+// The same under divide_top.
+inline float quotient_in_float64(const QuantizeJob& job, float amax, float outer) {
+  const float once = job.scale_reciprocal != 0 ? amax * job.scale_reciprocal : amax / job.scale_divisor;
+  const auto quotient = static_cast<float>(static_cast<double>(once) * largest_times_outer(job.largest_scale, outer));
+  return quotient < 0x1.fffffep127F ? quotient : 0x1.fffffep127F;
 }
 
 // What a scale and the one above it become for elements: what divides, and what multiplies when decoding.
 inline float combined_divisor(Combine combine, float scale, float outer) {
   if (combine == Combine::multiply) return scale * outer;
   return combine == Combine::divide ? scale / outer : scale * (1 / outer);
+}
+
+// What divides under divide_top, before it is rounded to float32; `largest` is the largest scale of its format.
+inline double shared_divisor(float scale, float outer, float largest) {
+  return static_cast<double>(scale) / largest_times_outer(largest, outer);
 }
 
 inline float combined_factor(Combine combine, float divisor) {
@@ -239,8 +258,20 @@ inline float combined_factor(Combine combine, float divisor) {
 inline float float_scale(const QuantizeJob& job, float amax, float outer) {
   if (amax == 0) return 1;
   if (job.makes_outer && job.encode_scale) return encode_scale(job, amax);
-  const float scale = scale_quotient(job, amax, outer);
+  const float scale = job.in_float64 ? quotient_in_float64(job, amax, outer) : scale_quotient(job, amax, outer);
   return scale == 0 && !job.by_quotient ? 0x1p-149f : scale;
+}
+
+// Whether an element becomes the lowest integer of two's complement.
+template <class C>
+inline bool rounds_to_lowest(const QuantizeJob& job, const typename C::Bits* row, std::int64_t count, int exponent) {
+  typename C::Bits negative = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const typename C::Bits magnitude = row[i] & ~sign_mask<C>;
+    if (row[i] != magnitude && magnitude < infinity_bits<C>) negative = larger_magnitude<C>(negative, magnitude);
+  }
+  bool exact = true;
+  return round_one<C>(job, negative | sign_mask<C>, exponent, 0, exact).code == job.sign_bit;
 }
 
 // One exponent more where an element would saturate: the largest of each sign decide.
@@ -266,24 +297,27 @@ inline int fitting_exponent(const QuantizeJob& job, const typename C::Bits* row,
 template <class C>
 inline BlockScale make_scale(const QuantizeJob& job, std::int64_t index, typename C::Bits amax, float outer,
                              Counts& counts) {
-  const bool finite = amax < infinity_bits<C>, counted = finite || (job.infinite_counts && amax == infinity_bits<C>);
+  const bool finite = amax<infinity_bits<C>, nan = amax> infinity_bits<C>;
+  const bool counted = finite || (nan ? job.nan_counts : job.infinite_counts);
   BlockScale scale;
   scale.poisoned = !counted;
-  if (job.makes_outer && amax > infinity_bits<C> && job.conversion.outer_overflow == OuterOverflow::one)
+  if (job.makes_outer && nan && job.conversion.outer_overflow == OuterOverflow::one)
     scale.poisoned = false;  // the scale of a tensor with NaN is 1
   if (job.scale_kind == ScaleKind::power_of_two) {
     scale.exponent = job.zero_exponent;
     if (counted && amax != 0) {
       const int of_infinite = job.infinite_is_top ? job.scale_max : 128 - job.scale_shift;
-      const int wanted = finite ? wanted_exponent<C>(job, amax) : of_infinite;
+      const int wanted = finite ? wanted_exponent<C>(job, amax) : nan ? job.scale_low : of_infinite;
       scale.exponent = smaller(larger(wanted, job.scale_low), job.scale_max);
-      scale.poisoned = finite && job.overflow_poisons && wanted > job.poison_above;
+      scale.poisoned = finite && ((job.overflow_poisons && wanted > job.poison_above) ||
+                                  as_value<C>(amax) < static_cast<typename C::Value>(job.poison_below));
     }
   } else if (finite) {
     scale.factor = float_scale(job, static_cast<float>(as_value<C>(amax)), outer);
   }
   counts.zero_blocks += amax == 0;
-  if ((scale.poisoned && !job.scale_nan) || scale.factor > 0x1.fffffep127F) ++counts.refused;
+  const bool may_be_infinite = job.makes_outer && job.conversion.outer_overflow == OuterOverflow::infinity;
+  if ((scale.poisoned && !job.scale_nan) || (scale.factor > 0x1.fffffep127F && !may_be_infinite)) ++counts.refused;
   if (job.short_scale && !scale.poisoned) {
     scale.quotient = amax == 0 ? 0 : smaller(scale.factor, 0x1.fffffep127F);
     scale.code = amax == 0 ? job.zero_code : short_scale_code(job, scale.quotient);

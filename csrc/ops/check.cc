@@ -193,18 +193,43 @@ std::string check_range_choices(const BlockFormat& format, const Conversion& how
   if (counts && how.nonfinite != NonFinite::poison)
     return said("infinite", word_of(how.infinite)) + " leaves NaN to nonfinite='poison'";
   const NonFinite other = how.nonfinite;
-  if (how.infinite != Infinite::same &&
-      (other == NonFinite::largest || other == NonFinite::zero || other == NonFinite::error))
+  if (how.infinite != Infinite::same && (other == NonFinite::largest || other == NonFinite::zero ||
+                                         other == NonFinite::error || other == NonFinite::zero_block))
     return said("infinite", word_of(how.infinite)) + " and " + said("nonfinite", word_of(other)) +
            " both say what Inf is";
-  if (how.scale_overflow == ScaleOverflow::nan && (!single || !has_nan(main_scale(format).format)))
-    return "scale_overflow='nan' is for one level of scales that are powers of two, with a NaN";
+  if (how.scale_overflow != ScaleOverflow::clamp && (!single || !has_nan(main_scale(format).format)))
+    return said("scale_overflow", word_of(how.scale_overflow)) +
+           " is for one level of scales that are powers of two, with a NaN";
   const bool looks = how.scale_rule == ScaleRule::fit || searches(how.scale_rule);
+  if (how.scale_overflow == ScaleOverflow::nan_amax && searches(how.scale_rule))
+    return "scale_overflow='nan_amax' needs a rule that wants one power of two, not a search";
+  if (how.nan_scale == NanScale::least && (!single || other != NonFinite::poison))
+    return "nan_scale='least' is for one level of scales that are powers of two, with nonfinite='poison'";
+  if (other == NonFinite::zero_block && !single)
+    return "nonfinite='zero_block' is for one level of scales that are powers of two";
   if (how.scale_overflow == ScaleOverflow::nan && searches(how.scale_rule))
     return "scale_overflow='nan' needs a rule that wants one power of two, not a search";
   if (how.least_scale != LeastScale::exact && (!single || looks || how.align_bits != 0))
     return said("least_scale", word_of(how.least_scale)) +
            " is for one level of scales that are powers of two, by a rule that looks at amax alone, without align_bits";
+  return {};
+}
+
+// Choices about float32 steps with which some libraries round elements to themselves.
+std::string check_step_choices(const BlockFormat& format, const Conversion& how) {
+  const bool single = scale_kind(format) == ScaleKind::power_of_two && format.level_count == 1;
+  const bool plain = single && how.align_bits == 0 && !searches(how.scale_rule) && format.element.taper == 0;
+  const ElementFormat& e = format.element;
+  const bool nearest = how.rounding == Rounding::nearest_even || how.rounding == Rounding::nearest_away;
+  if (how.half_sum == HalfSum::fp32 && (!plain || !nearest || e.mantissa_bits > 16))
+    return "half_sum='fp32' is for elements of up to 16 mantissa bits under one level of scales that are powers of "
+           "two, "
+           "without a search and align_bits, with rounding='nearest_even' or 'nearest_away'";
+  if (how.element_exponent == ElementExponent::log2 &&
+      (!plain || how.rounding != Rounding::toward_zero || how.scale_rule == ScaleRule::fit || e.exponent_bits == 0 ||
+       e.mantissa_bits == 0))
+    return "element_exponent='log2' is for floats with mantissa bits under one level of scales that are powers of two, "
+           "by a rule that looks at amax alone, without align_bits, with rounding='toward_zero'";
   return {};
 }
 
@@ -253,6 +278,8 @@ std::string check_outer_choices(const BlockFormat& format, const Conversion& how
   if (!encodes && how.outer_overflow != OuterOverflow::clamp)
     return said("outer_overflow", word_of(how.outer_overflow)) +
            " is for a scale above others that encoders multiply by (combine other than 'multiply')";
+  const bool in_float64 = two && format.levels[0].combine == Combine::divide_top;
+  if (in_float64 && outer_first) return "scale_order='outer_first' and combine='divide_top' are of different machines";
   if (over && (!two || encodes || how.scale_compute == ScaleCompute::bf16))
     return "scale_apply='outer_reciprocal' is for a float32 scale above others that decoders multiply by, and float32 "
            "steps";
@@ -266,6 +293,14 @@ std::string check_outer_choices(const BlockFormat& format, const Conversion& how
     return said("scale_rule", word_of(how.scale_rule)) +
            " computes its scales amax first, below a scale that decoders multiply by";
   if (how.scale_underflow == ScaleUnderflow::least) return {};
+  if (how.scale_underflow == ScaleUnderflow::nan) {
+    const bool single = scale_kind(format) == ScaleKind::power_of_two && format.level_count == 1;
+    if (single && how.amax_exponent == AmaxExponent::log2 && how.scale_rule == ScaleRule::rceil &&
+        has_nan(main_scale(format).format))
+      return {};
+    return "scale_underflow='nan' is for amax_exponent='log2' with scale_rule='rceil' and one level of scales that "
+           "have a NaN";
+  }
   const bool coded = scale_kind(format) == ScaleKind::floating && is_short_float_scale(main_scale(format).format);
   if (!coded || !main_scale(format).format.zero || is_signed(main_scale(format).format) || how.scale_minimum != 0 ||
       how.divide_by != DivideBy::stored || searches(how.scale_rule))
@@ -273,8 +308,10 @@ std::string check_outer_choices(const BlockFormat& format, const Conversion& how
            " is for unsigned short float scales with a zero, by scale_rule='amax', without scale_minimum, that "
            "elements "
            "are divided by";
-  if (how.scale_underflow == ScaleUnderflow::zeros && over)
-    return "scale_underflow='zeros' is about what divides, and under scale_apply='outer_reciprocal' nothing does";
+  if (how.scale_underflow == ScaleUnderflow::zeros &&
+      (over || (in_float64 && how.scale_apply == ScaleApply::reciprocal)))
+    return "scale_underflow='zeros' is about what divides, and under " + said("scale_apply", word_of(how.scale_apply)) +
+           " nothing does here";
   if (how.scale_underflow == ScaleUnderflow::zero_scale && how.zero_scale < 1)
     return "scale_underflow='zero_scale' needs zero_scale, the code that it writes";
   return {};
@@ -327,6 +364,7 @@ std::string check_conversion(const BlockFormat& format, const Conversion& conver
            "rceil, even, nearest, fit, mse or mae";
   if (std::string error = check_scale_choices(format, conversion); !error.empty()) return error;
   if (std::string error = check_range_choices(format, conversion); !error.empty()) return error;
+  if (std::string error = check_step_choices(format, conversion); !error.empty()) return error;
   if (std::string error = check_float_choices(format, conversion); !error.empty()) return error;
   if (std::string error = check_outer_choices(format, conversion); !error.empty()) return error;
   if (std::string error = check_element_choices(format.element, conversion); !error.empty()) return error;

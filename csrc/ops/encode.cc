@@ -62,10 +62,10 @@ std::string run(const EncodeRequest& request, Counts& counts) {
     return "stochastic rounding needs random bits";
   if (error = check_scales(request.format, shape, request.scales, false); !error.empty()) return error;
   const NonFinite policy = request.conversion.nonfinite;
-  if (request.order == Order::quantize_first && (policy == NonFinite::keep || policy == NonFinite::ignore))
-    return "order='quantize_first' ranks decoded values, and under nonfinite='keep' or 'ignore' a NaN among them may "
-           "be "
-           "an element's or a block's: use sparsify_first";
+  const bool least = request.conversion.nan_scale == NanScale::least;
+  if (request.order == Order::quantize_first && (policy == NonFinite::keep || policy == NonFinite::ignore || least))
+    return "order='quantize_first' ranks decoded values, and under nonfinite='keep' or 'ignore', or nan_scale='least', "
+           "a NaN among them may be an element's or a block's: use sparsify_first";
 
   const bool sparse_last =
       request.order == Order::quantize_first && (request.mask_in != nullptr || request.sparsity.group != 0);
@@ -81,10 +81,14 @@ std::string run(const EncodeRequest& request, Counts& counts) {
   job.scale_kind = scale_kind(request.format);
   derive(job);
   derive_scale(job);
-  std::vector<std::uint64_t> promotions;
+  std::vector<std::uint64_t> promotions, of_elements;
   if (request.conversion.amax_exponent == AmaxExponent::log2) {
     promotions = log2_promotions(job);
     job.promote_by_exponent = promotions.data();
+  }
+  if (request.conversion.element_exponent == ElementExponent::log2) {
+    of_elements = element_promotions(job);
+    job.promote_elements = of_elements.data();
   }
   job.input = request.input;
   job.input_type = request.input_type;
@@ -100,7 +104,8 @@ std::string run(const EncodeRequest& request, Counts& counts) {
   const bool wide_values = request.values != nullptr && request.values_type == FloatType::fp64;
   job.wide = job.scale_kind != ScaleKind::floating &&
              (request.input_type == FloatType::fp64 || wide_values || job.mantissa_bits >= 23 ||
-              job.conversion.align_bits > 0 || searches(job.conversion.scale_rule));  // which need room
+              job.conversion.align_bits > 0 || job.promote_elements != nullptr ||
+              searches(job.conversion.scale_rule));  // which need room
   const bool sparse = request.sparsity.group != 0;
   // Decoded values are ranked as they are, also where float32 does not hold them.
   if (sparse && request.order == Order::quantize_first && job.scale_kind == ScaleKind::power_of_two) job.wide = true;
@@ -128,6 +133,13 @@ std::string run(const EncodeRequest& request, Counts& counts) {
   if (main_first && job.by_quotient)
     return "divide_by='quotient' needs blocks that lie in one line and are at most " + std::to_string(room) +
            " elements long";
+  if (main.given && (job.nan_counts || job.zeros_blocks))
+    return std::string(job.nan_counts ? "nan_scale='least'" : "nonfinite='zero_block'") +
+           " chooses scales, and these were given";
+  if (main_first && (job.nan_counts || job.zeros_blocks))
+    return std::string(job.nan_counts ? "nan_scale='least'" : "nonfinite='zero_block'") +
+           " says what NaN makes of a whole block, which therefore has to lie in one line and be at most " +
+           std::to_string(room) + " elements long";
   if (main_first && (rule == ScaleRule::fit || rule == ScaleRule::signed_max || searches(rule)))
     return "scale_rule='" + std::string(word_of(rule)) +
            "' looks at all elements of a block, which therefore has to lie in one line and be at most " +

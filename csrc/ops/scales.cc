@@ -1,6 +1,7 @@
 #include "scales.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 namespace sparq::ops {
@@ -72,6 +73,38 @@ std::vector<std::uint64_t> log2_promotions(const QuantizeJob& job) {
   return thresholds;
 }
 
+// The same of elements that are cut: where RN32(log2 v) is the next integer.
+std::vector<std::uint64_t> element_promotions(const QuantizeJob& job) {
+  std::vector<std::uint64_t> thresholds;
+  for (int exponent = job.min_exponent; exponent <= job.top_exponent + job.mantissa_bits + 1; ++exponent) {
+    const auto promotes = [&](std::uint32_t fraction) {
+      const double logarithm = std::log2(std::ldexp(1 + fraction * 0x1p-23, exponent));
+      return static_cast<float>(logarithm) >= static_cast<float>(exponent + 1);
+    };
+    std::uint32_t least = std::uint32_t{1} << 23, below = 0;
+    while (least - below > 1) {
+      const std::uint32_t middle = below + (least - below) / 2;
+      (promotes(middle) ? least : below) = middle;
+    }
+    thresholds.push_back((std::uint64_t{least} << 29) - 1);
+  }
+  return thresholds;
+}
+
+namespace {
+
+// The least number of float32 whose quotient by the divisor does not round to zero.
+float least_with_quotient(float divisor) {
+  std::uint32_t zero = 0, some = 0x7F7FFFFF;  // as bits
+  while (some - zero > 1) {
+    const std::uint32_t middle = zero + (some - zero) / 2;
+    (std::bit_cast<float>(middle) / divisor == 0 ? zero : some) = middle;
+  }
+  return std::bit_cast<float>(some);
+}
+
+}  // namespace
+
 void derive(QuantizeJob& job) {
   const ElementFormat e = rounded_element(job.format);
   const Conversion& how = job.conversion;
@@ -88,7 +121,8 @@ void derive(QuantizeJob& job) {
   job.code_mask = magnitude_mask(job.format.element) | sign_bit(job.format.element);
   job.twos_complement = e.signedness == Signedness::twos_complement;
   job.negative_zero = has_negative_zero(e) && how.signed_zero != SignedZero::drop;
-  job.prepare = {.to_fp32 = how.amax_exponent == AmaxExponent::log2,
+  job.prepare = {.to_fp32 = how.amax_exponent == AmaxExponent::log2 || how.element_exponent == ElementExponent::log2 ||
+                            how.half_sum == HalfSum::fp32,
                  .to_bf16 = how.preround == Prerounding::bf16,
                  .cut_to_bf16 = how.preround == Prerounding::bf16_toward_zero,
                  .flush = how.input_subnormals == Subnormals::flush,
@@ -96,10 +130,16 @@ void derive(QuantizeJob& job) {
                  .negative_zero = how.signed_zero == SignedZero::negative,
                  .to_largest = how.nonfinite == NonFinite::largest,
                  .to_zero = how.nonfinite == NonFinite::zero,
-                 .infinite_to_largest = how.infinite == Infinite::largest};
+                 .infinite_to_largest = how.infinite == Infinite::largest,
+                 .nan_to_infinity = how.nonfinite == NonFinite::saturate};
   job.infinite_is_top = how.infinite == Infinite::top;
   job.infinite_counts = how.infinite == Infinite::beyond || job.infinite_is_top;
-  job.skip_nonfinite = how.nonfinite == NonFinite::keep || how.nonfinite == NonFinite::ignore;
+  job.nan_counts = how.nan_scale == NanScale::least;
+  job.zeros_blocks = how.nonfinite == NonFinite::zero_block;
+  job.skip_nonfinite =
+      how.nonfinite == NonFinite::keep || how.nonfinite == NonFinite::ignore || how.nonfinite == NonFinite::saturate;
+  job.adds_halves = how.half_sum == HalfSum::fp32;
+  job.adjusts = job.adds_halves || how.element_exponent == ElementExponent::log2;
   job.flush_elements = how.subnormals == Subnormals::flush;
   job.zero_points = has_zero_points(job.format);
   job.highest_integer = static_cast<int>(max_code(job.format.element));
@@ -140,6 +180,10 @@ void derive_scale(QuantizeJob& job) {
   job.scale_nan = has_nan(s);
   job.scale_nan_code = has_nan(s) ? nan_code(s) : 0;
   job.short_scale = is_short_float_scale(s);
+  if (job.short_scale) {
+    const Magnitude top = magnitude_of(s, max_code(s));
+    job.largest_scale = std::ldexp(static_cast<float>(top.significand), top.exponent);
+  }
   job.scale_format = s;
   job.scale_divisor = std::ldexp(divisor_of(e, how), job.reach);
   if (job.zero_points)  // the steps between the lowest and the highest code
@@ -150,8 +194,14 @@ void derive_scale(QuantizeJob& job) {
   job.scale_min = min_exponent(s);
   job.scale_low = job.scale_min + how.scale_minimum;
   job.scale_max = min_exponent(s) + static_cast<int>(max_code(s));
-  job.overflow_poisons = how.scale_overflow == ScaleOverflow::nan;
-  job.poison_above = how.scale_rule == ScaleRule::even ? std::min(job.scale_max, 127 - job.scale_shift) : job.scale_max;
+  job.overflow_poisons = how.scale_overflow != ScaleOverflow::clamp;
+  const bool of_amax = how.scale_overflow == ScaleOverflow::nan_amax;
+  const int highest = 127 - job.scale_shift;
+  const bool looks_at_amax = how.scale_rule == ScaleRule::even || of_amax;
+  job.poison_above = looks_at_amax ? std::min(job.scale_max, highest) : job.scale_max;
+  job.look_from = std::ldexp(1.0F, std::clamp(job.poison_above + job.scale_shift, -126, 127));
+  job.poisons_lowest = of_amax && how.scale_rule == ScaleRule::fit && job.full_range && job.poison_above == highest;
+  if (how.scale_underflow == ScaleUnderflow::nan) job.poison_below = least_with_quotient(divisor_of(e, how));
   job.shifts_least = how.least_scale != LeastScale::exact;
   job.least_exponent = how.least_scale == LeastScale::next ? job.scale_min + 1 : 0;
   job.zero_exponent = how.zero_scale < 0 ? job.scale_low : job.scale_min + how.zero_scale;
@@ -162,18 +212,21 @@ void derive_scale(QuantizeJob& job) {
   job.zero_code = how.zero_scale < 0 ? job.least_code : static_cast<std::uint32_t>(how.zero_scale);
   job.underflow_code = how.scale_underflow == ScaleUnderflow::zero_scale ? job.zero_code : job.least_code;
   job.encode_scale = job.main > 0 && is_encode_scale(format.levels[0]);
+  job.in_float64 = job.main > 0 && format.levels[0].combine == Combine::divide_top;
+  job.multiplies_directly =
+      how.scale_apply == ScaleApply::outer_reciprocal || (job.in_float64 && how.scale_apply == ScaleApply::reciprocal);
   derive_reciprocal(job);
   job.promote_above = promotion_threshold(e, how);
 }
 
 namespace {
 
-// The same for the level above the main one: its largest scale times the largest element is amax.
+// The same for the level above the main one: its largest scale times the largest element is amax, or the element alone.
 void derive_outer_scale(QuantizeJob& job) {
-  const Magnitude top = magnitude_of(job.scale_format, max_code(job.scale_format));
-  job.outer_divisor = std::ldexp(static_cast<float>(top.significand), top.exponent);
+  job.outer_divisor = job.format.levels[0].combine == Combine::divide_top ? 1 : job.largest_scale;
   job.scale_divisor *= job.outer_divisor;
   job.makes_outer = true;
+  job.in_float64 = job.multiplies_directly = false;
   job.conversion.divisor_apply =
       job.conversion.outer_apply == OuterApply::reciprocal ? DivisorApply::reciprocal : DivisorApply::divide;
   derive_reciprocal(job);

@@ -39,6 +39,7 @@ void derive_scale(QuantizeJob& job);
 
 // What a job's promote_by_exponent points to under amax_exponent=log2.
 std::vector<std::uint64_t> log2_promotions(const QuantizeJob& job);
+std::vector<std::uint64_t> element_promotions(const QuantizeJob& job);
 
 // The scales of the levels up to `last_level` that are not given, by passes over the whole tensor.
 void compute_scales(const KernelTable& kernels, QuantizeJob& job, const EncodeRequest& request,

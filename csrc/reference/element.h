@@ -57,7 +57,7 @@ inline Encoded encode_element(const ElementFormat& f, const Conversion& how, con
   const bool negative_zero = has_negative_zero(f) && how.signed_zero != SignedZero::drop;
   std::uint32_t code = 0;
   if (x.nan) {
-    result.refused = !has_nan(f) && how.nonfinite != NonFinite::ignore;
+    result.refused = !has_nan(f) && how.nonfinite != NonFinite::ignore && how.nan_scale != NanScale::least;
     result.code = has_nan(f) ? nan_code(f) : 0;  // which lies where it is in any format
     return result;
   }
@@ -149,7 +149,8 @@ inline int exponent_by_log2(const ElementFormat& f, const Conversion& how, Dyadi
   const auto log2 = [](float x) { return static_cast<float>(std::log2(static_cast<double>(x))); };
   if (how.scale_rule == ScaleRule::rceil) {
     const Dyadic top = divisor_of(f, how);
-    return static_cast<int>(std::ceil(log2(value / std::ldexp(static_cast<float>(top.significand), top.exponent))));
+    const float quotient = value / std::ldexp(static_cast<float>(top.significand), top.exponent);
+    return quotient == 0 ? -1500 : static_cast<int>(std::ceil(log2(quotient)));
   }
   const float whole = how.scale_rule == ScaleRule::ceil ? std::ceil(log2(value)) : std::floor(log2(value));
   return static_cast<int>(whole) - taken_off(f, how);

@@ -24,6 +24,7 @@ struct Scale {
   float divisor = 1;  // what elements are divided by: the same but for section 4's exceptions
   float stored = 1;   // the scale of the innermost float level as it is stored
   float outer = 1;    // that of the level above the main one
+  double share = 0;   // divide_top: the stored one over the largest one times the outer one, in float64
   int zero = 0;       // zero point, in units of the element
   bool poisoned = false;
 };
@@ -52,6 +53,11 @@ inline Scale inside(const BlockFormat& format, int l, Scale outside, std::uint32
     scale.divisor = outer == Combine::multiply ? scale.stored * scale.outer
                     : outer == Combine::divide ? scale.stored / scale.outer
                                                : scale.stored * (1 / scale.outer);
+    if (outer == Combine::divide_top) {
+      const float top = to_float({.magnitude = value_of(level.format, max_code(level.format))});
+      scale.share = double{scale.stored} / (double{top} * double{scale.outer});
+      scale.divisor = static_cast<float>(scale.share);
+    }
     scale.factor = outer == Combine::reciprocals ? 1 / (1 / scale.divisor) : scale.divisor;
   } else
     scale.exponent += level.combine == Combine::divide ? -x.magnitude.exponent : x.magnitude.exponent;
@@ -71,7 +77,8 @@ inline float computed(const Conversion& how, float number) {
 
 // Section 4, step 3: what is rounded under a float scale. Where that is no number of float32 other than zero, the
 // nearest one divides; where a quotient of zero divides, everything is zero.
-inline Unpacked divided(const Conversion& how, const Unpacked& x, const Scale& scale) {
+inline Unpacked divided(const QuantizeJob& job, const Unpacked& x, const Scale& scale) {
+  const Conversion& how = job.conversion;
   const float by = scale.divisor;
   if (how.divide_by == DivideBy::quotient && by == 0 && x.finite()) return {.negative = x.negative, .magnitude = {}};
   if (how.scale_underflow == ScaleUnderflow::zeros && by == 0 && x.finite()) return {};
@@ -81,9 +88,10 @@ inline Unpacked divided(const Conversion& how, const Unpacked& x, const Scale& s
   const bool multiplies = how.scale_apply != ScaleApply::divide;
   const float limit = how.scale_compute == ScaleCompute::bf16 ? 0x1.FEp127F : largest;
   float times = std::clamp(computed(how, 1 / divisor), -limit, limit);
-  if (how.scale_apply == ScaleApply::outer_reciprocal) {
+  if (job.multiplies_directly) {
     if (x.finite() && x.magnitude.significand == 0) return x;
-    times = 1 / scale.outer / scale.stored;
+    const bool over = how.scale_apply == ScaleApply::outer_reciprocal;
+    times = over ? 1 / scale.outer / scale.stored : static_cast<float>(1 / scale.share);
   }
   if (how.cut_offset > 0 && x.finite()) {
     const float sum = to_float(x) * times + how.cut_offset;
@@ -122,7 +130,7 @@ inline std::uint32_t short_code(const QuantizeJob& job, float quotient) {
 // Section 4: the scale above others that encoders multiply by.
 inline float encode_scale(const QuantizeJob& job, float amax, float largest) {
   const float once = job.conversion.outer_apply == OuterApply::reciprocal ? largest * (1 / amax) : largest / amax;
-  if (!std::isinf(once)) return once;
+  if (!std::isinf(once) || job.conversion.outer_overflow == OuterOverflow::infinity) return once;
   return job.conversion.outer_overflow == OuterOverflow::one ? 1 : std::numeric_limits<float>::max();
 }
 
@@ -146,9 +154,13 @@ inline float scale_quotient(const QuantizeJob& job, Dyadic amax, float outer) {
     const bool multiplies =
         of_outer ? how.outer_apply == OuterApply::reciprocal : how.divisor_apply == DivisorApply::reciprocal;
     quotient = over_divisor(size, multiplies ? DivisorApply::reciprocal : DivisorApply::divide);
-    if (two) quotient = computed(how, encodes ? quotient * outer : quotient / outer);
+    if (two && job.format.levels[0].combine == Combine::divide_top)
+      quotient = static_cast<float>(quotient * (double{job.largest_scale} * double{outer}));
+    else if (two)
+      quotient = computed(how, encodes ? quotient * outer : quotient / outer);
   }
-  if (two && encodes && std::isinf(quotient)) quotient = std::numeric_limits<float>::max();
+  // Also of nothing times an Inf.
+  if (two && encodes && !std::isfinite(quotient)) quotient = std::numeric_limits<float>::max();
   return quotient == 0 && how.divide_by == DivideBy::stored ? std::nextafter(0.0F, 1.0F) : quotient;
 }
 
@@ -157,7 +169,8 @@ inline std::uint32_t float_scale_code(const QuantizeJob& job, Dyadic amax, float
                                       Counts& counts) {
   const bool zeros = amax.significand == 0;
   quotient = zeros ? 0 : scale_quotient(job, amax, outer);
-  counts.refused += std::isinf(quotient);
+  const bool may_be_infinite = job.makes_outer && job.conversion.outer_overflow == OuterOverflow::infinity;
+  counts.refused += std::isinf(quotient) && !may_be_infinite;
   if (is_float32(main_scale(job.format).format)) return std::bit_cast<std::uint32_t>(zeros ? 1.0F : quotient);
   if (zeros && job.conversion.zero_scale >= 0) return static_cast<std::uint32_t>(job.conversion.zero_scale);
   return short_code(job, quotient);
@@ -174,13 +187,21 @@ inline std::uint32_t power_scale_code(const QuantizeJob& job, Dyadic amax) {
   return static_cast<std::uint32_t>(exponent - min_exponent(format));
 }
 
-// Whether the rule wants what the scale format does not reach, where that is NaN; `even` also if amax rounds to 2^128.
+// Whether the rule wants what the scale format does not reach, where that is NaN; `even` also if amax rounds to 2^128,
+// and any rule under nan_amax. So is an amax whose quotient rounds to zero, where that is asked for.
 inline bool is_beyond(const QuantizeJob& job, Dyadic amax) {
-  if (job.scale_kind != ScaleKind::power_of_two || job.conversion.scale_overflow == ScaleOverflow::clamp) return false;
+  const Conversion& how = job.conversion;
+  if (job.scale_kind != ScaleKind::power_of_two) return false;
+  if (how.scale_underflow == ScaleUnderflow::nan) {
+    const Dyadic top = divisor_of(job.format.element, how);
+    if (to_float({.magnitude = amax}) / to_float({.magnitude = top}) == 0) return true;
+  }
+  if (how.scale_overflow == ScaleOverflow::clamp) return false;
   const ElementFormat& format = main_scale(job.format).format;
   const int highest = min_exponent(format) + static_cast<int>(max_code(format));
-  const int wanted = choose_exponent(job.format.element, job.conversion, amax);
-  if (job.conversion.scale_rule == ScaleRule::even && wanted + max_exponent(job.format.element) > 127) return true;
+  const int wanted = choose_exponent(job.format.element, how, amax);
+  const bool of_amax = how.scale_rule == ScaleRule::even || how.scale_overflow == ScaleOverflow::nan_amax;
+  if (of_amax && wanted + taken_off(job.format.element, how) > 127) return true;
   return wanted - job.reach > highest;
 }
 
@@ -227,6 +248,13 @@ inline Unpacked as_largest(Unpacked x) {
   return {.negative = x.negative && !x.nan, .magnitude = {(1U << 24) - 1, 104}};
 }
 
+// Whether NaN gives a block the least scale.
+inline bool counts_nan(const Conversion& how, const std::vector<Unpacked>& x, std::int64_t start, std::int64_t count) {
+  bool nan = false;
+  for (std::int64_t i = start; i < start + count; ++i) nan = nan || x[static_cast<std::size_t>(i)].nan;
+  return nan && how.nan_scale == NanScale::least;
+}
+
 // Whether Inf, and nothing else, keeps a block from being finite, and has a scale.
 inline bool counts_infinite(const Conversion& how, const std::vector<Unpacked>& x, std::int64_t start,
                             std::int64_t count) {
@@ -251,10 +279,27 @@ inline Encoded encode_moved(const QuantizeJob& job, const Unpacked& x, const Unp
   return e;
 }
 
+// What float32 steps make of an element that was scaled by 2^exponent, where section 2 or 3 asks for them.
+inline Unpacked stepped(const QuantizeJob& job, Unpacked v, int exponent) {
+  const ElementFormat& f = job.format.element;
+  if (!v.finite() || v.magnitude.significand == 0) return v;
+  if (job.conversion.half_sum == HalfSum::fp32) {
+    // Of float32 numbers only the one below one half is taken over an integer by the sum.
+    const int quantum = min_exponent(f) - f.mantissa_bits + exponent;
+    if (compare(v.magnitude, {(1U << 24) - 1, quantum - 25}) == 0) v.magnitude = {1, quantum};
+  }
+  if (job.conversion.element_exponent == ElementExponent::log2) {
+    const double scaled = std::ldexp(static_cast<double>(v.magnitude.significand), v.magnitude.exponent - exponent);
+    const int binade = static_cast<int>(std::floor(static_cast<float>(std::log2(scaled))));
+    v = aligned(v, std::max(binade, min_exponent(f)) - f.mantissa_bits + exponent, AlignRounding::toward_zero);
+  }
+  return v;
+}
+
 // One element under a scale, before its value is decoded.
 inline Encoded encode_scaled(const QuantizeJob& job, const Unpacked& x, const Scale& scale, std::uint32_t random) {
   const bool floating = job.scale_kind == ScaleKind::floating;
-  Unpacked v = floating ? divided(job.conversion, x, scale) : x;
+  Unpacked v = floating ? divided(job, x, scale) : x;
   if (v.infinite && x.finite()) v = as_largest(v);  // x / s left float32: a large number
   if (has_zero_points(job.format)) return encode_moved(job, x, v, scale, random);
   if (job.conversion.align_bits > 0)
@@ -264,6 +309,7 @@ inline Encoded encode_scaled(const QuantizeJob& job, const Unpacked& x, const Sc
   const LeastScale least = job.conversion.least_scale;
   if (least != LeastScale::exact && exponent == min_exponent(main_scale(job.format).format))
     exponent = least == LeastScale::next ? exponent + 1 : 0;
+  if (job.adjusts) v = stepped(job, v, exponent);
   return encode_element(job.format.element, job.conversion, v, exponent, random);
 }
 
@@ -360,8 +406,9 @@ inline std::uint32_t main_code(const QuantizeJob& job, const Line& line, const s
   const ElementFormat& format = main_scale(job.format).format;
   bool poisoned = outside.poisoned;
   const bool infinite = counts_infinite(job.conversion, x, start, count);
+  const bool least = counts_nan(job.conversion, x, start, count);
   for (std::int64_t i = start; i < start + count; ++i)
-    poisoned = poisoned || (!job.skip_nonfinite && !infinite && !x[static_cast<std::size_t>(i)].finite());
+    poisoned = poisoned || (!job.skip_nonfinite && !infinite && !least && !x[static_cast<std::size_t>(i)].finite());
   if (poisoned && job.makes_outer && job.conversion.outer_overflow == OuterOverflow::one &&
       x[static_cast<std::size_t>(start)].nan)
     return std::bit_cast<std::uint32_t>(1.0F);
@@ -370,6 +417,7 @@ inline std::uint32_t main_code(const QuantizeJob& job, const Line& line, const s
     return has_nan(format) ? nan_code(format) : 0;
   }
   if (has_zero_points(job.format)) return range_scale_code(job, x, start, count, counts);
+  if (least) return static_cast<std::uint32_t>(job.conversion.scale_minimum);
   if (infinite) {
     if (job.conversion.infinite == Infinite::top) return max_code(format);
     return infinite_scale_code(job);
@@ -386,9 +434,21 @@ inline std::uint32_t main_code(const QuantizeJob& job, const Line& line, const s
       if (element.finite())
         saturated = saturated || encode_element(job.format.element, job.conversion, element, exponent, 0).saturated;
     }
-    if (saturated && code == max_code(format) && job.conversion.scale_overflow == ScaleOverflow::nan)
-      return nan_code(format);
-    return std::min(code + (saturated ? 1 : 0), max_code(format));
+    const std::uint32_t fitting = code + (saturated ? 1 : 0);
+    if (job.conversion.scale_overflow != ScaleOverflow::clamp && fitting > max_code(format)) return nan_code(format);
+    if (job.conversion.scale_overflow == ScaleOverflow::nan_amax) {
+      // Nor may the lowest integer be -2^128.
+      const int exponent = min_exponent(format) + static_cast<int>(fitting);
+      bool beyond = exponent + max_exponent(job.format.element) > 127;
+      for (std::int64_t i = start; i < start + count; ++i) {
+        const Unpacked& element = x[static_cast<std::size_t>(i)];
+        const std::uint32_t made = encode_element(job.format.element, job.conversion, element, exponent, 0).code;
+        const Dyadic size = decode_code(job.format.element, made).magnitude;
+        beyond = beyond || (element.finite() && compare({size.significand, size.exponent + exponent}, {1, 128}) >= 0);
+      }
+      if (beyond) return nan_code(format);
+    }
+    return std::min(fitting, max_code(format));
   }
   const std::uint32_t code = job.scale_kind == ScaleKind::power_of_two
                                  ? power_scale_code(job, amax)
@@ -404,13 +464,13 @@ inline std::uint32_t main_code(const QuantizeJob& job, const Line& line, const s
   if (!searches(job.conversion.scale_rule) || amax.significand == 0) return code;
   const std::vector<std::uint32_t> candidates = candidate_codes(job, amax, code, outside.factor);
   std::uint32_t best = candidates.front();
-  double least = 0;
+  double smallest = 0;
   for (const std::uint32_t candidate : candidates) {
     const Scale scale = inside(job.format, main_level(job.format), outside, candidate);
     const double error = error_under(job, line, x, start, count, scale);
     // Errors may be beyond float64; then the first one stays.
-    if (candidate != candidates.front() && !(error < least)) continue;
-    least = error;
+    if (candidate != candidates.front() && !(error < smallest)) continue;
+    smallest = error;
     best = candidate;
   }
   return best;
@@ -423,7 +483,7 @@ inline std::uint32_t micro_code(const QuantizeJob& job, const std::vector<Unpack
   const ScaleLevel& level = job.format.levels[static_cast<std::size_t>(l)];
   const bool floating = job.scale_kind == ScaleKind::floating;
   Dyadic amax = outside.poisoned ? Dyadic{} : largest_of(x, start, count);
-  if (floating) amax = as_largest(divided(job.conversion, {.magnitude = amax}, outside)).magnitude;
+  if (floating) amax = as_largest(divided(job, {.magnitude = amax}, outside)).magnitude;
   if (outside.poisoned) return 0;
   int shift = lowest_shift(level);
   const Conversion how = floating ? Conversion{.scale_rule = ScaleRule::floor} : job.conversion;

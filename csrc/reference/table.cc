@@ -82,7 +82,21 @@ Unpacked prepared(const Prepare& how, Unpacked x) {
 Unpacked replaced(const Prepare& how, const Unpacked& x) {
   if (x.finite()) return x;
   if (how.to_largest || (how.infinite_to_largest && x.infinite)) return as_largest(x);
+  if (how.nan_to_infinity && x.nan) return {.infinite = true, .magnitude = {}};
   return how.to_zero ? Unpacked{} : x;
+}
+
+// Blocks with NaN or Inf as blocks of zeros.
+void clear_blocks(const QuantizeJob& job, const Line& line, std::vector<Unpacked>& x, Counts& counts) {
+  const std::int64_t along = job.planes[static_cast<std::size_t>(main_level(job.format))].along;
+  const auto size = static_cast<std::int64_t>(x.size());
+  for (std::int64_t start = 0, end = 0; start < size; start = end) {
+    end = std::min(size, ((line.first + start) / along + 1) * along - line.first);
+    const auto wrong = std::count_if(x.begin() + start, x.begin() + end, [](const Unpacked& e) { return !e.finite(); });
+    if (wrong == 0) continue;
+    counts.nonfinite += wrong;
+    std::fill(x.begin() + start, x.begin() + end, Unpacked{.negative = job.prepare.negative_zero, .magnitude = {}});
+  }
 }
 
 struct BlockResult {
@@ -117,7 +131,8 @@ std::vector<Scale> scale_line(const QuantizeJob& job, const Line& line, const st
       if (main && !plane.given && job.conversion.divide_by == DivideBy::quotient) scale.divisor = quotient;
       bool finite = true;
       for (std::int64_t i = start; i < end; ++i) finite = finite && x[static_cast<std::size_t>(i)].finite();
-      const bool counted = finite || job.skip_nonfinite || counts_infinite(job.conversion, x, start, end - start);
+      const bool counted = finite || job.skip_nonfinite || counts_infinite(job.conversion, x, start, end - start) ||
+                           counts_nan(job.conversion, x, start, end - start);
       if (main && !counted && !scale.poisoned && !job.makes_outer) {
         ++counts.refused;
         scale.poisoned = true;
@@ -172,6 +187,7 @@ void quantize(const QuantizeJob& job, std::int64_t first, std::int64_t last, Cou
       one = replaced(job.prepare, one);
       counts.nonfinite += !number && one.finite();
     }
+    if (job.zeros_blocks) clear_blocks(job, line, x, counts);
     BlockResult block = encode_line(job, line, x, counts);
     if (sparse && job.order == Order::quantize_first) {
       if (job.mask_source == MaskSource::magnitude) {

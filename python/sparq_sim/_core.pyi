@@ -72,6 +72,7 @@ class Conversion:
     random_bits: int
     nonfinite: str
     infinite: str
+    nan_scale: str
     scale_overflow: str
     least_scale: str
     signed_zero: str
@@ -80,6 +81,8 @@ class Conversion:
     integer_range: str
     preround: str
     amax_exponent: str
+    element_exponent: str
+    half_sum: str
     scale_apply: str
     divisor_apply: str
     divide_by: str
@@ -107,6 +110,7 @@ class Conversion:
         random_bits: int = ...,
         nonfinite: str = ...,
         infinite: str = ...,
+        nan_scale: str = ...,
         scale_overflow: str = ...,
         least_scale: str = ...,
         signed_zero: str = ...,
@@ -115,6 +119,8 @@ class Conversion:
         integer_range: str = ...,
         preround: str = ...,
         amax_exponent: str = ...,
+        element_exponent: str = ...,
+        half_sum: str = ...,
         scale_apply: str = ...,
         divisor_apply: str = ...,
         divide_by: str = ...,

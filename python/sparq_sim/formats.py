@@ -108,7 +108,7 @@ class Format:
     @property
     def outer_combine(self) -> str | None:
         """How the scale above those of blocks meets them, where there is one: ``"multiply"``, or one of the words for
-        a scale that encoders multiply by (``"divide"``, ``"reciprocal"``, ``"reciprocals"``)."""
+        a scale that encoders multiply by (``"divide"``, ``"reciprocal"``, ``"reciprocals"``, ``"divide_top"``)."""
         return self.levels[0].combine if self.levels and self.block_format.main_level > 0 else None
 
     @property
@@ -518,15 +518,16 @@ def spec(
         like: a preset of `presets()`, whose choices are made first; others then override them. The spec holds what
             was chosen, and not the name.
         choices: ``block`` (elements, ``"row"``, ``"tensor"``, or (lines, elements) of a tile), ``outer_combine`` (what
-            the float32 scale above those of blocks does: multiply, divide, reciprocal, reciprocals), ``ties``,
-            ``scale_space`` (``"dense"``; ``"stored"``: blocks count the kept elements of an N:M tensor), and every
-            field of `Conversion`: ``rounding``, ``overflow``, ``scale_rule``, ``scale_rounding``,
+            the float32 scale above those of blocks does: multiply, divide, reciprocal, reciprocals, divide_top),
+            ``ties``, ``scale_space`` (``"dense"``; ``"stored"``: blocks count the kept elements of an N:M tensor), and
+            every field of `Conversion`: ``rounding``, ``overflow``, ``scale_rule``, ``scale_rounding``,
             ``scale_minimum`` and ``zero_scale`` (scale codes), ``divisor``, ``even_bits``, ``amax_exponent``,
-            ``scale_overflow``, ``least_scale``, ``scale_underflow``, ``scale_apply``, ``divisor_apply``, ``divide_by``,
-            ``outer_apply``, ``outer_overflow``, ``scale_order``, ``scale_compute``, ``apply_compute``, ``cut_offset``,
-            ``align_bits``, ``align_rounding``, ``nonfinite``, ``infinite``, ``signed_zero``,
-            ``subnormals``, ``input_subnormals``, ``integer_range``, ``preround``, ``stochastic``,
-            ``random_bits`` (1 to 22). The words are in `conversions()`, their meaning in docs/numerics.md.
+            ``element_exponent``, ``half_sum``, ``scale_overflow``, ``least_scale``,
+            ``scale_underflow``, ``scale_apply``, ``divisor_apply``, ``divide_by``, ``outer_apply``, ``outer_overflow``,
+            ``scale_order``, ``scale_compute``, ``apply_compute``, ``cut_offset``, ``align_bits``, ``align_rounding``,
+            ``nonfinite``, ``infinite``, ``nan_scale``, ``signed_zero``, ``subnormals``, ``input_subnormals``,
+            ``integer_range``, ``preround``, ``stochastic``, ``random_bits`` (1 to 22). The words are in
+            `conversions()`, their meaning in docs/numerics.md.
 
     Raises:
         ValueError: an unknown name or word, a format of which the preset says nothing, or a combination that means

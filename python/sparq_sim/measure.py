@@ -206,6 +206,7 @@ class Lines:
             return None
         how = spec.conversion
         looks = how.scale_rule in ("fit", "mse", "mae", "signed_max") or how.divide_by == "quotient"
+        looks |= how.nan_scale == "least" or how.nonfinite == "zero_block"
         if looks and spec.format.block_format.main_level == 0:
             raise ValueError(
                 f"{spec.format.name}: its scales look at all elements of a block, which is too long for that"

@@ -505,10 +505,14 @@ def _require_fit(spec: Spec, layout: Layout) -> None:
     if layout.formats:
         known = {find_format(name).block_format for name in layout.formats}
         own = format_.block_format
-        if layout.reciprocal_outer and format_.outer_combine is not None:  # whose scale may be the stored one already
+        # The scale may be the stored one already, but for one of another size.
+        if layout.reciprocal_outer and format_.outer_combine not in (None, "divide_top"):
             own = BlockFormat(format_.element, levels_with_outer(format_.levels, "multiply"))
         if own not in known:
-            raise ValueError(f"layout {layout.name} holds {', '.join(layout.formats)}; {format_.name} is none of them")
+            combine = format_.outer_combine
+            said = "" if combine in (None, "multiply") else f" with outer_combine={combine!r}"
+            held = ", ".join(layout.formats)
+            raise ValueError(f"layout {layout.name} holds {held}; {format_.name}{said} is none of them")
     if layout.code_bits and format_.element.code_bits not in layout.code_bits:
         widths = ", ".join(map(str, layout.code_bits))
         raise ValueError(f"layout {layout.name} holds codes of {widths} bits, not of {format_.element.code_bits}")

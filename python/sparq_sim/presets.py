@@ -134,18 +134,21 @@ _QUARK = "AMD Quark 0.13, torch 2.13.0, on the CPU: "
 
 def _by_log2(rounding: str) -> dict[str, str]:
     """What microxcaling's Python path does, and Neural Compressor, which has it from there."""
-    return {"scale_rule": "floor", "amax_exponent": "log2", "rounding": rounding, "signed_zero": "underflow"}
+    choices = {"scale_rule": "floor", "amax_exponent": "log2", "rounding": rounding, "signed_zero": "underflow"}
+    return choices if rounding == "toward_zero" else {**choices, "half_sum": "fp32"}
 
 
 def _microxcaling_python(word: str, rounding: str) -> Preset:
     notes = "Exponents are float32 logarithms: numbers just below a power of two count as it."
+    by_format: dict[str, _Choices] = {"mxint8": {"scale_overflow": "nan"}}
     if word == "floor":
-        notes += " So do those of elements there, which shows where they are cut."
+        notes += " So are those of elements, which shows where they are cut."
+        by_format |= _each(MX_FLOATS, element_exponent="log2")
     return Preset(
         name=f"microxcaling-python/{word}",
         formats=_MX,
         choices=_by_log2(rounding),
-        by_format={"mxint8": {"scale_overflow": "nan"}},
+        by_format=by_format,
         source="microxcaling at 7bc4195 (2024-08-19), _quantize_mx with custom_cuda=False",
         notes=notes,
     )
@@ -167,24 +170,26 @@ _ENCODE_SCALE = {"outer_apply": "reciprocal", "signed_zero": "underflow"}
 
 
 def _auto_round(rule: str) -> Preset:
+    quotient = {"scale_underflow": "nan"} if rule == "rceil" else {}
     nvfp4 = {
         **_ENCODE_SCALE,
         "outer_combine": "reciprocals",
         "divisor_apply": "reciprocal",
         "scale_apply": "reciprocal",
         "scale_underflow": "zeros",
+        "outer_overflow": "infinity",
     }
     return Preset(
         name=f"auto-round-0.16/{rule}",
         formats=(*_MX, "nvfp4"),
         choices={},
         by_format={
-            **_each(_MX, scale_rule=rule, amax_exponent="log2", signed_zero="underflow"),
+            **_each(_MX, scale_rule=rule, amax_exponent="log2", signed_zero="underflow", half_sum="fp32", **quotient),
             "nvfp4": nvfp4,
         },
         source="auto-round 0.16.1, quant_mx, quant_mx_rceil and ref_nvfp4_quant on the CPU",
         notes="Exponents are float32 logarithms; NVFP4 has no rules, and its codes are not looked at."
-        + (" A quotient that underflows is NaN there." if rule == "rceil" else ""),
+        + (" A quotient that underflows is NaN." if quotient else ""),
     )
 
 
@@ -243,10 +248,10 @@ _ALL = (
             "integer_range": "full",
             "scale_minimum": 7,
             "nonfinite": "zero",
-            "scale_overflow": "nan",
+            "scale_overflow": "nan_amax",
         },
         source=_QUARK + 'non_scaled_fake_quantize("bfp16", block_size=8)',
-        notes="NaN and Inf count as 0, and a block that would need 2^128 becomes NaN.",
+        notes="NaN and Inf count as 0, and a block that would need 2^128, be it for an element, becomes NaN.",
     ),
     Preset(
         name="quark-0.13/mx6",
@@ -271,33 +276,43 @@ _ALL = (
                 "scale_rule": "rceil",
                 "amax_exponent": "log2",
                 "rounding": "nearest_zero",
-                "nonfinite": "ignore",
+                "nonfinite": "zero_block",
                 "signed_zero": "negative",
             },
-            "mxfp8_e4m3": {"scale_rule": "rceil", "amax_exponent": "log2", "infinite": "top"},
+            "mxfp8_e4m3": {"scale_rule": "rceil", "amax_exponent": "log2", "infinite": "top", "nan_scale": "least"},
             "nvfp4": {"signed_zero": "drop", "zero_scale": 0x38, "scale_order": "outer_first"},
         },
         source="NVIDIA Model Optimizer 0.47.0, MXFP4QTensor, MXFP8QTensor and NVFP4QTensor on the CPU",
-        notes="MXFP4 makes every zero of the input -0, and a block with NaN or Inf all -0 (+0 and numbers here); the "
-        "codes of NVFP4 keep the sign of what underflows, which decoding drops.",
+        notes="MXFP4 makes every zero of the input -0, and a block with NaN or Inf all -0; a block of MXFP8 with NaN "
+        "has the least scale. The codes of NVFP4 keep the sign of what underflows, which decoding drops.",
     ),
     Preset(
         name="modelopt-0.47/cuda",
-        formats=MX_FLOATS,
-        choices={"scale_rule": "rceil", "signed_zero": "underflow", "nonfinite": "largest", "zero_scale": 127},
-        by_format=_each(_FP8, nonfinite="keep", infinite="largest"),
-        source="NVIDIA Model Optimizer 0.47.0, the kernel fused_amax_convert",
+        formats=(*MX_FLOATS, "nvfp4"),
+        choices={"signed_zero": "underflow"},
+        by_format={
+            **_each(_FP4_AND_FP6, scale_rule="rceil", nonfinite="saturate", infinite="largest", zero_scale=127),
+            **_each(_FP8, scale_rule="rceil", nonfinite="keep", infinite="largest", zero_scale=127),
+            "nvfp4": {
+                "outer_combine": "divide_top",
+                "outer_overflow": "infinity",
+                "scale_apply": "reciprocal",
+                "scale_underflow": "zero",
+            },
+        },
+        source="NVIDIA Model Optimizer 0.47.0, the kernel fused_amax_convert (NVFP4: with the amax of the tensor)",
         evidence="host",
         notes="Inf counts as the largest float32; NaN does not count there, and becomes the largest element of one "
-        "without NaN.",
+        "without NaN. NVFP4 takes scales in float64 there and writes neither them nor codes; a tensor with NaN or Inf "
+        "is not scaled at all, and zeros under scales below 2^-128 come out as 6 of them.",
     ),
     Preset(
         name="compressed-tensors-0.20",
         formats=("mxfp4", "mxfp6_e2m3", "mxfp8_e4m3", "nvfp4"),
         choices={"signed_zero": "underflow"},
         by_format={
-            **_each(("mxfp4", "mxfp6_e2m3"), scale_rule="even", scale_overflow="nan"),
-            "mxfp8_e4m3": {"scale_rule": "even", "scale_overflow": "nan", "even_bits": 1},
+            **_each(("mxfp4", "mxfp6_e2m3"), scale_rule="even", scale_overflow="nan", nan_scale="least"),
+            "mxfp8_e4m3": {"scale_rule": "even", "scale_overflow": "nan", "even_bits": 1, "nan_scale": "least"},
             "nvfp4": {
                 **_ENCODE_SCALE,
                 "outer_combine": "divide",
@@ -307,12 +322,13 @@ _ALL = (
             },
         },
         source="compressed-tensors 0.20.0, calculate_qparams and fake_quantize, group_size=32; NVFP4 in blocks of 16",
-        notes="A block with NaN takes the least scale there; one whose amax rounds beyond float32 is NaN.",
+        notes="A block with NaN takes the least scale, and NaN stays NaN there; one whose amax rounds beyond float32 "
+        "is NaN.",
     ),
     Preset(
         name="brevitas-0.13",
         formats=_MX,
-        choices={"scale_rule": "floor", "amax_exponent": "log2", "scale_overflow": "nan"},
+        choices={"scale_rule": "floor", "amax_exponent": "log2", "scale_overflow": "nan_amax"},
         # 10^-10 is between 2^-34 and 2^-33: the least scale is 2^-33 over the largest power of two.
         by_format={
             "mxfp4": {"scale_minimum": 92},
@@ -337,8 +353,8 @@ _ALL = (
             "signed_zero": "drop",
         },
         source="QPyTorch 0.3.0, block_quantize(wl, dim, rounding='nearest'), on the CPU",
-        notes="Elements are added to 6 times the power of two of the block, in float32. A block with 2^126 or more "
-        "becomes NaN there, and numbers below 2^-126 keep more bits.",
+        notes="Elements are added to 6 times the power of two of the block, in float32. In a block with 2^126 or "
+        "more that is Inf, and everything becomes the lowest number; numbers below 2^-126 keep more bits there.",
     ),
     Preset(
         name="gfloat-0.5",

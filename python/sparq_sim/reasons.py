@@ -42,6 +42,8 @@ def prepared(x: Array, how: Conversion) -> Array:
         seen[np.abs(seen) < 2.0**-126] *= 0
     if how.signed_zero == "underflow":
         seen = seen + 0.0
+    if how.nonfinite == "zero_block" and not np.isfinite(seen).all():
+        seen = np.zeros_like(seen)
     if how.nonfinite == "largest":
         seen = np.where(np.isnan(seen), _LARGEST, np.clip(seen, -_LARGEST, _LARGEST))
     return seen
@@ -101,7 +103,8 @@ def scale_reason(made: Spec, x: Array, code: int, above: float | None) -> str:
         return "no scale"
     peak = peak_of(x, how)
     if peak is None:
-        return "poisoned by NaN or Inf"
+        known = main.format.code_bytes < 4 and not main.format.is_nan(code)
+        return f"NaN or Inf: infinite={how.infinite}, nan_scale={how.nan_scale}" if known else "poisoned by NaN or Inf"
     if peak == 0:
         rest = f"zero_scale={how.zero_scale}" if how.zero_scale >= 0 else "the least scale that is written"
         return f"a block of zeros: {rest}" if main.format.code_bytes < 4 else "a block of zeros: 1"

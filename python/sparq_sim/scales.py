@@ -225,7 +225,8 @@ def line_scales(
     if format.scale_kind == "float":
         values = scale_values(own, spread[main])
         if tensor_scale is not None and format.levels[0].combine != "multiply":
-            values, tensor_scale = _decode_factors(values, tensor_scale, format.levels[0].combine), None
+            largest = own.format.value(own.format.max_code)
+            values, tensor_scale = _decode_factors(values, tensor_scale, format.levels[0].combine, largest), None
         if np.isinf(values).any():
             raise ValueError(f"{format.name}: a product takes no infinite scales")
         if len(format.levels) > main + 1:
@@ -239,12 +240,14 @@ def line_scales(
     return _merged(own.format, spread[main], shift, block)
 
 
-def _decode_factors(scales: Array, outer: float, combine: str) -> Array:
-    """What scales are for decoding below one that encoders multiply by (docs/numerics.md section 4). Each step rounds
-    to float32 what float64 holds, which is as good as one rounding."""
+def _decode_factors(scales: Array, outer: float, combine: str, largest: float) -> Array:
+    """What scales, the greatest of which is `largest`, are for decoding below one that encoders multiply by
+    (docs/numerics.md section 4). Each step rounds to float32 what float64 holds, which is as good as one rounding."""
     wide = widened(scales).astype(np.float64)
     with np.errstate(all="ignore"):
-        if combine == "divide":
+        if combine == "divide_top":
+            made = (wide / (largest * outer)).astype(np.float32)
+        elif combine == "divide":
             made = (wide / outer).astype(np.float32)
         else:
             made = (wide * float(np.float32(1 / np.float64(outer)))).astype(np.float32)

@@ -108,13 +108,17 @@ class BlockTensor:
         bits = format_.element.code_bits
         if bits < 8 * self.codes.dtype.itemsize and self.codes.size and int(self.codes.max()) >> bits:
             raise ValueError(f"codes: {int(self.codes.max()):#x} has more than the {bits} bits of {format_.name}")
-        for plane, level in zip(planes, format_.levels, strict=True):
+        for at, (plane, level) in enumerate(zip(planes, format_.levels, strict=True)):
             offset = level.combine == "subtract"
             width = bits if offset else level.format.code_bits
             if plane.dtype.kind == "u" and width < 8 * plane.itemsize and plane.size and int(plane.max()) >> width:
                 what = "a zero point" if offset else "a code"
                 raise ValueError(f"scales: {what} of {int(plane.max()):#x} has more than {width} bits")
-            if plane.dtype == np.float32 and not positive_finite_or_nan(plane):
+            if plane.dtype != np.float32:
+                continue
+            # One that encoders multiply by may overflow (outer_overflow="infinity").
+            endless = at == 0 and format_.outer_combine not in (None, "multiply")
+            if not positive_finite_or_nan(plane[plane != np.inf] if endless else plane):
                 raise ValueError("scales: needed positive finite numbers, or NaN")
 
     @property

@@ -62,7 +62,7 @@ def traits(format: str | Format | Spec, **choices: Any) -> Traits:
     inside = len(record.levels) > record.block_format.main_level + 1
     directed = how.rounding in ("up", "down", "nearest_up")
     # Without scales, what overflowed is no number the second time.
-    settled = how.overflow == "saturate" or how.nonfinite in ("poison", "keep", "ignore")
+    settled = how.overflow == "saturate" or how.nonfinite in ("poison", "keep", "ignore", "saturate")
     stable = (kind == "none" and settled) or (
         kind == "power_of_two"
         and how.scale_rule in _STABLE_RULES
@@ -77,11 +77,13 @@ def traits(format: str | Format | Spec, **choices: Any) -> Traits:
         idempotent=stable and how.input_subnormals == "keep" and how.preround == "none",
         # Zero points have the full range.
         sign_symmetric=not directed and how.integer_range == "symmetric" and how.cut_offset == 0,
-        monotone=how.rounding != "stochastic" and not inside,
+        # A logarithm takes numbers just below a power of two for it, and cuts more off them.
+        monotone=how.rounding != "stochastic" and not inside and how.element_exponent == "bits",
         half_step=(
             # The largest numbers may become NaN, and the least ones are divided by something else.
             (how.scale_overflow, how.least_scale, how.amax_exponent) == ("clamp", "exact", "bits")
             and how.rounding in _NEAREST
+            and how.half_sum == "exact"
             and kind != "float"
             and how.align_bits == 0
             and how.preround == "none"

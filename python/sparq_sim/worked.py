@@ -196,10 +196,19 @@ def _float_scales(made: Spec, scales: Sequence[int]) -> tuple[np.float32, np.flo
             divisor = values[0]
         elif outer == "divide":
             divisor = values[1] / values[0]
+        elif outer == "divide_top":
+            divisor = np.float32(_share(made, values))
         else:
             divisor = values[1] * (values[0] if outer == "multiply" else np.float32(1) / values[0])
         factor = np.float32(1) / (np.float32(1) / divisor) if outer == "reciprocals" else divisor
     return divisor, factor
+
+
+def _share(made: Spec, values: Sequence[np.float32]) -> float:
+    """A scale over the largest scale times the one above it, in float64 (docs/numerics.md section 4)."""
+    stored = made.format.levels[1].format
+    with np.errstate(all="ignore"):
+        return float(np.float64(values[1]) / (stored.value(stored.max_code) * np.float64(values[0])))
 
 
 def _inside(made: Spec, scales: Sequence[int]) -> float:
@@ -230,6 +239,9 @@ def _scaled(x: float, scales: Sequence[int], made: Spec) -> float:
         if made.conversion.scale_apply == "outer_reciprocal":
             outer, main = (np.float32(_level_value(made.format, at, scales[at])) for at in (0, 1))
             return float(np.float32(x) * (one / outer / main / inside))
+        if made.conversion.scale_apply == "reciprocal" and made.format.outer_combine == "divide_top":
+            values = [np.float32(_level_value(made.format, at, scales[at])) for at in (0, 1)]
+            return float(np.float32(x) * (np.float32(1 / np.float64(_share(made, values))) / inside))
         if made.conversion.scale_apply == "reciprocal":
             return float(np.float32(x) * np.minimum(one / divisor, np.finfo(np.float32).max))
         return float(np.float32(x) / divisor)

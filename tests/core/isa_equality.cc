@@ -76,8 +76,13 @@ void choose(ops::EncodeRequest& r) {
     change(tried);
     if (generator() % 3 == 0 && ops::check_conversion(r.format, tried).empty()) r.conversion = tried;
   };
+  const bool in_lines = !spans_lines(r.format);  // what NaN makes of a block is not for blocks of many lines
   if (r.sparsity.group == 0 || r.order == Order::sparsify_first)
-    attempt([](Conversion& c) { c.nonfinite = static_cast<NonFinite>(generator() % 4); });
+    attempt([&](Conversion& c) {
+      constexpr NonFinite words[] = {NonFinite::poison, NonFinite::keep,     NonFinite::ignore,    NonFinite::largest,
+                                     NonFinite::zero,   NonFinite::saturate, NonFinite::zero_block};
+      c.nonfinite = words[generator() % (in_lines ? 7 : 6)];
+    });
   attempt([](Conversion& c) { c.signed_zero = static_cast<SignedZero>(generator() % 3); });
   attempt([](Conversion& c) { c.subnormals = Subnormals::flush; });
   attempt([](Conversion& c) { c.input_subnormals = Subnormals::flush; });
@@ -89,22 +94,26 @@ void choose(ops::EncodeRequest& r) {
   attempt([](Conversion& c) { c.zero_scale = 5; });
   attempt([](Conversion& c) { c.scale_rounding = ScaleRounding::up; });
   attempt([](Conversion& c) { c.amax_exponent = AmaxExponent::log2; });
-  attempt([](Conversion& c) { c.scale_overflow = ScaleOverflow::nan; });
+  attempt([](Conversion& c) { c.element_exponent = ElementExponent::log2; });
+  attempt([](Conversion& c) { c.half_sum = HalfSum::fp32; });
+  if (in_lines && (r.sparsity.group == 0 || r.order == Order::sparsify_first))
+    attempt([](Conversion& c) { c.nan_scale = NanScale::least; });
+  attempt([](Conversion& c) { c.scale_overflow = static_cast<ScaleOverflow>(generator() % 3); });
   attempt([](Conversion& c) { c.least_scale = static_cast<LeastScale>(generator() % 3); });
   attempt([](Conversion& c) { c.divisor_apply = DivisorApply::reciprocal; });
   attempt([](Conversion& c) { c.scale_compute = ScaleCompute::bf16; });
   attempt([](Conversion& c) { c.apply_compute = ApplyCompute::bf16; });
   if (has_outer_level(r.format) && generator() % 2 == 0) {
-    constexpr Combine words[] = {Combine::divide, Combine::reciprocal, Combine::reciprocals};
+    constexpr Combine words[] = {Combine::divide, Combine::reciprocal, Combine::reciprocals, Combine::divide_top};
     BlockFormat other = r.format;
-    other.levels[0].combine = words[generator() % 3];
+    other.levels[0].combine = words[generator() % 4];
     if (ops::check_conversion(other, r.conversion).empty()) r.format = other;
   }
   attempt([](Conversion& c) { c.outer_apply = OuterApply::reciprocal; });
-  attempt([](Conversion& c) { c.outer_overflow = OuterOverflow::one; });
+  attempt([](Conversion& c) { c.outer_overflow = static_cast<OuterOverflow>(generator() % 3); });
   attempt([](Conversion& c) { c.scale_order = ScaleOrder::outer_first; });
   attempt([](Conversion& c) { c.scale_apply = ScaleApply::outer_reciprocal; });
-  attempt([](Conversion& c) { c.scale_underflow = static_cast<ScaleUnderflow>(generator() % 4); });
+  attempt([](Conversion& c) { c.scale_underflow = static_cast<ScaleUnderflow>(generator() % 5); });
 }
 
 // Stored codes, positions and packed bytes of random masks, and what becomes of them on the way back.
