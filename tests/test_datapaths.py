@@ -414,6 +414,29 @@ def test_machines_with_any_choices_equal_their_rules() -> None:
     assert all(len(values) > 1 for field, values in used.items() if field != "reduce")
 
 
+def test_subnormal_elements_are_flushed_before_their_scales() -> None:
+    """A scale makes no subnormal of a normal element, and no normal of a subnormal one."""
+    rng = np.random.default_rng(12)
+    for number in range(24):
+        flushes = {"flush_inputs": True, "flush_results": bool(number % 2)}
+        record = sq.Datapath(reduce="tree", group=int(rng.integers(0, 5)), **flushes)
+        pair = [("fp16", "e4m3", "bf16", "int8")[int(rng.integers(4))] for _ in range(2)]
+        sides = []
+        for name in pair:
+            scales = (127 + rng.integers(-30, 31, (3, 3))).astype(np.uint8)
+            codes = drawn_codes(rng, name, (3, 21), ("tiny", "near", "any")[number % 3])
+            sides.append(Side(name, codes, scales, 7))
+        wanted = model(record.to_dict(), sides[0], sides[1], None)
+        for isa in ISAS:
+            with forced_isa(isa):
+                assert np.array_equal(run(record, sides[0], sides[1], None), wanted), (record, pair, isa)
+    half = np.float16([[2**-6, 2**-13]])
+    for isa in ISAS:
+        with forced_isa(isa):
+            got = sq.matmul(half, half, datapath="cdna2_16", a_scales=np.float32([2**-10]))
+        assert float(got[0, 0]) == (2**-12 + 2**-26) * 2**-10
+
+
 @pytest.mark.parametrize("overflow", ["wrap", "saturate"])
 def test_integer_accumulators_of_any_width_equal_pythons_integers(overflow: str) -> None:
     rng = np.random.default_rng(5)
@@ -521,6 +544,7 @@ def test_results_that_a_machine_does_not_offer_are_refused() -> None:
         {"reduce": "integer", "integer_bits": 32, "output": "int32"},
         {"reduce": "integer", "integer_bits": 32, "output": "int32", "block_scales": False, "accumulator_fraction": 10},
         {"reduce": "integer", "integer_bits": 32, "output": "int32", "block_scales": False, "nan_bits": 0x7FFFFFFF},
+        {"reduce": "integer", "integer_bits": 32, "output": "int32", "block_scales": False, "group": 8},
         {"reduce": "blocks", "group": -1},
     ],
 )

@@ -9,7 +9,7 @@ from sparq_sim.check import check, simulate
 from sparq_sim.datapath_matches import DatapathIdentification, DatapathMatch
 from sparq_sim.difference import Difference, diff
 from sparq_sim.epilogue import Epilogue
-from sparq_sim.events import Events
+from sparq_sim.events import Events, MatmulEvents
 from sparq_sim.explain import Explanation, explain
 from sparq_sim.faults import flip_bits
 from sparq_sim.formats import Format, Spec, conversions, datapaths, elements, formats, spec
@@ -66,6 +66,7 @@ __all__ = [
     "Identification",
     "LayerReport",
     "Layout",
+    "MatmulEvents",
     "Node",
     "Packed",
     "Philox",

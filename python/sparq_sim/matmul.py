@@ -13,6 +13,7 @@ from sparq_sim.batches import Batches
 from sparq_sim.compressed import Selection, stored_of
 from sparq_sim.end_scales import times_end_scales, without_end_scales
 from sparq_sim.epilogue import Epilogue
+from sparq_sim.events import MatmulEvents, overflow_into
 from sparq_sim.formats import Format, Machine, Spec, find_datapath
 from sparq_sim.machines import load_datapath
 from sparq_sim.operands import SHAPES, Pair, operand_of
@@ -114,6 +115,7 @@ def matmul(
     split_k: SplitK | int | None = None,
     epilogue: Epilogue | Requantization | None = None,
     output: str | Format | Spec | None = None,
+    events: MatmulEvents | None = None,
     threads: int | None = None,
 ) -> Any:
     """``a @ b.T (+ c)`` as a described machine computes it. a is [..., M, K] and b is **[..., N, K]**: both have
@@ -138,6 +140,8 @@ def matmul(
         epilogue: an `Epilogue` (alpha, beta and bias) of a float result, or a `Requantization` of an int32 one.
         output: what a float result is rounded to afterwards: a name of `formats()` or `elements()`, a `Format` or a
             `Spec`. ``result="fp16"`` adds in fp16, ``output="fp16"`` rounds what float32 sums became.
+        events: a `MatmulEvents` to add counts to: what was cut, cancelled, overflowed and wrapped. The reference
+            multiplies then, which takes a hundred to some thousand times as long.
         threads: threads to use; default by size. Results never depend on it.
 
     Returns:
@@ -178,6 +182,8 @@ def matmul(
     if compressed not in (None, "a", "b"):
         raise ValueError(f"compressed={compressed!r}: needed 'a', 'b' or None")
     stored = None if compressed is None else stored_of(a if compressed == "a" else b, compressed)
+    if events is not None and not isinstance(events, MatmulEvents):
+        raise TypeError(f"events: needed a MatmulEvents object, got {type(events).__name__}")
     split = split_of(split_k)
     if split is not None and name == "int32":
         raise ValueError("split_k: this datapath gives int32, and parts meet in floats")
@@ -201,14 +207,17 @@ def matmul(
         ends = (x, y)
         if start is not None and not (x is None and y is None):
             raise ValueError("c needs operands whose scales are applied before it")
-    whole: Pair | Selection = Pair(left, right, path, batches.groups, threads)
+    counts = None if events is None else events.room(batches)
+    whole: Pair | Selection = Pair(left, right, path, batches.groups, threads, counts)
     if stored is not None:
-        whole = Selection.of(left, right, path, stored, compressed == "b", batches, threads)
+        whole = Selection.of(left, right, path, stored, compressed == "b", batches, threads, counts)
     if split is None:
         sums = batches.from_core(whole.product(start))
     else:
-        sums = sum_of_parts(whole, split, path, start, threads)
+        sums = sum_of_parts(whole, split, path, start, threads, None if counts is None else overflow_into(counts))
         sums = batches.from_core(times_end_scales(sums, *ends, path, batches.groups, threads))
+    if events is not None and counts is not None:
+        events.add(counts, batches)
     if isinstance(epilogue, Epilogue):
         sums = epilogue.apply(sums, path.nan_bits, threads)
     if name == "fp16" and not (epilogue is None and split is None):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -107,16 +107,35 @@ def split_of(given: SplitK | int | None) -> SplitK | None:
     return SplitK(parts=int(given))
 
 
-def sum_of_parts(whole: Divisible, how: SplitK, path: Datapath, c: Array | None, threads: int | None = None) -> Array:
-    """float32 [m, n]: c, or +0, and the sums of all parts."""
+def sum_of_parts(
+    whole: Divisible,
+    how: SplitK,
+    path: Datapath,
+    c: Array | None,
+    threads: int | None = None,
+    note: Callable[[Array, Array], None] | None = None,
+) -> Array:
+    """float32 [m, n]: c, or +0, and the sums of all parts. `note` is told what was finite before each rounding, and
+    what it became."""
     ends = how.ends(whole.k, path)
 
+    def noted(finite: Array | None, became: Array) -> Array:
+        if note is not None and finite is not None:
+            note(finite, became)
+        return became
+
+    def narrowed(x: Array) -> Array:
+        finite = None if note is None else np.isfinite(x)
+        return noted(finite, rounded_to(x, how.precision))
+
     def add(x: Array, total: Array) -> Array:
-        return fused_step(x, ONE, total, total, nan_bits=path.nan_bits, precision=how.precision, threads=threads)
+        finite = None if note is None else np.isfinite(x) & np.isfinite(total)
+        fused_step(x, ONE, total, total, nan_bits=path.nan_bits, precision=how.precision, threads=threads)
+        return noted(finite, total)
 
     def part(number: int) -> Array:
         begin = 0 if number == 0 else ends[number - 1]
-        return rounded_to(whole.part(begin, ends[number]).product(None), how.precision)
+        return narrowed(whole.part(begin, ends[number]).product(None))
 
     def tree(numbers: Sequence[int]) -> Array:
         if len(numbers) == 1:
@@ -126,7 +145,7 @@ def sum_of_parts(whole: Divisible, how: SplitK, path: Datapath, c: Array | None,
 
     if not ends:
         return whole.product(c)
-    total = None if c is None else rounded_to(c.copy(), how.precision)
+    total = None if c is None else narrowed(c.copy())
     numbers = how.order if isinstance(how.order, tuple) else range(len(ends))
     sums = [tree(numbers)] if how.order == "tree" else (part(number) for number in numbers)
     for own in sums:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from sparq_sim._core import Datapath, ElementFormat
 from sparq_sim.arrays import Array
+from sparq_sim.events import DOT_COUNTS
 from sparq_sim.formats import Machine
 from sparq_sim.matmul import RESULTS, as_result, core_start, machine_for, resolve_datapath, result_of
 from sparq_sim.operands import Operand, multiply, operand_of
@@ -73,8 +74,8 @@ class DotTrace:
     """Of the result."""
     counts: dict[str, int] = field(default_factory=dict)
     """``truncated`` terms that lost something, ``cancelled`` steps whose sum is below half of its largest term,
-    ``overflowed`` steps whose finite sum became Inf or the largest number, ``wrapped`` integer sums that left their
-    range."""
+    ``overflowed`` finite numbers that a rounding made Inf or the largest number, ``wrapped`` integer sums that left
+    their range (`MatmulEvents` has those of whole products)."""
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON has it; fractions as text."""
@@ -143,7 +144,8 @@ class _Side:
         if self.element.mantissa_bits == 23:
             code = code >> self.path.dropped_bits << self.path.dropped_bits
         value = self.element.value(code)
-        return 0.0 if self.path.flush_inputs and abs(value) < 2.0**self.element.emin else value
+        flush = self.path.flush_inputs and self.element.exponent_bits > 0
+        return 0.0 if flush and abs(value) < 2.0**self.element.emin else value
 
     def exponent(self, value: float) -> int:
         if value == 0:
@@ -177,9 +179,9 @@ class _Tracer:
         self.path, self.a, self.b = path, _Side(a, path), _Side(b, path)
         self.k_count = a.k
         self.steps: list[TraceStep] = []
-        self.counts = dict.fromkeys(("truncated", "cancelled", "overflowed", "wrapped"), 0)
+        self.counts = dict.fromkeys(DOT_COUNTS, 0)
 
-    def rounded(self, value: Fraction, mode: str, fraction: int | None = None) -> float:
+    def rounded(self, value: Fraction, mode: str, fraction: int | None = None, flush: bool = True) -> float:
         """To the accumulator."""
         fraction = self.path.accumulator_fraction if fraction is None else fraction
         emax = 2 ** (self.path.accumulator_exponent_bits - 1) - 1
@@ -191,7 +193,7 @@ class _Tracer:
             kept_float = (2 - 2.0**-fraction) * 2.0**emax if self.path.overflow == "saturate" else math.inf
         else:
             kept_float = float(kept)
-        if self.path.flush_results and kept_float < 2.0 ** (1 - emax):
+        if flush and self.path.flush_results and kept_float < 2.0 ** (1 - emax):
             kept_float = 0.0
         return math.copysign(kept_float, value)
 
@@ -209,15 +211,12 @@ class _Tracer:
         """A product with its scales; `decode` rounds operands to float32 first."""
         (sa, xa), (sb, xb) = self.a.scale(k), self.b.scale(k)
         va, vb = self.a.value(k), self.b.value(k)
-        x, y = va * sa, vb * sb
-        if not math.isfinite(x * y) and not (math.isfinite(va) and math.isfinite(vb) and sa == sa and sb == sb):
+        if decode:
+            va, vb, sa, sb = self.decoded(va, sa), self.decoded(vb, sb), 1.0, 1.0
+        if not all(map(math.isfinite, (va, vb, sa, sb))):
+            x, y = va * sa, vb * sb
             return TraceTerm((k,), (x,), (y,), x * y, None, x * y)
         exact_a, exact_b = Fraction(va) * Fraction(sa), Fraction(vb) * Fraction(sb)
-        if decode:
-            x, y = (self.rounded(v, "nearest_even") for v in (exact_a, exact_b))
-            if not (math.isfinite(x) and math.isfinite(y)):
-                return TraceTerm((k,), (x,), (y,), x * y, None, x * y)
-            exact_a, exact_b = Fraction(x), Fraction(y)
         value = exact_a * exact_b
         exponent = None
         if self.path.reduce == "align":
@@ -226,6 +225,12 @@ class _Tracer:
             if exponent is not None and self.path.normalize and abs(value) >= Fraction(2) ** (exponent + 1):
                 exponent += 1
         return TraceTerm((k,), (float(exact_a),), (float(exact_b),), value, exponent, value)
+
+    def decoded(self, value: float, scale: float) -> float:
+        """An element in float32, with its scale."""
+        if not (math.isfinite(value) and math.isfinite(scale)):
+            return value * scale
+        return self.rounded(Fraction(value) * Fraction(scale), "nearest_even", flush=False)
 
     def presum_term(self, ks: Sequence[int]) -> TraceTerm:
         (sa, xa), (sb, xb) = self.a.scale(ks[0]), self.b.scale(ks[0])
@@ -341,7 +346,8 @@ class _Tracer:
             return part[0] if len(part) == 1 else self.add(tree(part[:half]), tree(part[half:]))
 
         total = tree(leaves)
-        return self.note("step", acc, terms, None, acc, total, self.add(acc, total))
+        own = Fraction(total) if math.isfinite(total) else total
+        return self.note("step", acc, terms, None, acc, own, self.add(acc, total))
 
     def fit(self, value: int) -> int:
         low: int = -(1 << (self.path.integer_bits - 1))
@@ -353,13 +359,20 @@ class _Tracer:
 
     def integer_step(self, ks: Sequence[int], acc: float) -> float:
         terms = [self.plain_term(k, False) for k in ks]
-        special = self.special(terms, acc)
+        special = self.special(terms, 0.0)
         if special is not None:
             return self.note("step", acc, terms, None, acc, special, special)
+        # An accumulator that is no number keeps no integer from wrapping.
         units = [side.element.emin - side.element.mantissa_bits for side in (self.a, self.b)]
         unit = Fraction(2) ** sum(units)
         if self.path.output != "int32":
             unit *= Fraction(self.a.scale(ks[0])[0]) * Fraction(self.b.scale(ks[0])[0])
+        else:  # the integers of the elements, whatever they stand for
+            x, y = (2.0**own for own in units)
+            terms = [
+                replace(t, a=(t.a[0] / x,), b=(t.b[0] / y,), value=t.value / unit, kept=t.kept / unit) for t in terms
+            ]
+            unit = Fraction(1)
         total = self.fit(int(acc)) if self.path.output == "int32" else 0
         tree = self.path.integer_tree or len(ks)
         for first in range(0, len(ks), tree):
@@ -368,7 +381,8 @@ class _Tracer:
             return self.note("step", acc, terms, None, Fraction(int(acc)), Fraction(total), float(total))
         value = total * unit
         own = self.rounded(value, "nearest_even")
-        return self.note("step", acc, terms, None, Fraction(acc), value, self.add(acc, own))
+        kept = Fraction(acc) if math.isfinite(acc) else acc
+        return self.note("step", acc, terms, None, kept, value, self.add(acc, own))
 
     def members(self) -> Iterator[list[list[int]]]:
         """For each instruction the elements of its steps."""
@@ -377,8 +391,8 @@ class _Tracer:
             ends = sorted({*self.a.operand.segment_end, *self.b.operand.segment_end, count})
             begin = 0
             for end in ends if path.output != "int32" else [count]:
-                length = path.group or end - begin
-                for k in range(begin, end, max(1, length)):
+                length = path.group or max(1, end - begin)
+                for k in range(begin, end, length):
                     yield [list(range(k, min(k + length, end)))]
                 begin = end
             return
@@ -418,6 +432,7 @@ class _Tracer:
                 if both is None:
                     with np.errstate(over="ignore"):
                         joined = float(np.float32(total) + np.float32(acc))
+                    self.counts["overflowed"] += int(math.isinf(joined))
                 self.note("chunk", total, (), None, total, total + acc, joined)
                 total, acc = joined, 0.0
 
