@@ -38,7 +38,8 @@ from sparq_sim.store import Stored, contents, load, save
 from sparq_sim.summation import Node
 from sparq_sim.telling import Telling
 from sparq_sim.tensor import BlockTensor
-from sparq_sim.trace import DotTrace, TraceStep, TraceTerm, dot_trace
+from sparq_sim.trace import DotTrace, TraceStep, TraceTerm
+from sparq_sim.traced import dot_trace
 from sparq_sim.tradeoff import Tradeoff, tradeoff
 from sparq_sim.traits import Traits, traits
 

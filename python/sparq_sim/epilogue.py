@@ -96,6 +96,15 @@ class Epilogue:
             if getattr(self, name) is not None:
                 self._term(name, shape)
 
+    def pairs(self, product: float) -> dict[str, tuple[float, float]]:
+        """Factor and operand of each term of one product, in order."""
+        terms = {"alpha": (float(self.alpha), product)}
+        if self.source is not None and self.beta != 0:
+            terms["beta"] = (float(self.beta), float(self._term("source", (1, 1))[0, 0]))
+        if self.bias is not None:
+            terms["bias"] = (1.0, float(self._term("bias", (1, 1))[0, 0]))
+        return {name: terms[name] for name in self.order if name in terms}
+
     def apply(self, sums: Array, nan_bits: int, threads: int | None = None) -> Array:
         """float32 sums [..., M, N], which are written over, after the epilogue; NaN has those bits."""
         shape = sums.shape
