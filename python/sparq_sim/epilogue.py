@@ -96,6 +96,14 @@ class Epilogue:
             if getattr(self, name) is not None:
                 self._term(name, shape)
 
+    def magnitudes(self, shape: tuple[int, ...]) -> tuple[Array, Array]:
+        """|source| and |bias| as they were given, float64 that broadcasts to a result of that shape; 0 for none."""
+        self.check(shape)
+        named = (("source", self.source if self.beta != 0 else None), ("bias", self.bias))
+        zero = np.zeros((1, 1))
+        first, second = (zero if x is None else np.abs(_widened(x, n).astype(np.float64)) for n, x in named)
+        return first, second
+
     def pairs(self, product: float) -> dict[str, tuple[float, float]]:
         """Factor and operand of each term of one product, in order."""
         terms = {"alpha": (float(self.alpha), product)}
