@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,13 +80,3 @@ class MatmulEvents:
         for index, name in enumerate(DOT_COUNTS):
             own = counts[..., index]
             setattr(self, name, getattr(self, name) + (batches.from_core(own) if self.per_output else int(own)))
-
-
-def overflow_into(counts: Array) -> Callable[[Array, Array], None]:
-    """Counts what was finite and became Inf."""
-
-    def note(finite: Array, became: Array) -> None:
-        found = finite & np.isinf(became)
-        counts[..., DOT_COUNTS.index("overflowed")] += found if counts.ndim > 1 else np.count_nonzero(found)
-
-    return note

@@ -13,7 +13,7 @@ from sparq_sim.batches import Batches
 from sparq_sim.compressed import Selection, stored_of
 from sparq_sim.end_scales import times_end_scales, without_end_scales
 from sparq_sim.epilogue import Epilogue
-from sparq_sim.events import MatmulEvents, overflow_into
+from sparq_sim.events import MatmulEvents
 from sparq_sim.formats import Format, Machine, Spec, find_datapath
 from sparq_sim.machines import load_datapath
 from sparq_sim.operands import SHAPES, Pair, operand_of
@@ -136,7 +136,8 @@ def matmul(
         compressed: ``"a"`` or ``"b"``, a `BlockTensor` with an N:M pattern: the machine takes that operand as it is
             stored, and its K (steps, instructions, chunks, parts) counts stored elements, whose positions select those
             of the other. By default K counts the elements of dense lines, and pruned ones are zeros.
-        split_k: a `SplitK`, or the number of parts of K that are added up by themselves and meet in float32.
+        split_k: a `SplitK`, or the number of parts of K that are added up by themselves and meet in float32 (or in
+            the integers of a machine that writes int32).
         epilogue: an `Epilogue` (alpha, beta and bias) of a float result, or a `Requantization` of an int32 one.
         output: what a float result is rounded to afterwards: a name of `formats()` or `elements()`, a `Format` or a
             `Spec`. ``result="fp16"`` adds in fp16, ``output="fp16"`` rounds what float32 sums became.
@@ -185,8 +186,6 @@ def matmul(
     if events is not None and not isinstance(events, MatmulEvents):
         raise TypeError(f"events: needed a MatmulEvents object, got {type(events).__name__}")
     split = split_of(split_k)
-    if split is not None and name == "int32":
-        raise ValueError("split_k: this datapath gives int32, and parts meet in floats")
     path = machine_for(path, name)
     left = operand_of(a, a_format, a_scales, a_tensor_scale, path, "a")
     right = operand_of(b, b_format, b_scales, b_tensor_scale, path, "b")
@@ -214,7 +213,7 @@ def matmul(
     if split is None:
         sums = batches.from_core(whole.product(start))
     else:
-        sums = sum_of_parts(whole, split, path, start, threads, None if counts is None else overflow_into(counts))
+        sums = sum_of_parts(whole, split, path, start, threads, counts)
         sums = batches.from_core(times_end_scales(sums, *ends, path, batches.groups, threads))
     if events is not None and counts is not None:
         events.add(counts, batches)

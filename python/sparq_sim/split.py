@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from sparq_sim._core import Datapath
 from sparq_sim.arrays import Array
+from sparq_sim.events import DOT_COUNTS
 from sparq_sim.steps import ONE, checked_precision, fused_step, rounded_to
 
 T = TypeVar("T", bound="Divisible")
@@ -42,7 +43,8 @@ class SplitK:
         order: ``"ascending"`` (the total takes one part after the other, as `chunk` of a `Datapath` does), ``"tree"``
             (n sums are the first n // 2 and the others, and the total takes their sum), or the numbers of the parts
             in the order in which the total takes them.
-        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``: what the sums of the parts, c and totals are rounded to.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``: what the sums of the parts, c and totals are rounded to. Sums of
+            a machine that writes int32 are added in its integers, which wrap or saturate as it says.
 
     Raises:
         ValueError, TypeError: what means nothing.
@@ -107,31 +109,59 @@ def split_of(given: SplitK | int | None) -> SplitK | None:
     return SplitK(parts=int(given))
 
 
+def fitted(values: Array, path: Datapath) -> Array:
+    """int64 sums in the range of a machine's integers, as it brings them there."""
+    low = -(1 << (path.integer_bits - 1))
+    if path.integer_overflow == "saturate":
+        return np.clip(values, low, -low - 1)
+    return (values - low) % (-2 * low) + low
+
+
 def sum_of_parts(
     whole: Divisible,
     how: SplitK,
     path: Datapath,
     c: Array | None,
     threads: int | None = None,
-    note: Callable[[Array, Array], None] | None = None,
+    counts: Array | None = None,
 ) -> Array:
-    """float32 [m, n]: c, or +0, and the sums of all parts. `note` is told what was finite before each rounding, and
-    what it became."""
-    ends = how.ends(whole.k, path)
+    """float32 [m, n], or the bits of int32: c, or +0, and the sums of all parts. What overflows or wraps where they
+    meet is added to `counts`, as `multiply` takes them.
 
-    def noted(finite: Array | None, became: Array) -> Array:
-        if note is not None and finite is not None:
-            note(finite, became)
-        return became
+    Raises:
+        ValueError: a precision of integers.
+    """
+    ends = how.ends(whole.k, path)
+    integers = path.output == "int32"
+    if integers and how.precision != "fp32":
+        raise ValueError(f"split_k: precision={how.precision!r}: parts of int32 meet in integers")
+
+    def counted(found: Array, name: str) -> None:
+        if counts is not None:
+            counts[..., DOT_COUNTS.index(name)] += found if counts.ndim > 1 else np.count_nonzero(found)
 
     def narrowed(x: Array) -> Array:
-        finite = None if note is None else np.isfinite(x)
-        return noted(finite, rounded_to(x, how.precision))
+        if integers:
+            return as_bits(x.view(np.int32).astype(np.int64))
+        finite = np.isfinite(x) if counts is not None else x
+        rounded_to(x, how.precision)
+        if counts is not None:
+            counted(finite & np.isinf(x), "overflowed")
+        return x
+
+    def as_bits(sums: Array) -> Array:
+        kept = fitted(sums, path)
+        counted(kept != sums, "wrapped")
+        return kept.astype(np.int32).view(np.float32)
 
     def add(x: Array, total: Array) -> Array:
-        finite = None if note is None else np.isfinite(x) & np.isfinite(total)
+        if integers:
+            return as_bits(x.view(np.int32).astype(np.int64) + total.view(np.int32))
+        finite = np.isfinite(x) & np.isfinite(total) if counts is not None else x
         fused_step(x, ONE, total, total, nan_bits=path.nan_bits, precision=how.precision, threads=threads)
-        return noted(finite, total)
+        if counts is not None:
+            counted(finite & np.isinf(total), "overflowed")
+        return total
 
     def part(number: int) -> Array:
         begin = 0 if number == 0 else ends[number - 1]

@@ -21,7 +21,7 @@ from sparq_sim.operands import SHAPES, Operand, Pair, multiply, operand_of
 from sparq_sim.outputs import output_spec
 from sparq_sim.quantize import encode
 from sparq_sim.requantize import Requantization
-from sparq_sim.split import SplitK, split_of
+from sparq_sim.split import SplitK, fitted, split_of
 from sparq_sim.tensor import BlockTensor
 from sparq_sim.trace import DotTrace, Tracer, TraceStep, to_float
 
@@ -178,6 +178,12 @@ class _Story:
         self.steps.append(TraceStep(what, start, (), None, _exact(start), total, result))
         return result
 
+    def fit(self, value: float) -> float:
+        """An integer in the machine's range."""
+        kept = int(fitted(np.array(int(value)), self.path))
+        self.counts["wrapped"] += int(kept != value)
+        return float(kept)
+
     def narrow(self, value: Fraction | float, precision: str) -> float:
         """RN32, and a rounding to the precision."""
         for name in dict.fromkeys(("fp32", precision)):
@@ -212,7 +218,7 @@ class _Story:
 
     def parts(self, whole: Pair | Selection, how: SplitK, start: float) -> float:
         """Parts of K, and how they meet."""
-        ends = how.ends(whole.k, self.path)
+        ends, integers = how.ends(whole.k, self.path), self.path.output == "int32"
         if not ends:
             return start
 
@@ -221,6 +227,8 @@ class _Story:
             return self.narrowed(self.part(whole.part(begin, ends[number]), 0.0, begin), how.precision)
 
         def add(total: float, own: float) -> float:
+            if integers:
+                return self.step("part", total, Fraction(int(total + own)), self.fit(total + own))
             finite = math.isfinite(total) and math.isfinite(own)
             exact = Fraction(total) + Fraction(own) if finite else total + own
             return self.noted("part", total, exact, self.narrow(exact, how.precision))
@@ -229,7 +237,7 @@ class _Story:
             half = len(numbers) // 2
             return one(numbers[0]) if len(numbers) == 1 else add(*map(tree, (numbers[:half], numbers[half:])))
 
-        total = self.narrowed(start, how.precision)
+        total = self.fit(start) if integers else self.narrowed(start, how.precision)
         numbers = how.order if isinstance(how.order, tuple) else range(len(ends))
         if how.order == "tree":
             return add(total, tree(numbers))
