@@ -43,8 +43,8 @@ class SplitK:
         order: ``"ascending"`` (the total takes one part after the other, as `chunk` of a `Datapath` does), ``"tree"``
             (n sums are the first n // 2 and the others, and the total takes their sum), or the numbers of the parts
             in the order in which the total takes them.
-        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``: what the sums of the parts, c and totals are rounded to. Sums of
-            a machine that writes int32 are added in its integers, which wrap or saturate as it says.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``: what the sums of the parts, c and totals are rounded to.
+            Sums of a machine that writes int32 are added in its integers, which wrap or saturate as it says.
 
     Raises:
         ValueError, TypeError: what means nothing.
