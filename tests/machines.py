@@ -147,6 +147,12 @@ def ieee_add(x: Term, y: Term, fields: Fields) -> Term:
     return to_float(total, unit, fields, "nearest_even", x.negative and y.negative, signed=True)
 
 
+def accumulated(acc: Term, term: Term, fields: Fields) -> Term:
+    """acc + term rounded to nearest even in the accumulator, whose zeros are +0 as after every step."""
+    total = ieee_add(acc, term, fields)
+    return total if total.special or total.significand else to_float(0, 0, fields, "nearest_even")
+
+
 @dataclass(frozen=True)
 class Line:
     """One operand: codes along K and its scale codes, one per `block` elements."""
@@ -350,7 +356,7 @@ def integer_step(fields: Fields, a: Line, b: Line, ks: Sequence[int], acc: Term)
         return Term(special=NAN)
     total = integer_sum(fields, a, b, ks, 0)
     own = to_float(total, unit + scale.unit, fields, "nearest_even")
-    return ieee_add(acc, own, fields)
+    return accumulated(acc, own, fields)
 
 
 STEPS = {"align": align_step, "blocks": exact_step, "tree": tree_step, "integer": integer_step}
@@ -365,7 +371,7 @@ def chain(fields: Fields, a: Line, b: Line, start: Term, ks: range) -> Term:
         inner = to_float(0, 0, fields, "toward_zero") if late else acc
         for members in steps:
             inner = step(fields, a, b, [ks.start + k for k in members], inner)
-        acc = ieee_add(inner, acc, fields) if late else inner
+        acc = accumulated(acc, inner, fields) if late else inner
     return acc
 
 

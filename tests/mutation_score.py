@@ -19,7 +19,9 @@ import numpy as np
 
 import oracle
 import sparq_sim as sq
+from conftest import bits_of
 from oracle import ELEMENTS, RefusedError, power_of_two
+from sparq_sim.matmul import RESULTS
 from test_datapaths import (
     _ANY_OPERANDS,
     _INSTRUCTIONS,
@@ -44,18 +46,23 @@ WORDS = {
     "overflow": ("infinity", "saturate"),
     "integer_overflow": ("wrap", "saturate"),
     "reduce": ("exact", "blocks", "fma", "align", "tree", "integer"),
+    "output": ("fp32", "fp32_or_fp16", "int32"),
+    "scale": tuple(
+        n for n, e in sq.elements().items() if e.record.signedness == "unsigned" and e.record.code_bits <= 8
+    ),
 }
-#: What says which operands, scales and results there are, not what is computed.
-DESCRIPTIVE = ("block_scales", "output", "scale", "operands")
+#: What a machine may take: every element of the catalog that is no scale.
+TAKEN = tuple(n for n, e in sq.elements().items() if e.record.signedness != "unsigned")
 
 
 def mutants(fields: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every field by one step: integers up and down, words to each other word, flags over."""
     for name, value in fields.items():
-        if name in DESCRIPTIVE:
-            continue
-        if name in WORDS:
-            others: list[Any] = [word for word in WORDS[name] if word != value]
+        if name == "operands":
+            others: list[Any] = [[own for own in value if own != gone] for gone in value if len(value) > 1]
+            others += [[*value, new] for new in TAKEN if new not in value]
+        elif name in WORDS:
+            others = [word for word in WORDS[name] if word != value]
         elif isinstance(value, bool):
             others = [not value]
         else:
@@ -103,6 +110,13 @@ class Reach:
 def why_same(record: sq.Datapath, name: str, changed: str, other: Any) -> str | None:
     """Why no operands tell a machine whose field `changed` is `other` from `record`; None if they might."""
     reach, integer = Reach(record, name), record.reduce == "integer"
+    if changed == "scale" and not record.block_scales:
+        return "no scale code is read"
+    if changed == "operands" and len(other) > len(record.operands):
+        any_element, own = record.with_operands([]), elements_of(record, name)[0]
+        pairs = [(ones(other[-1]), ones(own)), (ones(other[-1]), ones(other[-1]))]
+        if all(outcome(any_element, (*pair, None, record.output.split("_")[0])) is REFUSED for pair in pairs):
+            return "its arithmetic takes no such element"
     if changed == "run" and record.instruction <= record.group:
         return "an instruction has one step"
     if changed == "dropped_bits" and not reach.takes_words:
@@ -135,8 +149,6 @@ def why_same(record: sq.Datapath, name: str, changed: str, other: Any) -> str | 
             return "no sum of a step overflows"
         if changed == "integer_tree" and record.integer_overflow == "wrap":
             return "sums that wrap may be looked at whenever one likes"
-        if changed == "group" and record.output == "int32" and record.integer_overflow == "wrap":
-            return "steps that wrap add up as one"
     return None
 
 
@@ -268,6 +280,42 @@ def vectors(record: sq.Datapath, name: str) -> list[tuple[Side, Side, Any]]:
     return made
 
 
+def ones(element: str) -> Side:
+    """One line of the least codes."""
+    return Side(element, np.ones((1, 16), store(ELEMENTS[element])))
+
+
+def descriptions(record: sq.Datapath, name: str) -> list[tuple[Side, Side, Any, str]]:
+    """Operands, scales and results that machines take or refuse: one of each."""
+    rng, made = np.random.default_rng(5), []
+    own = elements_of(record, name)[0]
+    for result in RESULTS:
+        for element in TAKEN:
+            made += [(ones(element), ones(other), None, result) for other in (own, element)]
+    for block in (8, 16):
+        for _ in range(6):
+            sides = [drawn_codes(rng, own, (1, 64), "near") for _ in range(2)]
+            scales = rng.integers(0, 256, (2, 1, 64 // block)).astype(np.uint8)
+            a, b = (Side(own, x, s, block) for x, s in zip(sides, scales, strict=True))
+            made.append((a, b, None, "fp32"))
+    return made
+
+
+REFUSED = np.zeros((0, 0), np.uint32)
+
+
+def outcome(machine: sq.Datapath, case: tuple[Side, Side, Any, str]) -> Any:
+    """The bits of the result, or that the operands are refused."""
+    a, b, c, result = case
+    try:
+        if c is None and a.scales is None and b.scales is None:  # tf32 by its 19 bits, where its name means a word
+            formats = {"a_format": sq.elements()[a.element].record, "b_format": sq.elements()[b.element].record}
+            return bits_of(sq.matmul(a.codes, b.codes, datapath=machine, result=result, **formats))
+        return run(machine, *case)
+    except (ValueError, TypeError):
+        return REFUSED
+
+
 def score(name: str) -> Score:
     record = sq.datapaths()[name].record
     fields = sq.datapath_to_dict(record)
@@ -275,17 +323,17 @@ def score(name: str) -> Score:
     cases = [(a, b, c, record.output.split("_")[0]) for a, b, c in vectors(record, name)]
     if "fp16" in record.output:
         cases += [(a, b, None, "fp16") for a, b, _, _ in cases]
-    wanted = [run(record, *case) for case in cases]
+    cases += descriptions(record, name)
+    wanted = [outcome(record, case) for case in cases]
     out = Score()
     for text, changed in mutants(full):
         try:
             mutant = sq.datapath_from_dict(changed)
-            differs = False
-            for case, want in zip(cases, wanted, strict=True):
-                differs = differs or not np.array_equal(run(mutant, *case), want)
         except (ValueError, TypeError, OverflowError):
             out.refused += 1
             continue
+        pairs = zip(reversed(cases), reversed(wanted), strict=True)
+        differs = any(not np.array_equal(outcome(mutant, case), want) for case, want in pairs)
         what = text.split(":")[0]
         reason = why_same(record, name, what, changed[what])
         if differs:

@@ -404,14 +404,54 @@ def test_machines_with_any_choices_equal_their_rules() -> None:
         k = int(rng.choice([1, 7, 24, 65]))
         a, b = drawn_problem(rng, record, (pair[0], pair[1]), STYLES[number % len(STYLES)], k)
         c = drawn_starts(rng, (3, 3), False, STYLES[number % len(STYLES)])
-        if chosen["accumulator_fraction"] != 23 or chosen["accumulator_exponent_bits"] != 8:
-            c = None
         wanted = model(record.to_dict(), a, b, c)
         for isa in ISAS:
             with forced_isa(isa):
                 got = run(record, a, b, c)
             assert np.array_equal(got, wanted), (chosen, pair, k, isa, got, wanted)
     assert all(len(values) > 1 for field, values in used.items() if field != "reduce")
+
+
+def test_subnormal_elements_are_flushed_before_their_scales() -> None:
+    """A scale makes no subnormal of a normal element, and no normal of a subnormal one."""
+    rng = np.random.default_rng(12)
+    for number in range(24):
+        flushes = {"flush_inputs": True, "flush_results": bool(number % 2)}
+        record = sq.Datapath(reduce="tree", group=int(rng.integers(0, 5)), **flushes)
+        pair = [("fp16", "e4m3", "bf16", "int8")[int(rng.integers(4))] for _ in range(2)]
+        sides = []
+        for name in pair:
+            scales = (127 + rng.integers(-30, 31, (3, 3))).astype(np.uint8)
+            codes = drawn_codes(rng, name, (3, 21), ("tiny", "near", "any")[number % 3])
+            sides.append(Side(name, codes, scales, 7))
+        wanted = model(record.to_dict(), sides[0], sides[1], None)
+        for isa in ISAS:
+            with forced_isa(isa):
+                assert np.array_equal(run(record, sides[0], sides[1], None), wanted), (record, pair, isa)
+    half = np.float16([[2**-6, 2**-13]])
+    for isa in ISAS:
+        with forced_isa(isa):
+            got = sq.matmul(half, half, datapath="cdna2_16", a_scales=np.float32([2**-10]))
+        assert float(got[0, 0]) == (2**-12 + 2**-26) * 2**-10
+
+
+def test_a_c_that_is_too_small_for_a_narrow_accumulator_becomes_plus_zero() -> None:
+    """Of either sign: zeros of accumulators are +0, also where one is rounded to it (section 10, step 4)."""
+    zeros, fields = np.zeros((2, 8), np.uint8), {"accumulator_exponent_bits": 5, "accumulator_fraction": 10}
+    align: dict[str, Any] = {"reduce": "align", "group": 4, "fraction_bits": 20}
+    late = {"sum_fraction": 24, "start_fraction": 24, "start": "late_floor"}
+    c = np.float32([[-(2.0**-40), 2.0**-40], [-0.0, -(2.0**-25)]])
+    for chosen in (
+        {**align, "start": "after_instruction"}, {**align, "accumulator_rounding": "nearest_even"},
+        {**align, **late, "accumulator_rounding": "toward_zero"}, {"reduce": "integer", "integer_bits": 16},
+    ):  # fmt: skip
+        record = sq.Datapath(**chosen, **fields)
+        side = Side("int8" if record.reduce == "integer" else "e4m3", zeros)
+        wanted = model(record.to_dict(), side, side, c.view(np.uint32))
+        for isa in ISAS:
+            with forced_isa(isa):
+                got = run(record, side, side, c.view(np.uint32))
+            assert np.array_equal(got, wanted) and not got.any(), (chosen, isa, got)
 
 
 @pytest.mark.parametrize("overflow", ["wrap", "saturate"])
@@ -521,6 +561,7 @@ def test_results_that_a_machine_does_not_offer_are_refused() -> None:
         {"reduce": "integer", "integer_bits": 32, "output": "int32"},
         {"reduce": "integer", "integer_bits": 32, "output": "int32", "block_scales": False, "accumulator_fraction": 10},
         {"reduce": "integer", "integer_bits": 32, "output": "int32", "block_scales": False, "nan_bits": 0x7FFFFFFF},
+        {"reduce": "integer", "integer_bits": 32, "output": "int32", "block_scales": False, "group": 8},
         {"reduce": "blocks", "group": -1},
     ],
 )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import sparq_sim as sq
 
@@ -101,3 +105,92 @@ def test_bounds_of_what_has_none_are_refused() -> None:
     ):
         with pytest.raises(ValueError):
             call()
+
+
+ORDERS: tuple[tuple[str, ...], ...] = (("alpha", "beta", "bias"), ("bias", "alpha", "beta"))
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.data())
+def test_nothing_around_a_machine_exceeds_its_bound(data: st.DataObject) -> None:
+    """Split-K, compressed operands, epilogues and outputs, one after the other or together."""
+    draw = data.draw
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    name = draw(
+        st.sampled_from(("exact", "fma32", "tree32", "block_fp32", "hopper_fp8", "hopper_fp8_promoted", "mxdotp"))
+    )
+    k, wide = draw(st.sampled_from((4, 64, 100, 256))), draw(st.booleans())
+    low, high = (1, 0x60) if wide else (0x30, 0x40)
+    codes = [(rng.integers(low, high, (3, k)) | rng.choice([0, 0x80], (3, k))).astype(np.uint8) for _ in range(2)]
+    table = np.array([sq.elements()["e4m3"].record.value(code) for code in range(256)])
+    operands: list[Any] = list(codes)
+    values = [table[x] for x in codes]
+    keywords: dict[str, Any] = {"a_format": "e4m3", "b_format": "e4m3", "datapath": name}
+    side = draw(st.sampled_from((None, "a", "b")))
+    if side is not None:
+        which = "ab".index(side)
+        plain = sq.spec(sq.Format("e4m3", sq.elements()["e4m3"].record, (), source="tests"))
+        operands[which] = sq.encode(values[which].astype(np.float32), plain, sparsity="2:4")
+        values[which] = operands[which].decode("float64")
+        keywords |= {f"{side}_format": None, "compressed": side}
+    if draw(st.booleans()):
+        order, precision = draw(st.sampled_from(("ascending", "tree"))), draw(st.sampled_from(("fp32", "bf16", "fp16")))
+        keywords["split_k"] = sq.SplitK(length=draw(st.sampled_from((8, 32, 50))), order=order, precision=precision)
+    alpha, beta, source, bias = 1.0, 0.0, np.zeros((3, 3), np.float32), np.zeros((1, 3), np.float32)
+    if draw(st.booleans()):
+        alpha, beta = draw(st.sampled_from((1.0, -0.375, 2.0**-8))), draw(st.sampled_from((0.0, -1.5)))
+        source, bias = (rng.standard_normal(x.shape).astype(np.float32) * np.float32(4) for x in (source, bias))
+        keywords["epilogue"] = sq.Epilogue(
+            alpha, beta, source, bias, precision=draw(st.sampled_from(("fp32", "bf16", "fp16"))),
+            order=draw(st.sampled_from(ORDERS)), fused=draw(st.booleans()),
+        )  # fmt: skip
+    if draw(st.booleans()):
+        keywords["output"] = draw(st.sampled_from(("bf16", "fp16", "e5m2")))
+    c = rng.standard_normal((3, 3)).astype(np.float32) if draw(st.booleans()) else None
+    got = sq.matmul(*operands, c=c, **keywords)
+    number = sq.elements()[keywords["output"]].record.value if "output" in keywords else None
+    bound = sq.error_bound(*operands, c=c, **keywords)
+    assert bound.shape == (3, 3)
+    for i, j in np.ndindex(3, 3):
+        exact = sum((Fraction(x) * Fraction(y) for x, y in zip(values[0][i], values[1][j], strict=True)), Fraction(0))
+        exact += 0 if c is None else Fraction(float(c[i, j]))
+        exact = Fraction(alpha) * exact + Fraction(beta) * Fraction(float(source[i, j])) + Fraction(float(bias[0, j]))
+        made = float(got[i, j]) if number is None else number(int(got.view(f"u{got.itemsize}")[i, j]))
+        if math.isfinite(made) and abs(made) < 50000:  # where nothing overflowed, e5m2 saturates beyond
+            assert abs(Fraction(made) - exact) <= Fraction(float(bound[i, j])), (keywords, i, j)
+
+
+def test_the_bounds_of_what_is_around_a_machine_are_near_to_errors_that_are_found() -> None:
+    rng = np.random.default_rng(3)
+    a, b = (rng.uniform(1, 2, (40, 4)).astype(np.float16) for _ in range(2))
+    exact = a.astype(np.float64) @ b.astype(np.float64).T
+    for keywords in (
+        {"split_k": sq.SplitK(4, precision="bf16")},
+        {"split_k": sq.SplitK(4, order="tree", precision="fp16")},
+        {"epilogue": sq.Epilogue(precision="bf16")},
+        {"output": "fp16"},
+        {"output": "e5m2"},
+    ):
+        got = np.asarray(sq.matmul(a, b, **keywords)).astype(np.float64)  # type: ignore[arg-type]
+        bound = sq.error_bound(a, b, datapath="exact", **keywords)  # type: ignore[arg-type]
+        assert 1 / 10 < float(np.max(np.abs(got - exact) / bound)) <= 1, keywords
+
+
+def test_bounds_of_formats_know_what_is_around_a_machine() -> None:
+    formats: Any = {"datapath": "hopper_fp8", "k": 256}
+    whole = sq.error_bound("e4m3", "e4m3", **formats)
+    assert sq.error_bound("e4m3", "e4m3", split_k=sq.SplitK(length=64), **formats) < whole
+    assert sq.error_bound("e4m3", "e4m3", epilogue=sq.Epilogue(alpha=2.0), **formats) > 2 * whole
+    assert sq.error_bound("e4m3", "e4m3", output="bf16", **formats) > whole
+    promoted = sq.error_bound("e4m3", "e4m3", datapath="hopper_fp8_promoted", k=256)
+    parts = sq.error_bound("e4m3", "e4m3", split_k=sq.SplitK(length=128), **formats)
+    assert parts <= promoted * 1.01
+    for keywords, words in (
+        ({"output": "mxfp4"}, "without scales, pattern"),
+        ({"compressed": "a"}, "what the machine counts"),
+        ({"output": sq.spec("bf16", subnormals="flush")}, "with its subnormals"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            sq.error_bound("e4m3", "e4m3", **formats, **keywords)
+    with pytest.raises(TypeError, match="needed an Epilogue"):
+        sq.error_bound("e4m3", "e4m3", epilogue=2, **formats)

@@ -145,6 +145,53 @@ def test_a_half_result_is_rounded_once_the_parts_have_met(isa: str) -> None:
     assert got.dtype == np.float16 and np.array_equal(got, wanted)
 
 
+@pytest.mark.parametrize("overflow", ["wrap", "saturate"])
+@pytest.mark.parametrize(("bits", "order"), [(32, "ascending"), (14, "ascending"), (14, (2, 0, 1)), (13, "tree")])
+def test_parts_of_integers_meet_in_the_integers_of_the_machine(overflow: str, bits: int, order: Any, isa: str) -> None:
+    """Where they wrap, the parts change nothing; where they saturate, it is told where."""
+    rng = np.random.default_rng(4)
+    record = sq.Datapath(
+        reduce="integer", output="int32", integer_bits=bits, integer_overflow=overflow, integer_tree=1,
+        block_scales=False,
+    )  # fmt: skip
+    a, b = (rng.integers(-128, 128, (n, 23)).astype(np.int8) for n in (3, 4))
+    c = rng.integers(-(2**31), 2**31, (3, 4)).astype(np.int32)
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    wraps = 0
+
+    def fit(value: int) -> int:
+        nonlocal wraps
+        wraps += not low <= value <= high
+        kept = min(max(value, low), high)
+        return kept if overflow == "saturate" else (value - low) % (1 << bits) + low
+
+    wanted = np.zeros((3, 4), np.int64)
+    for i, j in np.ndindex(3, 4):
+        parts = []
+        for begin in (0, 8, 16):
+            total = 0
+            for x, y in zip(a[i, begin : begin + 8].tolist(), b[j, begin : begin + 8].tolist(), strict=True):
+                total = fit(total + x * y)
+            parts.append(total)
+        total = fit(int(c[i, j]))
+        if order == "tree":
+            parts = [fit(parts[0] + fit(parts[1] + parts[2]))]
+        elif isinstance(order, tuple):
+            parts = [parts[number] for number in order]
+        for part in parts:
+            total = fit(total + part)
+        wanted[i, j] = total
+    events, split = sq.MatmulEvents(), sq.SplitK(length=8, order=order)
+    got = sq.matmul(a, b, c=c, datapath=record, split_k=split, events=events)
+    assert got.dtype == np.int32 and np.array_equal(got, wanted), (bits, order)
+    assert np.array_equal(sq.matmul(a, b, c=c, datapath=record, split_k=split), wanted)
+    assert events.wrapped == wraps and (wraps > 0 or bits == 32)
+    if overflow == "wrap":
+        assert np.array_equal(got, sq.matmul(a, b, c=c, datapath=record))
+    trace = sq.dot_trace(a[0], b[0], int(c[0, 0]), datapath=record, split_k=split)
+    assert trace.result == wanted[0, 0] == trace.steps[-1].result
+
+
 def test_one_part_is_the_machine_itself_but_for_the_place_of_c(isa: str) -> None:
     rng = np.random.default_rng(3)
     a, b = (rng.standard_normal((4, 50)).astype(ml_dtypes.bfloat16) for _ in range(2))
@@ -177,8 +224,8 @@ def test_splits_that_do_not_fit_a_product_are_refused() -> None:
         sq.matmul(x, x, split_k="2")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"order=\(1, 0\): K = 8 has 3 parts of 3"):
         sq.matmul(x, x, split_k=sq.SplitK(3, order=(1, 0)))
-    with pytest.raises(ValueError, match="split_k: this datapath gives int32"):
-        sq.matmul(codes, codes, datapath="int8_int32", split_k=2)
+    with pytest.raises(ValueError, match="precision='bf16': parts of int32 meet in integers"):
+        sq.matmul(codes, codes, datapath="int8_int32", split_k=sq.SplitK(2, precision="bf16"))
     scales: dict[str, Any] = {"a_format": "int8", "b_format": "int8", "a_tensor_scale": 0.5}
     raw = codes.view(np.uint8)
     with pytest.raises(ValueError, match="c needs operands whose scales are applied before it"):

@@ -147,7 +147,7 @@ struct SideArrays {
 };
 
 void multiply(const Datapath& path, const SideArrays& a, const SideArrays& b, std::int64_t groups, const Extents& mnk,
-              const Array& c, const Array& bias, py::array d, int threads) {
+              const Array& c, const Array& bias, py::array d, Array counts, int threads) {
   ops::MultiplyRequest r;
   r.path = path;
   shape_of({groups, mnk[0], mnk[2]});
@@ -165,6 +165,13 @@ void multiply(const Datapath& path, const SideArrays& a, const SideArrays& b, st
   r.c = static_cast<const float*>(read_pointer(c));
   r.bias = static_cast<const float*>(read_pointer(bias));
   r.d = static_cast<float*>(d.mutable_data());
+  if (counts) {  // int64 [4], or [4] of each d
+    r.counts_each = counts->ndim() > 1;
+    const std::int64_t items = r.counts_each ? r.m * groups * r.n : 1;
+    static_assert(sizeof(reference::DotCounts) == 32);
+    require_bytes(counts, "counts", items, 32);
+    r.counts = static_cast<reference::DotCounts*>(write_pointer(counts));
+  }
   r.threads = threads;
   std::string error;
   {
@@ -268,7 +275,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("sparsify", &sparsify, py::kw_only(), py::arg("x"), py::arg("x_type"), py::arg("shape"), py::arg("sparsity"),
         py::arg("by_score"), py::arg("mask_out"), py::arg("count"), py::arg("threads"));
   m.def("multiply", &multiply, py::kw_only(), py::arg("path"), py::arg("a"), py::arg("b"), py::arg("groups"),
-        py::arg("mnk"), py::arg("c"), py::arg("bias"), py::arg("d"), py::arg("threads"));
+        py::arg("mnk"), py::arg("c"), py::arg("bias"), py::arg("d"), py::arg("counts"), py::arg("threads"));
   m.def("fused_multiply_add", &fused_multiply_add, py::kw_only(), py::arg("x"), py::arg("y"), py::arg("z"),
         py::arg("d"), py::arg("nan_bits"), py::arg("threads"));
 }

@@ -40,8 +40,6 @@ inline void multiply_values(const MultiplyJob& job, std::int64_t first, std::int
       for (std::int64_t k = 0; wide && k < job.k; ++k) special |= !is_finite(static_cast<double>(row[k]));
       row_special[r] = special;
     }
-    if constexpr (sizeof(Value) == 4)
-      if (job.path.flush_inputs) flush_operands(job.a.element, rows * job.k, a_rows);
     for (std::int64_t column = 0; column < job.n; column += lanes) {
       const std::int64_t count = smaller<std::int64_t>(lanes, job.n - column);
       bool panel_special[lanes];
@@ -54,8 +52,6 @@ inline void multiply_values(const MultiplyJob& job, std::int64_t first, std::int
         for (std::int64_t s = 0; s < job.segments; ++s) special |= !is_finite(b_powers[s * lanes + l]);
         panel_special[l] = special;
       }
-      if constexpr (sizeof(Value) == 4)
-        if (job.path.flush_inputs) flush_operands(job.b.element, lanes * job.k, turned);
       turn_words<sizeof(Value)>(turned, job.k, panel);
       bool special[lanes];
       const auto row_panel = [&](std::int64_t r) {

@@ -37,6 +37,9 @@ struct Packer {
   bool decoded;
 
   void operator()(std::int64_t row, Value* to, std::int64_t stride, double* powers, float* factors) const {
+    // Elements below it, before any scale, are +0; integers have no subnormals.
+    const bool flush = job.path.flush_inputs && operand.element.exponent_bits > 0;
+    const double least = flush ? power_of_two(min_exponent(operand.element)) : 0;
     const auto* bytes =
         table.tabled && operand.code_bytes == 1 ? static_cast<const std::uint8_t*>(operand.codes) : nullptr;
     for (std::int64_t s = 0; s < job.segments; ++s) {
@@ -50,10 +53,10 @@ struct Packer {
       for (std::int64_t k = begin; k < end; ++k) {
         const double element = bytes != nullptr ? table.values[bytes[row * job.k + k]]
                                                 : table(load_code(operand.codes, operand.code_bytes, row * job.k + k));
-        double value = element;
+        double value = element < least && element > -least ? 0 : element;
         if (decoded) {
-          value = operand.scale_kind == ScaleKind::floating ? static_cast<float>(element) * factor
-                                                            : static_cast<float>(element * power);
+          value = operand.scale_kind == ScaleKind::floating ? static_cast<float>(value) * factor
+                                                            : static_cast<float>(value * power);
         }
         to[k] = static_cast<Value>(value);
       }

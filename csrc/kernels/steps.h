@@ -13,13 +13,6 @@ inline float flushed(float value, bool keep_sign) {
   return as_value<Carrier32>(keep_sign ? sign : 0);
 }
 
-// Packed elements of a tree: decoded, subnormal operands flushed.
-inline void flush_operands(const ElementFormat& f, std::int64_t count, float* values) {
-  const float least = static_cast<float>(power_of_two(min_exponent(f)));
-  for (std::int64_t i = 0; i < count; ++i)
-    if (values[i] < least && values[i] > -least) values[i] = 0;
-}
-
 inline void add_lanes(bool flush, const float* x, const float* y, float* sum) {
   for (int l = 0; l < lanes; ++l) {
     const float s = x[l] + y[l];

@@ -17,7 +17,7 @@ namespace sparq::ops {
 namespace {
 
 // Multiply-adds that repay a thread.
-constexpr std::int64_t products_per_thread = std::int64_t{1} << 21;
+constexpr std::int64_t products_per_thread = std::int64_t{1} << 21, counted_per_thread = std::int64_t{1} << 12;
 
 // Scales of both sides together stay within float64's normal exponents.
 constexpr int largest_scale_exponent = 400;
@@ -202,7 +202,8 @@ Datapath with_meaning(const Datapath& path) {
   out.scale = path.scale;
   out.operands = path.operands;
   out.operand_count = path.operand_count;
-  if (path.reduce == Reduce::blocks || path.reduce == Reduce::integer || path.reduce == Reduce::tree)
+  const bool one_step = path.output == Output::int32;  // all of K
+  if (path.reduce == Reduce::blocks || (path.reduce == Reduce::integer && !one_step) || path.reduce == Reduce::tree)
     out.group = path.group;
   if (path.reduce == Reduce::tree) {
     out.flush_inputs = path.flush_inputs;
@@ -411,7 +412,8 @@ std::string run(const MultiplyRequest& request) {
 
   const std::int64_t products = request.groups * job.m * job.n * std::max<std::int64_t>(1, job.k);
   const std::int64_t pieces = request.groups > 1 ? request.groups : job.m;
-  const int threads = thread_count(products, products_per_thread, request.threads, pieces);
+  const std::int64_t repaid = request.counts != nullptr ? counted_per_thread : products_per_thread;
+  const int threads = thread_count(products, repaid, request.threads, pieces);
   const std::int64_t padding = job.path.reduce == Reduce::align ? instruction_length(job.path) : 0;
   const std::int64_t workspace = multiply_workspace(job.k, padding, job.segments);
   // Not filled, since a job touches what its kernel needs; whole cache lines.
@@ -420,9 +422,17 @@ std::string run(const MultiplyRequest& request) {
   };
   std::vector<std::unique_ptr<Line[]>> space(static_cast<std::size_t>(threads));
   for (auto& s : space) s.reset(new Line[static_cast<std::size_t>(workspace / 64 + 1)]);
+  std::vector<reference::DotCounts> totals(static_cast<std::size_t>(threads));
   parallel_for(pieces, threads, [&](std::int64_t first, std::int64_t last, int thread) {
     void* own = space[static_cast<std::size_t>(thread)].get();
-    if (request.groups == 1) return kernels->multiply(job, first, last, own);
+    reference::DotCounts& total = totals[static_cast<std::size_t>(thread)];
+    // `part` is the job or one of its groups, whose first d is that far from that of the job.
+    const auto rows = [&](const MultiplyJob& part, std::int64_t begin, std::int64_t end, std::int64_t at) {
+      if (request.counts == nullptr) return kernels->multiply(part, begin, end, own);
+      const bool each = request.counts_each;
+      reference::multiply_counted(part, begin, end, each ? request.counts + at : &total, each);
+    };
+    if (request.groups == 1) return rows(job, first, last, 0);
     for (std::int64_t group = first; group < last; ++group) {
       MultiplyJob one = job;
       one.a = rows_from(job.a, group * job.m, job.k, job.segments);
@@ -430,9 +440,11 @@ std::string run(const MultiplyRequest& request) {
       one.d += group * request.n;
       if (one.c != nullptr) one.c += group * request.n;
       if (one.bias != nullptr) one.bias += group * request.n;
-      kernels->multiply(one, 0, job.m, own);
+      rows(one, 0, job.m, group * request.n);
     }
   });
+  if (request.counts != nullptr && !request.counts_each)
+    for (const reference::DotCounts& total : totals) request.counts->add(total);
   return {};
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../kernel_table.h"
+#include "../reference/counts.h"
 
 namespace sparq::ops {
 
@@ -30,6 +31,10 @@ struct MultiplyRequest {
   const float* bias = nullptr;  // [groups * n] or null
   float* d = nullptr;           // [m, groups * n]
   int threads = 0;
+  // Where not null the reference multiplies, and adds what happened to counts[0], or with `counts_each` to the item of
+  // each d.
+  reference::DotCounts* counts = nullptr;
+  bool counts_each = false;
 };
 
 std::string check_datapath(const Datapath& path);

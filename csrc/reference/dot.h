@@ -1,11 +1,13 @@
 // One dot product per call, straight from docs/numerics.md section 10, on exact sums.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
 
 #include "../kernel_table.h"
+#include "counts.h"
 #include "element.h"
 
 namespace sparq::reference {
@@ -46,24 +48,55 @@ inline void add_product(Fixed& sum, const Unpacked& x, const Unpacked& y, int sc
           x.negative != y.negative);
 }
 
-inline float round_once(const Fixed& sum) {
+inline float round_once(const Fixed& sum, DotCounts& counts) {
   bool exact = true;
-  return bits_to_float(to_ieee(sum, ieee_type(FloatType::fp32), false, exact));
+  const float value = bits_to_float(to_ieee(sum, ieee_type(FloatType::fp32), false, exact));
+  counts.overflowed += std::isinf(value);
+  return value;
 }
 
-// One operand's row with its scales.
+// x + y of float32.
+inline float add_floats(float x, float y, DotCounts& counts) {
+  const float sum = x + y;
+  counts.overflowed += std::isfinite(x) && std::isfinite(y) && std::isinf(sum);
+  return sum;
+}
+
+// The largest term of a step, for telling whether its sum cancelled.
+struct Largest {
+  Dyadic term;
+
+  void add(Dyadic size) {
+    if (compare(size, term) > 0) term = size;
+  }
+  void count(Fixed sum, DotCounts& counts) const {
+    if (term.significand == 0) return;
+    if (sum.negative()) sum.negate();
+    if (sum.top() >= term.exponent + static_cast<int>(std::bit_width(term.significand)) - 1) return;
+    sum.add(term.significand, term.exponent - 1, true);
+    counts.cancelled += sum.negative();
+  }
+};
+
+// One operand's row with its scales, its elements decoded once.
 struct RowView {
   const MultiplyJob& job;
   const Operand& operand;
   std::int64_t row;
+  std::vector<Unpacked> elements;
 
-  Unpacked element(std::int64_t k) const {
-    const std::int64_t index = row * job.k + k;
-    std::uint32_t code = 0;
-    std::memcpy(&code, static_cast<const char*>(operand.codes) + index * operand.code_bytes,
-                static_cast<std::size_t>(operand.code_bytes));
-    return decode_code(operand.element, code >> operand.code_shift);
+  RowView(const MultiplyJob& of, const Operand& side, std::int64_t at)
+      : job(of), operand(side), row(at), elements(static_cast<std::size_t>(of.k)) {
+    const char* codes = static_cast<const char*>(operand.codes) + row * job.k * operand.code_bytes;
+    for (Unpacked& x : elements) {
+      std::uint32_t code = 0;
+      std::memcpy(&code, codes, static_cast<std::size_t>(operand.code_bytes));
+      codes += operand.code_bytes;
+      x = decode_code(operand.element, code >> operand.code_shift);
+    }
   }
+
+  const Unpacked& element(std::int64_t k) const { return elements[static_cast<std::size_t>(k)]; }
   bool poisoned(std::int64_t segment) const {
     return operand.exponents != nullptr && operand.exponents[row * job.segments + segment] == poisoned_exponent;
   }
@@ -78,7 +111,7 @@ struct RowView {
   }
 
   // Every scale applied, in float32.
-  Unpacked decoded(std::int64_t k, std::int64_t segment) const {
+  Unpacked decoded(std::int64_t k, std::int64_t segment, DotCounts& counts) const {
     Unpacked x = element(k);
     if (poisoned(segment)) x.nan = true;
     if (x.nan) return x;
@@ -89,54 +122,68 @@ struct RowView {
       float f = bits_to_float(to_ieee(value, ieee_type(FloatType::fp32), false, exact));
       if (x.magnitude.significand == 0 && x.negative) f = -0.0F;
       if (x.infinite) f = x.negative ? -HUGE_VALF : HUGE_VALF;
-      return unpack_float(f * (factor(segment) * operand.tensor_factor));
+      const float scale = factor(segment) * operand.tensor_factor, made = f * scale;
+      counts.overflowed += std::isfinite(f) && std::isfinite(scale) && std::isinf(made);
+      return unpack_float(made);
     }
     x.magnitude.exponent += exponent(segment);
     if (x.infinite || x.magnitude.significand == 0) return x;
-    bool exact = true;
     Fixed value;
     value.add(x.magnitude.significand, x.magnitude.exponent, x.negative);
-    return unpack_float(bits_to_float(to_ieee(value, ieee_type(FloatType::fp32), false, exact)));
+    return unpack_float(round_once(value, counts));
   }
 };
 
-inline float dot_exact(const MultiplyJob& job, const RowView& a, const RowView& b, float start) {
+inline Dyadic product_size(const Unpacked& x, const Unpacked& y, int scale) {
+  return {x.magnitude.significand * y.magnitude.significand, x.magnitude.exponent + y.magnitude.exponent + scale};
+}
+
+inline float dot_exact(const MultiplyJob& job, const RowView& a, const RowView& b, float start, DotCounts& counts) {
   Fixed sum;
+  Largest largest;
   Special special;
   special.add(unpack_float(start));
   const Unpacked c = unpack_float(start);
   if (c.finite()) sum.add(c.magnitude.significand, c.magnitude.exponent, c.negative);
   // Decoding rounds under float scales only; a power of two stays beside its element.
-  const auto value = [](const RowView& v, std::int64_t k, std::int64_t s) {
-    return v.operand.scale_kind == ScaleKind::floating ? v.decoded(k, s) : v.element(k);
+  const auto value = [&](const RowView& v, std::int64_t k, std::int64_t s) {
+    return v.operand.scale_kind == ScaleKind::floating ? v.decoded(k, s, counts) : v.element(k);
   };
   for (std::int64_t s = 0, k = 0; s < job.segments; ++s)
     for (; k < job.segment_end[s]; ++k) {
       const Unpacked x = value(a, k, s), y = value(b, k, s);
       special.nan = special.nan || a.poisoned(s) || b.poisoned(s);
       special.add_product(x, y);
-      if (x.finite() && y.finite()) add_product(sum, x, y, a.exponent(s) + b.exponent(s));
+      if (!x.finite() || !y.finite()) continue;
+      add_product(sum, x, y, a.exponent(s) + b.exponent(s));
+      largest.add(product_size(x, y, a.exponent(s) + b.exponent(s)));
     }
-  return special.any() ? special.value() : round_once(sum);
+  if (special.any()) return special.value();
+  largest.count(sum, counts);
+  return round_once(sum, counts);
 }
 
-inline float dot_blocks(const MultiplyJob& job, const RowView& a, const RowView& b, float acc) {
+inline float dot_blocks(const MultiplyJob& job, const RowView& a, const RowView& b, float acc, DotCounts& counts) {
   const bool floating = a.operand.factors != nullptr || b.operand.factors != nullptr;
   for (std::int64_t s = 0, k = 0; s < job.segments; ++s) {
     Fixed sum;
+    Largest largest;
     Special special;
     special.nan = a.poisoned(s) || b.poisoned(s);
     for (; k < job.segment_end[s]; ++k) {
       const Unpacked x = a.element(k), y = b.element(k);
       special.add_product(x, y);
-      if (x.finite() && y.finite()) add_product(sum, x, y, a.exponent(s) + b.exponent(s));
+      if (!x.finite() || !y.finite()) continue;
+      add_product(sum, x, y, a.exponent(s) + b.exponent(s));
+      largest.add(product_size(x, y, a.exponent(s) + b.exponent(s)));
     }
     // With float scales the segment's sum is a float32 first (perhaps Inf), multiplied by the product of the scales.
     Special total;
     const Unpacked before = unpack_float(acc);
     total.add(before);
     if (floating) {
-      const Unpacked rounded = unpack_float(special.any() ? special.value() : round_once(sum));
+      if (!special.any()) largest.count(sum, counts);
+      const Unpacked rounded = unpack_float(special.any() ? special.value() : round_once(sum, counts));
       const Unpacked factor = unpack_float(a.factor(s) * b.factor(s));
       total.add_product(rounded, factor);
       sum = Fixed{};
@@ -149,15 +196,16 @@ inline float dot_blocks(const MultiplyJob& job, const RowView& a, const RowView&
       continue;
     }
     sum.add(before.magnitude.significand, before.magnitude.exponent, before.negative);
-    acc = round_once(sum);
+    if (!floating) largest.count(sum, counts);
+    acc = round_once(sum, counts);
   }
   return acc;
 }
 
-inline float dot_fma(const MultiplyJob& job, const RowView& a, const RowView& b, float acc) {
+inline float dot_fma(const MultiplyJob& job, const RowView& a, const RowView& b, float acc, DotCounts& counts) {
   for (std::int64_t s = 0, k = 0; s < job.segments; ++s)
     for (; k < job.segment_end[s]; ++k) {
-      const Unpacked x = a.decoded(k, s), y = b.decoded(k, s), before = unpack_float(acc);
+      const Unpacked x = a.decoded(k, s, counts), y = b.decoded(k, s, counts), before = unpack_float(acc);
       Special special;
       special.add(before);
       special.add_product(x, y);
@@ -170,20 +218,24 @@ inline float dot_fma(const MultiplyJob& job, const RowView& a, const RowView& b,
       const bool product_negative = x.negative != y.negative;
       const bool zeros = sum.top() == INT32_MIN && before.magnitude.significand == 0 && !sum.negative();
       sum.add(before.magnitude.significand, before.magnitude.exponent, before.negative);
+      Largest largest;
+      largest.add(product_size(x, y, 0));
+      largest.count(sum, counts);
       // IEEE 754-2019, 6.3: the sum of two zeros of the same sign keeps it.
-      acc = zeros && product_negative && before.negative ? -0.0F : round_once(sum);
+      acc = zeros && product_negative && before.negative ? -0.0F : round_once(sum, counts);
     }
   return acc;
 }
 
 // Rounded to a machine's accumulator, whose numbers are float32 numbers. Zero is +0.
-inline float round_to_accumulator(const Fixed& sum, const Datapath& path, bool toward_zero) {
+inline float round_to_accumulator(const Fixed& sum, const Datapath& path, bool toward_zero, DotCounts& counts) {
   const IeeeType type{path.accumulator_exponent_bits, path.accumulator_fraction};
   const bool negative = sum.negative();
   Fixed magnitude = sum;
   if (negative) magnitude.negate();
   bool exact = true;
   std::uint64_t bits = to_ieee(magnitude, type, toward_zero, exact);
+  counts.overflowed += bits == type.infinity();
   if (bits == type.infinity() && path.overflow == FloatOverflow::saturate) --bits;
   if (bits == 0) return 0;
   const Unpacked x = unpack(bits, type);
@@ -197,7 +249,7 @@ inline void add_unpacked(Fixed& sum, const Unpacked& x) {
 }
 
 // acc + term, rounded once; an exact zero is +0.
-inline float add_to_accumulator(float acc, float term, const Datapath& path) {
+inline float add_to_accumulator(float acc, float term, const Datapath& path, DotCounts& counts) {
   const Unpacked x = unpack_float(acc), y = unpack_float(term);
   Special special;
   special.add(x);
@@ -206,7 +258,7 @@ inline float add_to_accumulator(float acc, float term, const Datapath& path) {
   Fixed sum;
   add_unpacked(sum, x);
   add_unpacked(sum, y);
-  return round_to_accumulator(sum, path, false);
+  return round_to_accumulator(sum, path, false, counts);
 }
 
 // One term of an alignment: an integer times 2^unit, and the exponent that it is aligned by.
@@ -216,10 +268,13 @@ struct AlignTerm {
   int unit = 0, exponent = 0;
 };
 
-// Added as an integer of units of 2^quantum.
-inline void add_cut(Fixed& sum, const AlignTerm& term, int quantum, Cut how) {
+// Added as an integer of units of 2^quantum, whose size this is.
+inline Dyadic add_cut(Fixed& sum, const AlignTerm& term, int quantum, Cut how) {
   const int drop = quantum - term.unit;
-  if (drop <= 0) return sum.add(term.size, term.unit, term.negative);
+  if (drop <= 0) {
+    sum.add(term.size, term.unit, term.negative);
+    return {term.size, term.unit};
+  }
   const std::uint64_t kept = drop < 64 ? term.size >> drop : 0;
   const bool inexact = drop < 64 ? kept << drop != term.size : term.size != 0;
   std::uint64_t units = kept;
@@ -230,6 +285,7 @@ inline void add_cut(Fixed& sum, const AlignTerm& term, int quantum, Cut how) {
     if (rest > half || (rest == half && (kept & 1) != 0)) ++units;
   }
   sum.add(units, quantum, term.negative);
+  return {units, quantum};
 }
 
 // The K of one step, in the order in which they meet.
@@ -245,12 +301,11 @@ inline std::vector<std::int64_t> members(const MultiplyJob& job, std::int64_t ba
 struct AlignReference {
   const MultiplyJob& job;
   const RowView &a, &b;
+  DotCounts& counts;
 
   bool zeros_count() const { return job.path.zero_products == ZeroProducts::lowest; }
   std::int64_t segment_of(std::int64_t k) const {
-    std::int64_t s = 0;
-    while (job.segment_end[s] <= k) ++s;
-    return s;
+    return std::upper_bound(job.segment_end, job.segment_end + job.segments, k) - job.segment_end;
   }
   // Of a significand in [1, 2), or the smallest normal's; -126 of a zero that counts.
   int exponent_of(const Unpacked& x, const ElementFormat& f) const {
@@ -259,8 +314,9 @@ struct AlignReference {
 
   std::vector<AlignTerm> products(const std::vector<std::int64_t>& ks) const {
     std::vector<AlignTerm> terms;
+    terms.reserve(static_cast<std::size_t>(job.path.group) + 1);
     for (const std::int64_t k : ks) {
-      const Unpacked x = a.element(k), y = b.element(k);
+      const Unpacked &x = a.element(k), y = b.element(k);
       if (!x.finite() || !y.finite()) continue;
       const std::int64_t s = segment_of(k);
       const int scale = a.exponent(s) + b.exponent(s);
@@ -329,13 +385,29 @@ struct AlignReference {
     return top == INT32_MIN || top > job.path.exponent_floor ? top : job.path.exponent_floor;
   }
 
+  // A product's share of a sum.
+  void add_product(Fixed& sum, const AlignTerm& t, int top, Largest& largest) const {
+    const Dyadic kept = add_cut(sum, t, top - job.path.fraction_bits, job.path.align_rounding);
+    counts.truncated += compare(kept, {t.size, t.unit}) != 0;
+    largest.add(kept);
+  }
+  float rounded(const Fixed& sum) const {
+    return round_to_accumulator(sum, job.path, job.path.accumulator_rounding == AccumulatorRounding::toward_zero,
+                                counts);
+  }
+
   float aligned(std::vector<AlignTerm> terms, float acc) const {
-    terms.push_back(start(acc));
+    const AlignTerm from = start(acc);
+    terms.push_back(from);
     const int top = top_of(terms);
     if (top == INT32_MIN) return 0;
+    terms.pop_back();
     Fixed sum;
-    for (const AlignTerm& t : terms) add_cut(sum, t, top - job.path.fraction_bits, job.path.align_rounding);
-    return round_to_accumulator(sum, job.path, job.path.accumulator_rounding == AccumulatorRounding::toward_zero);
+    Largest largest;
+    add_cut(sum, from, top - job.path.fraction_bits, job.path.align_rounding);
+    for (const AlignTerm& t : terms) add_product(sum, t, top, largest);
+    largest.count(sum, counts);
+    return rounded(sum);
   }
 
   // What is left of a sum when it is rounded down to a multiple of 2^quantum.
@@ -359,13 +431,14 @@ struct AlignReference {
     const auto lanes = static_cast<std::size_t>(path.lanes);
     std::vector<Fixed> sums;
     std::vector<int> tops;
+    Largest largest;
     for (std::size_t lane = 0; lane < lanes; ++lane) {
       std::vector<AlignTerm> own;
       for (std::size_t i = lane; i < terms.size(); i += lanes) own.push_back(terms[i]);
       const int top = top_of(own);
       if (top == INT32_MIN) continue;
       Fixed sum;
-      for (const AlignTerm& t : own) add_cut(sum, t, top - path.fraction_bits, path.align_rounding);
+      for (const AlignTerm& t : own) add_product(sum, t, top, largest);
       sums.push_back(sum);
       tops.push_back(top);
     }
@@ -380,7 +453,8 @@ struct AlignReference {
     if (products_top != INT32_MIN) join(total, floored(products, top - path.sum_fraction), top - path.sum_fraction);
     if (from.size != 0 && (path.start_reach == 0 || from.exponent >= top - path.start_reach))
       add_cut(total, from, top - path.start_fraction, Cut::down);
-    return round_to_accumulator(total, path, path.accumulator_rounding == AccumulatorRounding::toward_zero);
+    largest.count(total, counts);
+    return rounded(total);
   }
 
   float step(const std::vector<std::int64_t>& ks, float acc) const {
@@ -407,17 +481,17 @@ struct AlignReference {
       float inner = after ? 0.0F : acc;
       for (std::int64_t way = 0; way < instruction / job.path.group; ++way)
         inner = step(members(job, base, way), inner);  // also where K ended before: zeros
-      acc = after ? add_to_accumulator(acc, inner, job.path) : inner;
+      acc = after ? add_to_accumulator(acc, inner, job.path, counts) : inner;
     }
     return acc;
   }
 };
 
-inline float dot_align(const MultiplyJob& job, const RowView& a, const RowView& b, float acc) {
-  const AlignReference machine{job, a, b};
+inline float dot_align(const MultiplyJob& job, const RowView& a, const RowView& b, float acc, DotCounts& counts) {
+  const AlignReference machine{job, a, b, counts};
   if (job.path.chunk == 0) return machine.chain(0, job.k, acc);
   for (std::int64_t k = 0; k < job.k; k += job.path.chunk)
-    acc += machine.chain(k, k + job.path.chunk < job.k ? k + job.path.chunk : job.k, 0.0F);
+    acc = add_floats(acc, machine.chain(k, std::min(k + job.path.chunk, job.k), 0.0F), counts);
   return acc;
 }
 
@@ -426,24 +500,34 @@ inline float flush_result(const Datapath& path, float value) {
   return path.flush_results && std::fpclassify(value) == FP_SUBNORMAL ? std::copysign(0.0F, value) : value;
 }
 
-inline float tree(const Datapath& path, const std::vector<float>& terms, std::size_t begin, std::size_t end) {
+inline float tree(const Datapath& path, const std::vector<float>& terms, std::size_t begin, std::size_t end,
+                  DotCounts& counts) {
   if (end - begin == 1) return terms[begin];
   const std::size_t middle = begin + (end - begin) / 2;
-  return flush_result(path, tree(path, terms, begin, middle) + tree(path, terms, middle, end));
+  const float left = tree(path, terms, begin, middle, counts), right = tree(path, terms, middle, end, counts);
+  return flush_result(path, add_floats(left, right, counts));
 }
 
-inline float dot_tree(const MultiplyJob& job, const RowView& a, const RowView& b, float acc) {
+inline float dot_tree(const MultiplyJob& job, const RowView& a, const RowView& b, float acc, DotCounts& counts) {
   const Datapath& path = job.path;
   const auto operand = [&](const RowView& v, std::int64_t k, std::int64_t s) {
     const Unpacked x = v.element(k);
-    const bool normal = x.magnitude.significand >> v.operand.element.mantissa_bits != 0;
+    const ElementFormat& f = v.operand.element;
+    const bool normal = f.exponent_bits == 0 || x.magnitude.significand >> f.mantissa_bits != 0;
     if (path.flush_inputs && x.finite() && !normal) return 0.0F;
-    const Unpacked y = v.decoded(k, s);
+    const Unpacked y = v.decoded(k, s, counts);
     if (y.nan) return std::nanf("");
     const float size =
         y.infinite ? HUGE_VALF
                    : static_cast<float>(std::ldexp(static_cast<double>(y.magnitude.significand), y.magnitude.exponent));
     return y.negative ? -size : size;
+  };
+  const auto leaf = [&](float x, float y) {
+    const double exact = static_cast<double>(x) * y;  // 48 bits, and no exponent of float64's ends
+    const float product = x * y, kept = flush_result(path, product);
+    counts.overflowed += std::isfinite(exact) && std::isinf(product);
+    counts.truncated += std::isfinite(product) && static_cast<double>(kept) != exact;
+    return kept;
   };
   if (path.flush_inputs && std::fpclassify(acc) == FP_SUBNORMAL) acc = 0;
   const std::int64_t group = path.group > 0 ? path.group : job.k;
@@ -452,9 +536,13 @@ inline float dot_tree(const MultiplyJob& job, const RowView& a, const RowView& b
     std::int64_t s = 0;
     for (std::int64_t k = base; k < base + group; ++k) {
       while (k < job.k && job.segment_end[s] <= k) ++s;
-      products.push_back(k < job.k ? flush_result(path, operand(a, k, s) * operand(b, k, s)) : 0.0F);
+      products.push_back(k < job.k ? leaf(operand(a, k, s), operand(b, k, s)) : 0.0F);
     }
-    acc = flush_result(path, acc + tree(path, products, 0, products.size()));
+    const float sum = tree(path, products, 0, products.size(), counts);
+    float largest = 0;
+    for (const float p : products) largest = std::isfinite(p) ? std::max(largest, std::fabs(p)) : largest;
+    counts.cancelled += 2.0 * std::fabs(static_cast<double>(sum)) < static_cast<double>(largest);
+    acc = flush_result(path, add_floats(acc, sum, counts));
   }
   return acc;
 }
@@ -474,22 +562,32 @@ inline std::int64_t fit_integer(const Datapath& path, std::int64_t value) {
 }
 
 inline std::int64_t integer_sum(const MultiplyJob& job, const RowView& a, const RowView& b, std::int64_t begin,
-                                std::int64_t end, std::int64_t total) {
+                                std::int64_t end, std::int64_t total, DotCounts& counts) {
   const std::int64_t at_once = job.path.integer_tree > 0 ? job.path.integer_tree : end - begin;
-  total = fit_integer(job.path, total);
+  const auto fit = [&](std::int64_t value) {
+    const std::int64_t kept = fit_integer(job.path, value);
+    counts.wrapped += kept != value;
+    return kept;
+  };
+  total = fit(total);
+  std::int64_t largest = 0;
   for (std::int64_t k = begin; k < end; k += at_once) {
-    for (std::int64_t i = k; i < k + at_once && i < end; ++i)
-      total += integer_of(a.element(i)) * integer_of(b.element(i));
-    total = fit_integer(job.path, total);
+    for (std::int64_t i = k; i < k + at_once && i < end; ++i) {
+      const std::int64_t product = integer_of(a.element(i)) * integer_of(b.element(i));
+      largest = std::max(largest, std::abs(product));
+      total += product;
+    }
+    total = fit(total);
   }
+  counts.cancelled += 2 * std::abs(total) < largest;
   return total;
 }
 
-inline float dot_integer(const MultiplyJob& job, const RowView& a, const RowView& b, float acc) {
+inline float dot_integer(const MultiplyJob& job, const RowView& a, const RowView& b, float acc, DotCounts& counts) {
   if (job.path.output == Output::int32) {
     std::int32_t start = 0;
     std::memcpy(&start, &acc, sizeof start);
-    const auto total = static_cast<std::int32_t>(integer_sum(job, a, b, 0, job.k, start));
+    const auto total = static_cast<std::int32_t>(integer_sum(job, a, b, 0, job.k, start, counts));
     std::memcpy(&acc, &total, sizeof acc);
     return acc;
   }
@@ -499,26 +597,26 @@ inline float dot_integer(const MultiplyJob& job, const RowView& a, const RowView
       acc = std::nanf("");
       continue;
     }
-    const std::int64_t total = integer_sum(job, a, b, k, job.segment_end[s], 0);
+    const std::int64_t total = integer_sum(job, a, b, k, job.segment_end[s], 0, counts);
     Fixed sum;
     sum.add(static_cast<std::uint64_t>(total < 0 ? -total : total), unit + a.exponent(s) + b.exponent(s), total < 0);
-    acc = add_to_accumulator(acc, round_to_accumulator(sum, job.path, false), job.path);
+    acc = add_to_accumulator(acc, round_to_accumulator(sum, job.path, false, counts), job.path, counts);
   }
   return acc;
 }
 
-inline void dot(const MultiplyJob& job, std::int64_t row, std::int64_t column) {
-  const RowView a{job, job.a, row}, b{job, job.b, column};
+inline void dot(const MultiplyJob& job, const RowView& a, const RowView& b, DotCounts& counts) {
+  const std::int64_t row = a.row, column = b.row;
   const std::int64_t at = row * job.d_row_stride + column * job.d_column_stride;
   const float start = job.c != nullptr ? job.c[at] : 0.0F;
   float result = 0;
   switch (job.path.reduce) {
-    case Reduce::exact: result = dot_exact(job, a, b, start); break;
-    case Reduce::blocks: result = dot_blocks(job, a, b, start); break;
-    case Reduce::fma: result = dot_fma(job, a, b, start); break;
-    case Reduce::align: result = dot_align(job, a, b, start); break;
-    case Reduce::tree: result = dot_tree(job, a, b, start); break;
-    case Reduce::integer: result = dot_integer(job, a, b, start); break;
+    case Reduce::exact: result = dot_exact(job, a, b, start, counts); break;
+    case Reduce::blocks: result = dot_blocks(job, a, b, start, counts); break;
+    case Reduce::fma: result = dot_fma(job, a, b, start, counts); break;
+    case Reduce::align: result = dot_align(job, a, b, start, counts); break;
+    case Reduce::tree: result = dot_tree(job, a, b, start, counts); break;
+    case Reduce::integer: result = dot_integer(job, a, b, start, counts); break;
   }
   if (job.path.output == Output::int32) {
     std::memcpy(job.d + at, &result, sizeof result);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cstdint>
 
 #include "../layout.h"
@@ -14,11 +15,13 @@ struct Dyadic {
   int exponent = 0;
 };
 
-// -1, 0 or 1. Both sides are brought to the same length and compared digit by digit.
+// -1, 0 or 1. Both sides are brought to the same length.
 inline int compare(Dyadic a, Dyadic b) {
   if (a.significand == 0 || b.significand == 0) return (a.significand != 0) - (b.significand != 0);
-  while (!(a.significand >> 63)) a = {a.significand << 1, a.exponent - 1};
-  while (!(b.significand >> 63)) b = {b.significand << 1, b.exponent - 1};
+  for (Dyadic* x : {&a, &b}) {
+    const int unused = std::countl_zero(x->significand);
+    *x = {x->significand << unused, x->exponent - unused};
+  }
   if (a.exponent != b.exponent) return a.exponent < b.exponent ? -1 : 1;
   return a.significand == b.significand ? 0 : a.significand < b.significand ? -1 : 1;
 }
@@ -68,16 +71,18 @@ inline Unpacked unpack(std::uint64_t bits, IeeeType type) {
 // A signed fixed-point number: two's complement, bit i counts 2^(i - offset).
 class Fixed {
  public:
+  // A word at a time, from the one that holds the lowest bit, until there is nothing to carry.
   void add(std::uint64_t significand, int exponent, bool negative) {
-    Fixed term;
-    for (int bit = 0; bit < 64; ++bit)
-      if (significand >> bit & 1) term.set(exponent + bit);
-    if (negative) term.negate();
+    if (significand == 0) return;
+    const int at = exponent + offset, shift = at % 32;
+    const std::uint64_t low = significand << shift, high = shift == 0 ? 0 : significand >> (64 - shift);
+    const std::uint64_t pieces[] = {low & 0xFFFFFFFF, low >> 32, high};
     std::uint64_t carry = 0;
-    for (std::size_t i = 0; i < words; ++i) {
-      carry += std::uint64_t{word_[i]} + term.word_[i];
-      word_[i] = static_cast<std::uint32_t>(carry);
-      carry >>= 32;
+    for (std::size_t i = static_cast<std::size_t>(at) / 32, n = 0; i < words && (n < 3 || carry != 0); ++i, ++n) {
+      const std::uint64_t piece = (n < 3 ? pieces[n] : 0) + carry;
+      const std::uint64_t sum = negative ? word_[i] - piece : word_[i] + piece;
+      word_[i] = static_cast<std::uint32_t>(sum);
+      carry = sum >> 32 & 1;  // or a borrow
     }
   }
 
@@ -94,8 +99,8 @@ class Fixed {
 
   // Exponent of the leading bit of a positive number; INT32_MIN of zero.
   int top() const {
-    for (int i = static_cast<int>(words) * 32 - 1; i >= 0; --i)
-      if (bit(i - offset)) return i - offset;
+    for (std::size_t i = words; i-- > 0;)
+      if (word_[i] != 0) return static_cast<int>(32 * i) + static_cast<int>(std::bit_width(word_[i])) - 1 - offset;
     return INT32_MIN;
   }
 
@@ -112,20 +117,17 @@ class Fixed {
   }
 
   bool any_below(int exponent) const {
-    for (int e = -offset; e < exponent; ++e)
-      if (bit(e)) return true;
-    return false;
+    if (exponent <= -offset) return false;
+    const auto end = static_cast<std::size_t>(exponent + offset);
+    for (std::size_t i = 0; i < end / 32; ++i)
+      if (word_[i] != 0) return true;
+    return (word_[end / 32] & ((std::uint32_t{1} << (end % 32)) - 1)) != 0;
   }
 
  private:
   static constexpr int offset = 1760;
   static constexpr std::size_t words = 110;
   std::array<std::uint32_t, words> word_{};
-
-  void set(int exponent) {
-    const int i = exponent + offset;
-    word_[static_cast<std::size_t>(i) / 32] |= std::uint32_t{1} << (i % 32);
-  }
 };
 
 // Rounded once: to nearest even, or cut toward zero. An exact zero is +0; `exact` is cleared when bits are lost.

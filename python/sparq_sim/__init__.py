@@ -9,7 +9,7 @@ from sparq_sim.check import check, simulate
 from sparq_sim.datapath_matches import DatapathIdentification, DatapathMatch
 from sparq_sim.difference import Difference, diff
 from sparq_sim.epilogue import Epilogue
-from sparq_sim.events import Events
+from sparq_sim.events import Events, MatmulEvents
 from sparq_sim.explain import Explanation, explain
 from sparq_sim.faults import flip_bits
 from sparq_sim.formats import Format, Spec, conversions, datapaths, elements, formats, spec
@@ -38,7 +38,8 @@ from sparq_sim.store import Stored, contents, load, save
 from sparq_sim.summation import Node
 from sparq_sim.telling import Telling
 from sparq_sim.tensor import BlockTensor
-from sparq_sim.trace import DotTrace, TraceStep, TraceTerm, dot_trace
+from sparq_sim.trace import DotTrace, TraceStep, TraceTerm
+from sparq_sim.traced import dot_trace
 from sparq_sim.tradeoff import Tradeoff, tradeoff
 from sparq_sim.traits import Traits, traits
 
@@ -66,6 +67,7 @@ __all__ = [
     "Identification",
     "LayerReport",
     "Layout",
+    "MatmulEvents",
     "Node",
     "Packed",
     "Philox",

@@ -300,6 +300,7 @@ def multiply(
     c: _Array | None,
     bias: _Array | None,
     d: _Array,
+    counts: _Array | None,
     threads: int,
 ) -> None: ...
 def fused_multiply_add(*, x: _Array, y: _Array, z: _Array, d: _Array, nan_bits: int, threads: int) -> None: ...

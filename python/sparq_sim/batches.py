@@ -54,8 +54,13 @@ class Batches:
         """[..., M, N] as the core takes it, [own of a * M, the rest]."""
         if c is None:
             return None
+        return np.ascontiguousarray(c.transpose(self.order)).reshape(self.core_shape)
+
+    @property
+    def core_shape(self) -> tuple[int, int]:
+        """Of what the core makes."""
         rows = math.prod(self.shape[i] for i in self.order[: self.order.index(len(self.shape) - 2) + 1])
-        return np.ascontiguousarray(c.transpose(self.order)).reshape(rows, c.size // max(1, rows))
+        return rows, math.prod(self.shape) // max(1, rows)
 
     def from_core(self, d: Array) -> Array:
         """What the core made, as [..., M, N]."""

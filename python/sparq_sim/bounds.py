@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,3 +138,56 @@ def _align_bound(path: Datapath, p: Problem) -> Array:
 def any_order_bound(total: Array, bias: Array | float, k: int) -> Array:
     """A bound on |float32 - exact| for products and sums of float32 in any order, fused or not, with a bias added."""
     return gamma(k + 2) * (total + np.abs(bias)) + (2 * k + 2) * ETA
+
+
+@dataclass(frozen=True)
+class Sum:
+    """What is known of sums of machines as they go from step to step, float64 arrays of one shape."""
+
+    size: Array
+    """Upper bounds on the magnitude of what is added up exactly."""
+    error: Array
+    """Bounds on |value - exact|."""
+
+
+_PRECISIONS = {"fp32": (0.0, 0.0), "bf16": (2.0**-8, 2.0**-134), "fp16": (2.0**-11, 2.0**-25)}
+"""Of a second rounding to a type: its unit roundoff, and half its smallest number."""
+
+
+def _growth(roundings: int, precision: str) -> tuple[float, float]:
+    """The relative error of so many roundings to float32 and then to a precision, and what one of the latter can lose
+    below the normal range."""
+    u, eta = _PRECISIONS[precision]
+    v = roundings * (U + u)
+    return (v / (1 - v) if v < 1 else float("inf")), eta
+
+
+def parts_bound(parts: Sequence[Sum], start: Array, precision: str) -> Sum:
+    """Sums of parts of K that meet in any order, each narrowed to the precision, with a start of that magnitude."""
+    size = start + sum(part.size for part in parts)
+    error = sum((part.error for part in parts), np.zeros_like(size))
+    # Each sum is narrowed, and goes through no more additions than there are parts.
+    growth, eta = _growth(len(parts) + 1, precision)
+    roundings = 2 * len(parts) + 1
+    slack = 1 + gamma(10)
+    return Sum(size, (error + growth * (size + error) + roundings * eta * (1 + growth)) * slack)
+
+
+def epilogue_bound(d: Sum, alpha: float, beta: float, source: Array, bias: Array, precision: str) -> Sum:
+    """alpha * d + beta * source + bias in any order; source and bias are magnitudes that broadcast."""
+    a, b = abs(alpha), abs(beta)
+    size = a * d.size + b * source + bias
+    # Narrowing an operand, its product, and up to three additions.
+    growth, eta = _growth(5, precision)
+    lost = (a + b + 1) * eta + 6 * (ETA + eta)
+    slack = 1 + gamma(10)
+    return Sum(size, (a * d.error + growth * (size + a * d.error) + lost * (1 + growth)) * slack)
+
+
+def rounding_bound(y: Sum, element: ElementFormat, nearest: bool) -> Sum:
+    """y rounded once to an element with subnormals."""
+    half = 0.5 if nearest else 1.0
+    u = half * 2.0**-element.mantissa_bits
+    least = half * 2.0 ** (element.emin - element.mantissa_bits)
+    slack = 1 + gamma(4)
+    return Sum(y.size, (y.error + u * (y.size + y.error) + least) * slack)

@@ -132,11 +132,13 @@ class Selection:
     threads: int | None = None
     dense: Pair | None = None
     """What gives the same without gathering."""
+    counts: Array | None = None
+    """As `multiply` takes them."""
 
     @classmethod
     def of(
         cls, left: Operand, right: Operand, path: Datapath, stored: Stored, flipped: bool, batches: Batches,
-        threads: int | None,
+        threads: int | None, counts: Array | None = None,
     ) -> Selection:  # fmt: skip
         """Of operands whose rows are in the core's order; b is the stored one if `flipped`."""
         own, other, rows = (right, left, batches.right_rows) if flipped else (left, right, batches.left_rows)
@@ -153,10 +155,10 @@ class Selection:
         if any(end % path.presum and end != count for end in (*ends[0], *ends[1])):
             wide = None  # an error, in terms of stored elements
         if wide is not None and all_finite(own) and all_finite(other):
-            dense = Pair(left, right, wide, batches.groups, threads)
+            dense = Pair(left, right, wide, batches.groups, threads, counts)
         return cls(
             replace(own, codes=codes, segment_end=ends[0]), places, replace(other, codes=padded, segment_end=ends[1]),
-            path, flipped, stored.pattern, batches.groups, threads, dense,
+            path, flipped, stored.pattern, batches.groups, threads, dense, counts,
         )  # fmt: skip
 
     @property
@@ -189,11 +191,14 @@ class Selection:
             columns = slice(group * n, (group + 1) * n)
             start = None if c is None else c[:, columns]
             start = start.T if self.flipped and start is not None else start
-            made = self._group(group, rows, lines, start)
+            counts = self.counts
+            if counts is not None and counts.ndim > 1:
+                counts = counts[:, columns].swapaxes(0, 1) if self.flipped else counts[:, columns]
+            made = self._group(group, rows, lines, start, counts)
             out[:, columns] = made.T if self.flipped else made
         return out
 
-    def _group(self, group: int, rows: int, lines: int, c: Array | None) -> Array:
+    def _group(self, group: int, rows: int, lines: int, c: Array | None, counts: Array | None) -> Array:
         """[rows, lines] of one group: products of one row each, side by side."""
         other = self.other.rows_at(np.arange(group * lines, (group + 1) * lines))
         out = np.empty((rows, lines), np.float32)
@@ -210,8 +215,12 @@ class Selection:
             )  # fmt: skip
             left = self.stored.rows_at(np.arange(at, at + count))
             start = None if c is None else np.ascontiguousarray(c[first : first + count]).reshape(1, count * lines)
-            made = multiply(left, right, self.path, start, groups=count, threads=self.threads)
+            own = None if counts is None else np.zeros((1, count * lines, 4) if counts.ndim > 1 else 4, np.int64)
+            made = multiply(left, right, self.path, start, groups=count, threads=self.threads, counts=own)
             out[first : first + count] = made.reshape(count, lines)
+            if counts is not None and own is not None:
+                part = counts[first : first + count] if counts.ndim > 1 else counts
+                part += own.reshape(part.shape)
         return out
 
 

@@ -13,7 +13,8 @@ from sparq_sim.arrays import Array
 from sparq_sim.candidates import Candidate
 from sparq_sim.operands import Operand
 from sparq_sim.telling import Telling
-from sparq_sim.trace import DotTrace, trace_operands
+from sparq_sim.trace import DotTrace
+from sparq_sim.traced import trace_operands
 
 
 @dataclass(frozen=True)

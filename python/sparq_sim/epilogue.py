@@ -96,6 +96,23 @@ class Epilogue:
             if getattr(self, name) is not None:
                 self._term(name, shape)
 
+    def magnitudes(self, shape: tuple[int, ...]) -> tuple[Array, Array]:
+        """|source| and |bias| as they were given, float64 that broadcasts to a result of that shape; 0 for none."""
+        self.check(shape)
+        named = (("source", self.source if self.beta != 0 else None), ("bias", self.bias))
+        zero = np.zeros((1, 1))
+        first, second = (zero if x is None else np.abs(_widened(x, n).astype(np.float64)) for n, x in named)
+        return first, second
+
+    def pairs(self, product: float) -> dict[str, tuple[float, float]]:
+        """Factor and operand of each term of one product, in order."""
+        terms = {"alpha": (float(self.alpha), product)}
+        if self.source is not None and self.beta != 0:
+            terms["beta"] = (float(self.beta), float(self._term("source", (1, 1))[0, 0]))
+        if self.bias is not None:
+            terms["bias"] = (1.0, float(self._term("bias", (1, 1))[0, 0]))
+        return {name: terms[name] for name in self.order if name in terms}
+
     def apply(self, sums: Array, nan_bits: int, threads: int | None = None) -> Array:
         """float32 sums [..., M, N], which are written over, after the epilogue; NaN has those bits."""
         shape = sums.shape

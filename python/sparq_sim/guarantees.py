@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -11,10 +12,14 @@ import numpy as np
 from sparq_sim._core import Datapath, ElementFormat
 from sparq_sim.arrays import Array, to_numpy
 from sparq_sim.batches import Batches
-from sparq_sim.bounds import Problem, datapath_bound
-from sparq_sim.formats import Machine, find_element
+from sparq_sim.bounds import Problem, Sum, datapath_bound, epilogue_bound, parts_bound, rounding_bound
+from sparq_sim.compressed import Stored, stored_ends, stored_of
+from sparq_sim.epilogue import Epilogue
+from sparq_sim.formats import Format, Machine, Spec, find_element
 from sparq_sim.matmul import resolve_datapath
-from sparq_sim.operands import Operand, operand_of
+from sparq_sim.operands import Operand, operand_of, segment_run
+from sparq_sim.outputs import output_spec
+from sparq_sim.split import SplitK, split_of
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,10 @@ def error_bound(
     b_format: str | ElementFormat | None = None,
     a_scales: object = None,
     b_scales: object = None,
+    compressed: str | None = None,
+    split_k: SplitK | int | None = None,
+    epilogue: Epilogue | None = None,
+    output: str | Format | Spec | None = None,
 ) -> Any:
     """A proven bound on |machine - exact| of dot products, where nothing overflows, wraps or saturates
     (docs/numerics.md section 11).
@@ -105,53 +114,164 @@ def error_bound(
             knows the sums of magnitudes.
         datapath: the machine.
         k: products of a dot product, with formats.
-        c, a_format, b_format, a_scales, b_scales: as in `matmul`, with operands. Float scales are refused.
+        c, a_format, b_format, a_scales, b_scales, compressed: as in `matmul`, with operands. Float scales are refused.
+        split_k, epilogue, output: as in `matmul`: the bound is then that of what comes out at the end, against
+            alpha · (c + Σ a·b) + beta · source + bias of what was given. An output has no scales. With formats, source
+            and bias are of one output.
 
     Returns:
         A float, or [..., M, N] float64.
 
     Raises:
-        ValueError: what `matmul` refuses; k missing, or beside operands.
+        ValueError: what `matmul` refuses; k missing, or beside operands; outputs with scales, or tapered.
 
     >>> import sparq_sim as sq
     >>> sq.error_bound("e4m3", "e4m3", datapath="exact", k=32) < 1
     True
     """
     path = resolve_datapath(datapath)
+    split = split_of(split_k)
+    if epilogue is not None and not isinstance(epilogue, Epilogue):
+        raise TypeError(f"epilogue: needed an Epilogue, got {type(epilogue).__name__}")
+    after = _After(epilogue, None if output is None else _bounded_output(output))
     if isinstance(a, (str, ElementFormat)) or isinstance(b, (str, ElementFormat)):
         if not (isinstance(a, (str, ElementFormat)) and isinstance(b, (str, ElementFormat))):
             raise ValueError("a and b: needed two formats or two operands")
         if k is None or k < 1:
             raise ValueError(f"k={k}: with formats, the number of products is needed")
-        records = [find_element(x) if isinstance(x, str) else x for x in (a, b)]
-        tops = [float(max(_largest(record, True), _largest(record, False))) for record in records]
-        total = np.array([k * tops[0] * tops[1]]) * (1 + 2.0**-50)
-        problem = Problem(total, k, 1, records[0], records[1], tops[0], tops[1], False)
-        return float(datapath_bound(path, problem)[0])
+        if compressed is not None:
+            raise ValueError("compressed: with formats, k is what the machine counts")
+        return float(after.bound(_of_formats(path, a, b, k, split))[0, 0])
     if k is not None:
         raise ValueError("k: operands say how long they are")
-    left = operand_of(a, a_format, a_scales, None, path, "a")
-    right = operand_of(b, b_format, b_scales, None, path, "b")
+    given = [operand_of(x, f, s, None, path, n) for x, f, s, n in ((a, a_format, a_scales, "a"),
+                                                                  (b, b_format, b_scales, "b"))]  # fmt: skip
+    left, right = given
     if left.k != right.k:
         raise ValueError(f"K does not match: {left.k} and {right.k}")
     for operand, what in ((left, "a"), (right, "b")):
         if operand.float_scales is not None or operand.tensor_scale is not None:
             raise ValueError(f"{what}: float scales multiply the result of a machine; bound the codes without them")
     shape = Batches.of(left.shape, right.shape, "both with K last").shape
-    (x, x_scale), (y, y_scale) = _decoded(left, path), _decoded(right, path)
-    total = np.abs(x).reshape(left.shape) @ np.abs(y).reshape(right.shape).swapaxes(-1, -2)
+    start = np.zeros(shape)
     if c is not None:
-        start = to_numpy(c, "c")
-        if start.shape != shape:
-            raise ValueError(f"c: shape {start.shape}; needed [..., M, N] = {shape}")
-        total = total + np.abs(start.astype(np.float64))
-    total = total * (1 + (2 * left.k + 4) * 2.0**-53)
-    segments = max(1, len({*left.segment_end, *right.segment_end}))
-    problem = Problem(
-        total, left.k, segments, left.element, right.element, _top(x), _top(y), False,
-        a_block_scale=x_scale, b_block_scale=y_scale,
-    )  # fmt: skip
-    return datapath_bound(path, problem)
+        array = to_numpy(c, "c")
+        if array.shape != shape:
+            raise ValueError(f"c: shape {array.shape}; needed [..., M, N] = {shape}")
+        start = np.abs(array.astype(np.float64))
+    if compressed not in (None, "a", "b"):
+        raise ValueError(f"compressed={compressed!r}: needed 'a', 'b' or None")
+    stored = None if compressed is None else stored_of(a if compressed == "a" else b, compressed)
+    whole = _Magnitudes.of(path, left, right, stored, compressed == "b")
+    if split is None:
+        return after.bound(whole.sum(0, whole.k, start))
+    ends = split.ends(whole.k, path)
+    none = np.zeros(shape)
+    parts = [whole.sum(begin, end, none) for begin, end in itertools.pairwise([0, *ends])]
+    return after.bound(parts_bound(parts, start, split.precision) if parts else Sum(start, none))
+
+
+@dataclass(frozen=True)
+class _After:
+    """What happens to a sum of a machine."""
+
+    epilogue: Epilogue | None
+    output: Spec | None
+
+    def bound(self, made: Sum) -> Array:
+        if self.epilogue is not None:
+            how = self.epilogue
+            source, bias = how.magnitudes(made.size.shape)
+            made = epilogue_bound(made, how.alpha, how.beta, source, bias, how.precision)
+        if self.output is not None:
+            nearest = self.output.conversion.rounding.startswith("nearest")
+            made = rounding_bound(made, self.output.format.element, nearest)
+        return made.error
+
+
+def _bounded_output(output: str | Format | Spec) -> Spec:
+    made = output_spec(output)
+    element, how = made.format.element, made.conversion
+    plain = how.subnormals == how.input_subnormals == "keep" and how.preround == "none"
+    if made.format.levels or made.sparsity is not None or element.taper or not element.zero or not plain:
+        raise ValueError(
+            f"output={made.format.name}: a bound is of one rounding to numbers on a grid; needed a format without "
+            "scales, pattern and taper, and with its subnormals"
+        )
+    return made
+
+
+def _of_formats(path: Datapath, a: str | ElementFormat, b: str | ElementFormat, k: int, split: SplitK | None) -> Sum:
+    """Of any k finite elements."""
+    records = [find_element(x) if isinstance(x, str) else x for x in (a, b)]
+    tops = [float(max(_largest(record, True), _largest(record, False))) for record in records]
+
+    def part(length: int) -> Sum:
+        total = np.array([[length * tops[0] * tops[1]]]) * (1 + 2.0**-50)
+        problem = Problem(total, length, 1, records[0], records[1], tops[0], tops[1], False)
+        return Sum(total, datapath_bound(path, problem))
+
+    if split is None:
+        return part(k)
+    ends = split.ends(k, path)
+    parts = [part(end - begin) for begin, end in itertools.pairwise([0, *ends])]
+    return parts_bound(parts, np.zeros((1, 1)), split.precision)
+
+
+@dataclass(frozen=True)
+class _Magnitudes:
+    """Decoded magnitudes of two operands, and which of them a machine takes together."""
+
+    path: Datapath
+    a: Array
+    """[..., M, K]."""
+    b: Array
+    ends: tuple[tuple[int, ...], tuple[int, ...]]
+    """Where segments end, as the machine counts K."""
+    elements: tuple[ElementFormat, ElementFormat]
+    scales: tuple[float, float]
+    k: int
+    """As the machine counts it."""
+    stored: Stored | None
+    flipped: bool
+
+    @classmethod
+    def of(cls, path: Datapath, a: Operand, b: Operand, stored: Stored | None, flipped: bool) -> _Magnitudes:
+        (x, x_scale), (y, y_scale) = _decoded(a, path), _decoded(b, path)
+        k, ends = a.k, (a.segment_end, b.segment_end)
+        if stored is not None:
+            k = stored.codes.shape[1]
+            first, second = (stored_ends(x.segment_end, x.k, k, stored.pattern, n) for x, n in ((a, "a"), (b, "b")))
+            ends = (first, second)
+        return cls(
+            path, np.abs(x).reshape(a.shape), np.abs(y).reshape(b.shape), ends, (a.element, b.element),
+            (x_scale, y_scale), k, stored, flipped,
+        )  # fmt: skip
+
+    def taken(self, begin: int, end: int) -> tuple[Array, Array]:
+        """Both sides with what lies in that run of K."""
+        if self.stored is None:
+            return self.a[..., begin:end], self.b[..., begin:end]
+        own = self.b if self.flipped else self.a
+        flat = own.reshape(-1, own.shape[-1])
+        padded, kept = (np.zeros((flat.shape[0], flat.shape[1] + 1)) for _ in range(2))
+        padded[:, :-1] = flat
+        places = self.stored.places[:, begin:end].astype(np.int64)
+        np.put_along_axis(kept, places, np.take_along_axis(padded, places, axis=1), axis=1)
+        part = kept[:, :-1].reshape(own.shape)
+        return (self.a, part) if self.flipped else (part, self.b)
+
+    def sum(self, begin: int, end: int, start: Array) -> Sum:
+        """What a machine makes of a run of K, from numbers of that magnitude on."""
+        x, y = self.taken(begin, end)
+        total = x @ y.swapaxes(-1, -2) + start
+        total = total * (1 + (2 * x.shape[-1] + 4) * 2.0**-53)
+        segments = max(1, len({stop for ends in self.ends for stop in segment_run(ends, begin, end)[1]}))
+        problem = Problem(
+            total, end - begin, segments, *self.elements, _top(x), _top(y), False,
+            a_block_scale=self.scales[0], b_block_scale=self.scales[1],
+        )  # fmt: skip
+        return Sum(total, datapath_bound(self.path, problem))
 
 
 def _top(values: Array) -> float:

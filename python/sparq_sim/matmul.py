@@ -13,6 +13,7 @@ from sparq_sim.batches import Batches
 from sparq_sim.compressed import Selection, stored_of
 from sparq_sim.end_scales import times_end_scales, without_end_scales
 from sparq_sim.epilogue import Epilogue
+from sparq_sim.events import MatmulEvents
 from sparq_sim.formats import Format, Machine, Spec, find_datapath
 from sparq_sim.machines import load_datapath
 from sparq_sim.operands import SHAPES, Pair, operand_of
@@ -114,6 +115,7 @@ def matmul(
     split_k: SplitK | int | None = None,
     epilogue: Epilogue | Requantization | None = None,
     output: str | Format | Spec | None = None,
+    events: MatmulEvents | None = None,
     threads: int | None = None,
 ) -> Any:
     """``a @ b.T (+ c)`` as a described machine computes it. a is [..., M, K] and b is **[..., N, K]**: both have
@@ -134,10 +136,13 @@ def matmul(
         compressed: ``"a"`` or ``"b"``, a `BlockTensor` with an N:M pattern: the machine takes that operand as it is
             stored, and its K (steps, instructions, chunks, parts) counts stored elements, whose positions select those
             of the other. By default K counts the elements of dense lines, and pruned ones are zeros.
-        split_k: a `SplitK`, or the number of parts of K that are added up by themselves and meet in float32.
+        split_k: a `SplitK`, or the number of parts of K that are added up by themselves and meet in float32 (or in
+            the integers of a machine that writes int32).
         epilogue: an `Epilogue` (alpha, beta and bias) of a float result, or a `Requantization` of an int32 one.
         output: what a float result is rounded to afterwards: a name of `formats()` or `elements()`, a `Format` or a
             `Spec`. ``result="fp16"`` adds in fp16, ``output="fp16"`` rounds what float32 sums became.
+        events: a `MatmulEvents` to add counts to: what was cut, cancelled, overflowed and wrapped. The reference
+            multiplies then, which takes a hundred to some thousand times as long.
         threads: threads to use; default by size. Results never depend on it.
 
     Returns:
@@ -178,9 +183,9 @@ def matmul(
     if compressed not in (None, "a", "b"):
         raise ValueError(f"compressed={compressed!r}: needed 'a', 'b' or None")
     stored = None if compressed is None else stored_of(a if compressed == "a" else b, compressed)
+    if events is not None and not isinstance(events, MatmulEvents):
+        raise TypeError(f"events: needed a MatmulEvents object, got {type(events).__name__}")
     split = split_of(split_k)
-    if split is not None and name == "int32":
-        raise ValueError("split_k: this datapath gives int32, and parts meet in floats")
     path = machine_for(path, name)
     left = operand_of(a, a_format, a_scales, a_tensor_scale, path, "a")
     right = operand_of(b, b_format, b_scales, b_tensor_scale, path, "b")
@@ -201,14 +206,17 @@ def matmul(
         ends = (x, y)
         if start is not None and not (x is None and y is None):
             raise ValueError("c needs operands whose scales are applied before it")
-    whole: Pair | Selection = Pair(left, right, path, batches.groups, threads)
+    counts = None if events is None else events.room(batches)
+    whole: Pair | Selection = Pair(left, right, path, batches.groups, threads, counts)
     if stored is not None:
-        whole = Selection.of(left, right, path, stored, compressed == "b", batches, threads)
+        whole = Selection.of(left, right, path, stored, compressed == "b", batches, threads, counts)
     if split is None:
         sums = batches.from_core(whole.product(start))
     else:
-        sums = sum_of_parts(whole, split, path, start, threads)
+        sums = sum_of_parts(whole, split, path, start, threads, counts)
         sums = batches.from_core(times_end_scales(sums, *ends, path, batches.groups, threads))
+    if events is not None and counts is not None:
+        events.add(counts, batches)
     if isinstance(epilogue, Epilogue):
         sums = epilogue.apply(sums, path.nan_bits, threads)
     if name == "fp16" and not (epilogue is None and split is None):

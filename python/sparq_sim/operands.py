@@ -259,9 +259,11 @@ def multiply(
     bias: Array | None = None,
     groups: int = 1,
     threads: int | None = None,
+    counts: Array | None = None,
 ) -> Array:
     """[M, groups * N] float32 of two checked operands with equal K: `groups` products, one after the other in the rows
-    of a (groups * M) and b (groups * N). `bias` [groups * N] is one float32 addition at the end."""
+    of a (groups * M) and b (groups * N). `bias` [groups * N] is one float32 addition at the end. With `counts`, int64
+    [4] or [M, groups * N, 4], the reference multiplies, and adds to it what happened."""
     m, n = a.rows // groups, b.rows // groups
     d = np.empty((m, groups * n), dtype=np.float32)
     _core.multiply(
@@ -273,6 +275,7 @@ def multiply(
         c=c,
         bias=bias,
         d=d,
+        counts=counts,
         threads=thread_argument(threads),
     )
     return d
@@ -287,6 +290,7 @@ class Pair:
     path: Datapath
     groups: int = 1
     threads: int | None = None
+    counts: Array | None = None
 
     @property
     def k(self) -> int:
@@ -298,4 +302,6 @@ class Pair:
 
     def product(self, c: Array | None) -> Array:
         """float32 [M, groups * N]."""
-        return multiply(self.left, self.right, self.path, c, groups=self.groups, threads=self.threads)
+        return multiply(
+            self.left, self.right, self.path, c, groups=self.groups, threads=self.threads, counts=self.counts
+        )

@@ -10,6 +10,7 @@ import numpy as np
 
 from sparq_sim._core import Datapath
 from sparq_sim.arrays import Array
+from sparq_sim.events import DOT_COUNTS
 from sparq_sim.steps import ONE, checked_precision, fused_step, rounded_to
 
 T = TypeVar("T", bound="Divisible")
@@ -43,6 +44,7 @@ class SplitK:
             (n sums are the first n // 2 and the others, and the total takes their sum), or the numbers of the parts
             in the order in which the total takes them.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``: what the sums of the parts, c and totals are rounded to.
+            Sums of a machine that writes int32 are added in its integers, which wrap or saturate as it says.
 
     Raises:
         ValueError, TypeError: what means nothing.
@@ -107,16 +109,63 @@ def split_of(given: SplitK | int | None) -> SplitK | None:
     return SplitK(parts=int(given))
 
 
-def sum_of_parts(whole: Divisible, how: SplitK, path: Datapath, c: Array | None, threads: int | None = None) -> Array:
-    """float32 [m, n]: c, or +0, and the sums of all parts."""
+def fitted(values: Array, path: Datapath) -> Array:
+    """int64 sums in the range of a machine's integers, as it brings them there."""
+    low = -(1 << (path.integer_bits - 1))
+    if path.integer_overflow == "saturate":
+        return np.clip(values, low, -low - 1)
+    return (values - low) % (-2 * low) + low
+
+
+def sum_of_parts(
+    whole: Divisible,
+    how: SplitK,
+    path: Datapath,
+    c: Array | None,
+    threads: int | None = None,
+    counts: Array | None = None,
+) -> Array:
+    """float32 [m, n], or the bits of int32: c, or +0, and the sums of all parts. What overflows or wraps where they
+    meet is added to `counts`, as `multiply` takes them.
+
+    Raises:
+        ValueError: a precision of integers.
+    """
     ends = how.ends(whole.k, path)
+    integers = path.output == "int32"
+    if integers and how.precision != "fp32":
+        raise ValueError(f"split_k: precision={how.precision!r}: parts of int32 meet in integers")
+
+    def counted(found: Array, name: str) -> None:
+        if counts is not None:
+            counts[..., DOT_COUNTS.index(name)] += found if counts.ndim > 1 else np.count_nonzero(found)
+
+    def narrowed(x: Array) -> Array:
+        if integers:
+            return as_bits(x.view(np.int32).astype(np.int64))
+        finite = np.isfinite(x) if counts is not None else x
+        rounded_to(x, how.precision)
+        if counts is not None:
+            counted(finite & np.isinf(x), "overflowed")
+        return x
+
+    def as_bits(sums: Array) -> Array:
+        kept = fitted(sums, path)
+        counted(kept != sums, "wrapped")
+        return kept.astype(np.int32).view(np.float32)
 
     def add(x: Array, total: Array) -> Array:
-        return fused_step(x, ONE, total, total, nan_bits=path.nan_bits, precision=how.precision, threads=threads)
+        if integers:
+            return as_bits(x.view(np.int32).astype(np.int64) + total.view(np.int32))
+        finite = np.isfinite(x) & np.isfinite(total) if counts is not None else x
+        fused_step(x, ONE, total, total, nan_bits=path.nan_bits, precision=how.precision, threads=threads)
+        if counts is not None:
+            counted(finite & np.isinf(total), "overflowed")
+        return total
 
     def part(number: int) -> Array:
         begin = 0 if number == 0 else ends[number - 1]
-        return rounded_to(whole.part(begin, ends[number]).product(None), how.precision)
+        return narrowed(whole.part(begin, ends[number]).product(None))
 
     def tree(numbers: Sequence[int]) -> Array:
         if len(numbers) == 1:
@@ -126,7 +175,7 @@ def sum_of_parts(whole: Divisible, how: SplitK, path: Datapath, c: Array | None,
 
     if not ends:
         return whole.product(c)
-    total = None if c is None else rounded_to(c.copy(), how.precision)
+    total = None if c is None else narrowed(c.copy())
     numbers = how.order if isinstance(how.order, tuple) else range(len(ends))
     sums = [tree(numbers)] if how.order == "tree" else (part(number) for number in numbers)
     for own in sums:

@@ -1,21 +1,18 @@
-"""dot_trace: one dot product on a described machine, step by step."""
+"""One dot product on a described machine, carried out in fractions: what `dot_trace` shows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from sparq_sim._core import Datapath, ElementFormat
-from sparq_sim.arrays import Array
-from sparq_sim.formats import Machine
-from sparq_sim.matmul import RESULTS, as_result, core_start, machine_for, resolve_datapath, result_of
-from sparq_sim.operands import Operand, multiply, operand_of
-from sparq_sim.tensor import BlockTensor
+from sparq_sim.events import DOT_COUNTS
+from sparq_sim.operands import Operand
 
 #: The exponent of a zero operand under zero_products="lowest" (docs/numerics.md section 10).
 _LOWEST = -126
@@ -49,7 +46,9 @@ class TraceStep:
     """One addition into an accumulator."""
 
     what: str
-    """``step``; or ``instruction`` or ``chunk``, where an accumulator is added to another."""
+    """``step``; or ``instruction``, ``chunk`` or ``part`` (of split-K), where an accumulator is added to another; or
+    what happens to a sum: ``narrowed`` to a precision, ``alpha``, ``beta``, ``bias``, ``result``, ``requantized``,
+    ``output``."""
     start: float
     """The accumulator before."""
     terms: tuple[TraceTerm, ...]
@@ -73,8 +72,8 @@ class DotTrace:
     """Of the result."""
     counts: dict[str, int] = field(default_factory=dict)
     """``truncated`` terms that lost something, ``cancelled`` steps whose sum is below half of its largest term,
-    ``overflowed`` steps whose finite sum became Inf or the largest number, ``wrapped`` integer sums that left their
-    range."""
+    ``overflowed`` finite numbers that a rounding made Inf or the largest number, ``wrapped`` integer sums that left
+    their range (`MatmulEvents` has those of whole products)."""
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON has it; fractions as text."""
@@ -127,6 +126,15 @@ def _to_multiple(value: Fraction, exponent: int, mode: str) -> Fraction:
     return (math.trunc(units) if mode == "toward_zero" else round(units)) * quantum  # round: ties to even
 
 
+def to_float(value: Fraction, exponent_bits: int, fraction: int, mode: str = "nearest_even") -> float:
+    """value in an IEEE format, Inf beyond its range; zero is +0."""
+    if value == 0:
+        return 0.0
+    emax = 2 ** (exponent_bits - 1) - 1
+    kept = _to_multiple(abs(value), max(_floor_log2(value), 1 - emax) - fraction, mode)
+    return math.copysign(float(kept) if kept < Fraction(2) ** (emax + 1) else math.inf, value)
+
+
 @dataclass(frozen=True)
 class _Side:
     """One line of an operand, read as the machine reads it."""
@@ -143,7 +151,8 @@ class _Side:
         if self.element.mantissa_bits == 23:
             code = code >> self.path.dropped_bits << self.path.dropped_bits
         value = self.element.value(code)
-        return 0.0 if self.path.flush_inputs and abs(value) < 2.0**self.element.emin else value
+        flush = self.path.flush_inputs and self.element.exponent_bits > 0
+        return 0.0 if flush and abs(value) < 2.0**self.element.emin else value
 
     def exponent(self, value: float) -> int:
         if value == 0:
@@ -170,28 +179,27 @@ class _Side:
         return value, max(_floor_log2(Fraction(value)), record.emin)
 
 
-class _Tracer:
+class Tracer:
     """Carries a dot product out in fractions and writes down what happens."""
 
     def __init__(self, path: Datapath, a: Operand, b: Operand) -> None:
         self.path, self.a, self.b = path, _Side(a, path), _Side(b, path)
         self.k_count = a.k
         self.steps: list[TraceStep] = []
-        self.counts = dict.fromkeys(("truncated", "cancelled", "overflowed", "wrapped"), 0)
+        self.counts = dict.fromkeys(DOT_COUNTS, 0)
 
-    def rounded(self, value: Fraction, mode: str, fraction: int | None = None) -> float:
+    def rounded(self, value: Fraction, mode: str, flush: bool = True) -> float:
         """To the accumulator."""
-        fraction = self.path.accumulator_fraction if fraction is None else fraction
+        fraction = self.path.accumulator_fraction
         emax = 2 ** (self.path.accumulator_exponent_bits - 1) - 1
         if value == 0:
             return 0.0
-        kept = _to_multiple(abs(value), max(_floor_log2(value), 1 - emax) - fraction, mode)
-        if kept >= Fraction(2) ** (emax + 1):
+        kept_float = to_float(abs(value), self.path.accumulator_exponent_bits, fraction, mode)
+        if math.isinf(kept_float):
             self.counts["overflowed"] += 1
-            kept_float = (2 - 2.0**-fraction) * 2.0**emax if self.path.overflow == "saturate" else math.inf
-        else:
-            kept_float = float(kept)
-        if self.path.flush_results and kept_float < 2.0 ** (1 - emax):
+            if self.path.overflow == "saturate":
+                kept_float = (2 - 2.0**-fraction) * 2.0**emax
+        if flush and self.path.flush_results and kept_float < 2.0 ** (1 - emax):
             kept_float = 0.0
         return math.copysign(kept_float, value)
 
@@ -209,15 +217,12 @@ class _Tracer:
         """A product with its scales; `decode` rounds operands to float32 first."""
         (sa, xa), (sb, xb) = self.a.scale(k), self.b.scale(k)
         va, vb = self.a.value(k), self.b.value(k)
-        x, y = va * sa, vb * sb
-        if not math.isfinite(x * y) and not (math.isfinite(va) and math.isfinite(vb) and sa == sa and sb == sb):
+        if decode:
+            va, vb, sa, sb = self.decoded(va, sa), self.decoded(vb, sb), 1.0, 1.0
+        if not all(map(math.isfinite, (va, vb, sa, sb))):
+            x, y = va * sa, vb * sb
             return TraceTerm((k,), (x,), (y,), x * y, None, x * y)
         exact_a, exact_b = Fraction(va) * Fraction(sa), Fraction(vb) * Fraction(sb)
-        if decode:
-            x, y = (self.rounded(v, "nearest_even") for v in (exact_a, exact_b))
-            if not (math.isfinite(x) and math.isfinite(y)):
-                return TraceTerm((k,), (x,), (y,), x * y, None, x * y)
-            exact_a, exact_b = Fraction(x), Fraction(y)
         value = exact_a * exact_b
         exponent = None
         if self.path.reduce == "align":
@@ -226,6 +231,12 @@ class _Tracer:
             if exponent is not None and self.path.normalize and abs(value) >= Fraction(2) ** (exponent + 1):
                 exponent += 1
         return TraceTerm((k,), (float(exact_a),), (float(exact_b),), value, exponent, value)
+
+    def decoded(self, value: float, scale: float) -> float:
+        """An element in float32, with its scale."""
+        if not (math.isfinite(value) and math.isfinite(scale)):
+            return value * scale
+        return self.rounded(Fraction(value) * Fraction(scale), "nearest_even", flush=False)
 
     def presum_term(self, ks: Sequence[int]) -> TraceTerm:
         (sa, xa), (sb, xb) = self.a.scale(ks[0]), self.b.scale(ks[0])
@@ -341,7 +352,8 @@ class _Tracer:
             return part[0] if len(part) == 1 else self.add(tree(part[:half]), tree(part[half:]))
 
         total = tree(leaves)
-        return self.note("step", acc, terms, None, acc, total, self.add(acc, total))
+        own = Fraction(total) if math.isfinite(total) else total
+        return self.note("step", acc, terms, None, acc, own, self.add(acc, total))
 
     def fit(self, value: int) -> int:
         low: int = -(1 << (self.path.integer_bits - 1))
@@ -353,13 +365,20 @@ class _Tracer:
 
     def integer_step(self, ks: Sequence[int], acc: float) -> float:
         terms = [self.plain_term(k, False) for k in ks]
-        special = self.special(terms, acc)
+        special = self.special(terms, 0.0)
         if special is not None:
             return self.note("step", acc, terms, None, acc, special, special)
+        # An accumulator that is no number keeps no integer from wrapping.
         units = [side.element.emin - side.element.mantissa_bits for side in (self.a, self.b)]
         unit = Fraction(2) ** sum(units)
         if self.path.output != "int32":
             unit *= Fraction(self.a.scale(ks[0])[0]) * Fraction(self.b.scale(ks[0])[0])
+        else:  # the integers of the elements, whatever they stand for
+            x, y = (2.0**own for own in units)
+            terms = [
+                replace(t, a=(t.a[0] / x,), b=(t.b[0] / y,), value=t.value / unit, kept=t.kept / unit) for t in terms
+            ]
+            unit = Fraction(1)
         total = self.fit(int(acc)) if self.path.output == "int32" else 0
         tree = self.path.integer_tree or len(ks)
         for first in range(0, len(ks), tree):
@@ -368,7 +387,8 @@ class _Tracer:
             return self.note("step", acc, terms, None, Fraction(int(acc)), Fraction(total), float(total))
         value = total * unit
         own = self.rounded(value, "nearest_even")
-        return self.note("step", acc, terms, None, Fraction(acc), value, self.add(acc, own))
+        kept = Fraction(acc) if math.isfinite(acc) else acc
+        return self.note("step", acc, terms, None, kept, value, self.add(acc, own))
 
     def members(self) -> Iterator[list[list[int]]]:
         """For each instruction the elements of its steps."""
@@ -377,8 +397,8 @@ class _Tracer:
             ends = sorted({*self.a.operand.segment_end, *self.b.operand.segment_end, count})
             begin = 0
             for end in ends if path.output != "int32" else [count]:
-                length = path.group or end - begin
-                for k in range(begin, end, max(1, length)):
+                length = path.group or max(1, end - begin)
+                for k in range(begin, end, length):
                     yield [list(range(k, min(k + length, end)))]
                 begin = end
             return
@@ -418,78 +438,6 @@ class _Tracer:
                 if both is None:
                     with np.errstate(over="ignore"):
                         joined = float(np.float32(total) + np.float32(acc))
+                    self.counts["overflowed"] += int(math.isinf(joined))
                 self.note("chunk", total, (), None, total, total + acc, joined)
                 total, acc = joined, 0.0
-
-
-def dot_trace(
-    a: object,
-    b: object,
-    c: float | int | None = None,
-    *,
-    datapath: str | Machine | Datapath,
-    a_format: str | ElementFormat | None = None,
-    b_format: str | ElementFormat | None = None,
-    a_scales: object = None,
-    b_scales: object = None,
-    result: str | None = None,
-) -> DotTrace:
-    """One dot product, step by step: decoded operands, products, exponents, every aligned term and what was cut off it,
-    sums before and after rounding.
-
-    Args:
-        a, b: one line each, [K] or [1, K], of the kinds that `matmul` takes.
-        c: what the accumulator starts with, a number of the result's type.
-        datapath, a_format, b_format, a_scales, b_scales, result: as in `matmul`. Float scales, which multiply the
-            result of a machine or decode operands before it, are refused.
-
-    Returns:
-        A `DotTrace`: data, and with `print` a table. Its result is that of `matmul`.
-
-    Raises:
-        ValueError: what `matmul` refuses; operands of several lines; float scales.
-
-    >>> import numpy as np, sparq_sim as sq
-    >>> codes = np.uint8([0x38, 0x04, 0x04])
-    >>> print(sq.dot_trace(codes, codes, datapath="hopper_fp8", a_format="e4m3", b_format="e4m3"))
-    step 0: accumulator 0 adds 0  E = 0
-      k 0: 1 * 1 = 1  e = 0  adds 1
-      k 1: 0.0078125 * 0.0078125 = 6.103515625e-05  e = -12  adds 0  lost 6.103515625e-05
-      k 2: 0.0078125 * 0.0078125 = 6.103515625e-05  e = -12  adds 0  lost 6.103515625e-05
-      sum 1 -> 1
-    result 1 (0x3F800000)
-    """
-    path = resolve_datapath(datapath)
-    name = result_of(path, result)
-    lines = [_line(x) for x in (a, b)]
-    scales = [None if s is None else np.atleast_2d(np.asarray(s)) for s in (a_scales, b_scales)]
-    own = machine_for(path, name)
-    left = operand_of(lines[0], a_format, scales[0], None, own, "a")
-    right = operand_of(lines[1], b_format, scales[1], None, own, "b")
-    if left.k != right.k:
-        raise ValueError(f"K does not match: a has {left.k} elements, b {right.k}")
-    return trace_operands(left, right, None if c is None else np.array([[c]], RESULTS[name]), path, name)
-
-
-def trace_operands(a: Operand, b: Operand, start: Array | None, path: Datapath, result: str) -> DotTrace:
-    """`dot_trace` of operands of one line each that were read; `start` is [1, 1] of the result's dtype.
-
-    Raises:
-        ValueError: operands of several lines; float scales.
-    """
-    for operand, what in ((a, "a"), (b, "b")):
-        if operand.rows != 1:
-            raise ValueError(f"{what}: {operand.rows} lines; a trace is of one")
-        if operand.float_scales is not None or operand.tensor_scale is not None:
-            raise ValueError(f"{what}: float scales are no part of a machine's steps; trace the codes without them")
-    own = machine_for(path, result)
-    got = as_result(multiply(a, b, own, None if start is None else core_start(start)), own, result)
-    tracer = _Tracer(own, a, b)
-    tracer.run(0.0 if start is None else float(start[0, 0]))
-    return DotTrace(path, tuple(tracer.steps), got[0, 0].item(), int(got.view(f"u{got.itemsize}")[0, 0]), tracer.counts)
-
-
-def _line(x: object) -> object:
-    if isinstance(x, BlockTensor) or getattr(x, "ndim", 2) != 1:
-        return x
-    return x[None, :]  # type: ignore[index]
