@@ -435,6 +435,26 @@ def test_subnormal_elements_are_flushed_before_their_scales() -> None:
         assert float(got[0, 0]) == (2**-12 + 2**-26) * 2**-10
 
 
+def test_products_of_two_or_more_count_one_higher_on_every_way() -> None:
+    """Terms of int32 and of int64, steps of any length, the accumulator within them or after them."""
+    rng = np.random.default_rng(14)
+    for number in range(48):
+        group, fraction_bits = int(rng.choice([1, 4, 16, 32])), int(rng.choice([13, 20, 24, 28, 29, 34]))
+        late: dict[str, Any] = {"start": "late_floor", "sum_fraction": 31, "start_fraction": 24}
+        chosen: dict[str, Any] = {
+            "reduce": "align", "group": group, "fraction_bits": fraction_bits, "normalize": True,
+            "instruction": group * int(rng.choice([1, 2])), "accumulator_rounding": "toward_zero",
+            "zero_products": ("absent", "lowest")[number % 2], **(late, {}, {"start": "after_instruction"})[number % 3],
+        }  # fmt: skip
+        name = ("e4m3", "fp16", "bf16", "e2m1")[number % 4]
+        a, b = (Side(name, drawn_codes(rng, name, (3, 70), ("near", "cancel", "any")[number % 3])) for _ in range(2))
+        c = drawn_starts(rng, (3, 3), False, "near")
+        wanted = model(sq.Datapath(**chosen).to_dict(), a, b, c)
+        for isa in ISAS:
+            with forced_isa(isa):
+                assert np.array_equal(run(sq.Datapath(**chosen), a, b, c), wanted), (chosen, name, isa)
+
+
 def test_a_c_that_is_too_small_for_a_narrow_accumulator_becomes_plus_zero() -> None:
     """Of either sign: zeros of accumulators are +0, also where one is rounded to it (section 10, step 4)."""
     zeros, fields = np.zeros((2, 8), np.uint8), {"accumulator_exponent_bits": 5, "accumulator_fraction": 10}

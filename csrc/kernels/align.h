@@ -58,8 +58,8 @@ struct AlignPlan {
     steps = instruction / path.group;
     packed = steps == 1 ? j.k : (j.k + instruction - 1) / instruction * instruction;
     for (const ElementFormat* f : {&j.a.element, &j.b.element}) integer_unit += min_exponent(*f) - f->mantissa_bits;
-    narrow = path.presum == 1 && path.fraction_bits <= 28 && shift_up >= 0 && !path.normalize &&
-             path.align_rounding == Cut::toward_zero && path.lanes == 1;
+    narrow = path.presum == 1 && path.fraction_bits <= 28 && shift_up >= 0 && path.align_rounding == Cut::toward_zero &&
+             path.lanes == 1;
     partial = (std::int64_t{1} << (29 - (narrow ? path.fraction_bits : 28))) - 1;
     // In halves, quarters, ... of a step.
     if (path.group > partial && partial > 0)
@@ -236,6 +236,34 @@ struct AlignRows {
   std::int64_t a_row, b_row;  // of the first lane
 };
 
+// top = max(top, exponents of the products) where one of 2 or more has an exponent one higher; products fit int32.
+inline void raise_to_normalized(const AlignPlan& plan, const AlignRows& in, std::int64_t first, std::int64_t count,
+                                std::int32_t* top) {
+  auto* largest = reinterpret_cast<Integers*>(top);
+  const std::int32_t below_two = (2 << plan.product_fraction) - 1;
+  const std::int32_t* row = in.row + first;
+  Integers local[integer_parts];
+  for (std::size_t i = 0; i < integer_parts; ++i) local[i] = largest[i];
+  for (std::int64_t k = 0; k < count; ++k) {
+    const auto* significands = reinterpret_cast<const Integers*>(in.panel + (first + k) * lanes);
+    const auto* exponents = reinterpret_cast<const Integers*>(in.panel + in.panel_plane + (first + k) * lanes);
+    for (std::size_t i = 0; i < integer_parts; ++i) {
+      const Integers product = row[k] * significands[i], sign = product >> 31;
+      const Integers excess = ((product ^ sign) - sign) > below_two;  // -1 where it has
+      const Integers exponent = row[in.row_plane + k] + exponents[i] - excess;
+      local[i] = exponent > local[i] ? exponent : local[i];
+    }
+  }
+  for (std::size_t i = 0; i < integer_parts; ++i) largest[i] = local[i];
+}
+
+// The largest exponent of one step's terms of int32.
+inline void narrow_largest(const AlignPlan& plan, const AlignRows& in, std::int64_t first, std::int64_t count,
+                           std::int32_t* top) {
+  if (plan.job.path.normalize) return raise_to_normalized(plan, in, first, count, top);
+  raise_to_largest(in.row + in.row_plane + first, in.panel + in.panel_plane + first * lanes, count, top);
+}
+
 // Sums of one step's terms, at fraction_bits below 2^top, terms of int32.
 inline void sum_narrow(const AlignPlan& plan, const AlignRows& in, std::int64_t first, std::int64_t count,
                        const std::int32_t* top, std::int64_t* total) {
@@ -391,7 +419,7 @@ inline void late_floor_step(const AlignPlan& plan, const AlignRows& in, std::int
   for (int p = 0; p < path.lanes; ++p) {
     for (int l = 0; l < lanes; ++l) tops[p][l] = absent_exponent;
     if (path.lanes == 1 && plan.narrow)
-      raise_to_largest(in.row + in.row_plane + first, in.panel + in.panel_plane + first * lanes, end - first, tops[p]);
+      narrow_largest(plan, in, first, end - first, tops[p]);
     else
       wide_largest(plan, in, first + p, end, path.lanes, tops[p]);
     for (int l = 0; l < lanes; ++l) {
@@ -444,7 +472,7 @@ inline void aligned_step_short(const AlignPlan& plan, const AlignRows& in, std::
   const StartLanes start(plan, acc);
   std::int32_t top[lanes], sum[lanes];
   for (int l = 0; l < lanes; ++l) top[l] = larger(start.counted[l], plan.least_top);
-  raise_to_largest(in.row + in.row_plane + first, in.panel + in.panel_plane + first * lanes, end - first, top);
+  narrow_largest(plan, in, first, end - first, top);
   cut_start(start, top, path.fraction_bits, sum);
   add_cut_products(plan.shift_up, in.row + first, in.row_plane, in.panel + first * lanes, in.panel_plane, end - first,
                    top, sum);
@@ -464,7 +492,7 @@ inline void aligned_step(const AlignPlan& plan, const AlignRows& in, std::int64_
   if (path.presum > 1)
     presums.largest(first, end, top);
   else if (plan.narrow)
-    raise_to_largest(in.row + in.row_plane + first, in.panel + in.panel_plane + first * lanes, end - first, top);
+    narrow_largest(plan, in, first, end - first, top);
   else
     wide_largest(plan, in, first, end, 1, top);
   for (int l = 0; l < lanes; ++l) top[l] = larger(top[l], plan.least_top);
