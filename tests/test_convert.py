@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import sparq_sim as sq
 from sparq_sim.convert import convert
+from sparq_sim.packing import layout_for
 from test_cli import table
 
 
@@ -83,6 +84,73 @@ def test_names_of_other_makers_and_what_is_left_out(tmp_path: Path) -> None:
     run(include=["*.out.*"])
     made = load_file(tmp_path / "out" / "model-00001-of-00001.safetensors")
     assert "layers.0.out.weight_packed" in made and "layers.0.fc.weight" in made
+
+
+@pytest.mark.parametrize(
+    ("format", "strategy", "scale"),
+    [("mxfp4", "group", "torch.uint8"), ("nvfp4", "tensor_group", "torch.float8_e4m3fn")],
+)
+def test_config_json_says_how_weights_are_stored(tmp_path: Path, format: str, strategy: str, scale: str) -> None:
+    """As `QuantizationConfig` of compressed-tensors 0.20 writes its MXFP4A16 and NVFP4A16."""
+    checkpoint(tmp_path / "in")
+    spec = sq.spec(format, like="compressed-tensors-0.20")
+    convert(tmp_path / "in", tmp_path / "out", spec, sq.layouts()[f"compressed_tensors_{format}"], exclude=["*.out.*"])
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config.pop("model_type") == "none"
+    weights = {
+        "num_bits": 4, "type": "float", "symmetric": True, "group_size": 32 if format == "mxfp4" else 16,
+        "strategy": strategy, "dynamic": False, "scale_dtype": scale,
+    }  # fmt: skip
+    name = f"{format}-pack-quantized"
+    group = {"targets": ["layers.0.fc", "layers.1.fc"], "weights": weights, "format": name}
+    assert config == {
+        "quantization_config": {
+            "quant_method": "compressed-tensors",
+            "format": name,
+            "quantization_status": "compressed",
+            "config_groups": {"group_0": group},
+            "ignore": [],
+        }
+    }
+    # Layouts that checkpoints do not name, and checkpoints without the file.
+    convert(tmp_path / "in", tmp_path / "plain", sq.spec(format), sq.layouts()["row_major"])
+    assert (tmp_path / "plain" / "config.json").read_bytes() == (tmp_path / "in" / "config.json").read_bytes()
+    (tmp_path / "in" / "config.json").unlink()
+    convert(tmp_path / "in", tmp_path / "bare", spec, sq.layouts()[f"compressed_tensors_{format}"])
+    assert not (tmp_path / "bare" / "config.json").exists()
+
+
+def test_a_family_of_layouts_holds_what_one_of_them_does(tmp_path: Path) -> None:
+    tensors = checkpoint(tmp_path / "in")
+    of_compressed_tensors = ("--sparsity", "2:4", "--layout", "compressed-tensors")
+    pruned = table("encode", tmp_path / "in", "-f", "mxfp4", *of_compressed_tensors, "-o", tmp_path / "out")
+    assert pruned["layout"] == "compressed_tensors_mxfp4"
+    back = sq.load(tmp_path / "out" / "model-00001-of-00002.safetensors", "layers.0.fc.weight")
+    wanted = sq.emulate(tensors["layers.0.fc.weight"], "mxfp4", sparsity="2:4")
+    assert back.spec.sparsity is None and np.array_equal(back.decode(), wanted.numpy())
+    assert np.mean(back.decode() == 0) >= 0.5
+    said = table("encode", tmp_path / "in", "-f", "q8_0", "--layout", "gguf", "-o", tmp_path / "gguf")
+    assert said["layout"] == "gguf_q8_0"
+    said = table("encode", tmp_path / "in", "-f", "int8", *of_compressed_tensors, "-o", tmp_path / "int8")
+    assert said["layout"] == "compressed_tensors_sparse24"
+
+
+def test_a_family_that_holds_none_or_several_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"holds nvfp4; mxfp8_e4m3 is none of them.*holds mxfp4; mxfp8_e4m3"):
+        layout_for("compressed-tensors", sq.spec("mxfp8_e4m3"))
+    with pytest.raises(ValueError, match="'nvidia' could be nvidia_align16 or nvidia_128x4"):
+        layout_for("nvidia", sq.spec("mxfp6_e2m3"))
+    with pytest.raises(ValueError, match="unknown layout 'compresse'"):
+        layout_for("compresse", sq.spec("mxfp4"))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"quantization_config": {}}'])
+def test_a_config_json_that_nothing_can_be_added_to_is_refused_before_any_work(tmp_path: Path, content: str) -> None:
+    checkpoint(tmp_path / "in", shards=1)
+    (tmp_path / "in" / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json: .*quantiz"):
+        convert(tmp_path / "in", tmp_path / "out", sq.spec("mxfp4"), sq.layouts()["compressed_tensors_mxfp4"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_killed_run_leaves_whole_files_and_goes_on(tmp_path: Path) -> None:

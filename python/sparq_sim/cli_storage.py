@@ -24,7 +24,7 @@ from sparq_sim.convert import convert
 from sparq_sim.formats import spec
 from sparq_sim.inspection import BlockBits, inspect_block
 from sparq_sim.layouts import layouts as all_layouts
-from sparq_sim.packing import chosen_layout
+from sparq_sim.packing import layout_for
 from sparq_sim.storage import Storage, storage, traffic
 from sparq_sim.store import contents, load
 from sparq_sim.tradeoff import tradeoff as measure_tradeoff
@@ -201,10 +201,11 @@ def encode(
 ) -> None:
     """Encode and pack every float tensor of two and more axes of a checkpoint, a tensor at a time.
 
+    A layout is also the one of a family that holds the format: compressed-tensors, gguf, quark.
     Everything else is copied. Run again after a kill, it goes on after the shards that are finished.
     """
     made = spec(format, axis=axis, sparsity=sparsity, like=like, **choices_of(choice or []))
-    chosen = chosen_layout(layout, encoding, None)
+    chosen = layout_for(layout, made, encoding)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -226,9 +227,11 @@ def encode(
             started=started, advanced=advanced,
         )  # fmt: skip
     if as_json:
-        return print_json({"spec": str(made), "digest": made.digest, "layout": layout, **asdict(done)})
+        return print_json({"spec": str(made), "digest": made.digest, "layout": chosen.name, **asdict(done)})
     times = f", {done.bytes_before / done.bytes_after:.2f} times smaller" if done.bytes_after else ""
-    out.print(f"{made} ({made.digest}), {layout}", highlight=False, markup=False, soft_wrap=True)
+    out.print(f"{made} ({made.digest}), {chosen.name}", highlight=False, markup=False, soft_wrap=True)
+    if made.sparsity is not None and chosen.positions is None:
+        out.print("pruned elements are stored as zeros: the layout has no positions", highlight=False)
     out.print(
         f"{done.tensors} tensors encoded: {done.bytes_before} bytes became {done.bytes_after}{times}; "
         f"{done.others} copied",

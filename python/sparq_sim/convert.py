@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from sparq_sim.store import Stored, metadata_of, planned_planes
 
 _JOB = "sparq_job"
 _INDEX = "model.safetensors.index.json"
+_CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class _Work:
 
     shard: Shard
     output: Path
+    spec: Spec
     chosen: dict[str, Stored]
+    """As they are stored: dense, if the layout has no positions."""
     job: str
 
     def planned(self) -> dict[str, Planned]:
@@ -88,6 +92,7 @@ def _works(
     if not paths:
         raise ValueError(f"{source}: no *.safetensors files there")
     works: list[_Work] = []
+    stored = spec.dense() if layout.positions is None else spec
     seen: dict[str, Path] = {}
     for path in paths:
         shard = open_shard(path)
@@ -99,13 +104,13 @@ def _works(
             if not _chosen(name, entry, include, exclude):
                 continue
             try:
-                held = plan(spec, entry.shape, layout)
+                held = plan(stored, entry.shape, layout)
             except ValueError as error:
                 raise ValueError(f"{path}: {name}: {error}; --exclude leaves tensors as they are") from None
             planes = tuple(held.plane_shapes())
-            chosen[name] = Stored(name, spec, entry.shape, str(entry.float_name), "numpy", layout, planes)
+            chosen[name] = Stored(name, stored, entry.shape, str(entry.float_name), "numpy", layout, planes)
         job = json.dumps([spec.digest, repr(layout), path.name, path.stat().st_size, sorted(chosen)])
-        work = _Work(shard, output / path.name, chosen, hashlib.sha256(job.encode()).hexdigest())
+        work = _Work(shard, output / path.name, spec, chosen, hashlib.sha256(job.encode()).hexdigest())
         work.planned()  # for its errors, before anything is written
         works.append(work)
     return works
@@ -125,6 +130,9 @@ def convert(
 ) -> Converted:
     """Encodes the float tensors of two and more axes of every shard, one after the other; everything else is copied.
 
+    Pruned elements are stored as zeros in layouts without positions. In a layout that has a name in config.json
+    (`Layout.checkpoint`), that file gets a ``quantization_config``.
+
     Each shard appears as a whole or not at all. Run again with the same arguments, it goes on after the shards that are
     there; those of other arguments are written again.
 
@@ -135,13 +143,15 @@ def convert(
         started, advanced: told the bytes to be read, and those of each tensor that is done.
 
     Raises:
-        ValueError: damaged files, tensors that the layout does not hold, values that the format does not express.
+        ValueError: damaged files, tensors that the layout does not hold, values that the format does not express, a
+            config.json that says already how weights are quantized.
     """
     if not source.is_dir():
         raise ValueError(f"{source}: no such directory")
     if output.exists() and output.samefile(source):
         raise ValueError(f"{output}: is the input; give another directory")
     works = _works(source, output, spec, layout, include, exclude)
+    config = _configuration(source, works)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -157,7 +167,7 @@ def convert(
             continue
         metadata = {**work.shard.metadata, **metadata_of(work.chosen), _JOB: work.job}
         write_shard(work.output, work.planned(), metadata, lambda work=work: _produce(work, threads, advanced))  # type: ignore[misc]
-    _write_rest(source, output, works)
+    _write_rest(source, output, works, config)
     encoded = [(work, name) for work in works for name in work.chosen]
     before = sum(work.shard.entries[name].nbytes for work, name in encoded)
     kept = sum(e.nbytes for work in works for n, e in work.shard.entries.items() if n not in work.chosen)
@@ -192,15 +202,64 @@ def _planes(work: _Work, name: str, data: Array, threads: int | None) -> list[tu
     one, entry = work.chosen[name], work.shard.entries[name]
     width = np.dtype(np.uint16 if entry.float_name == "bfloat16" else entry.float_name)
     try:
-        tensor = encode(Named(data.view(width).reshape(entry.shape), one.dtype).source(), one.spec, threads=threads)
+        tensor = encode(Named(data.view(width).reshape(entry.shape), one.dtype).source(), work.spec, threads=threads)
+        if one.spec != work.spec:
+            tensor = tensor.dense()
         packed = pack(tensor, one.layout, threads=threads)
     except ValueError as error:
         raise ValueError(f"{work.shard.path}: {name}: {error}") from None
     return [(one.key(plane), packed.planes[plane]) for plane in one.planes]
 
 
-def _write_rest(source: Path, output: Path, works: list[_Work]) -> None:
-    """The index of all shards, and the files beside them."""
+def _configuration(source: Path, works: list[_Work]) -> bytes | None:
+    """config.json with what says how weights are stored, for layouts that have a name for it there; None for others,
+    or if there is no such file.
+
+    Raises:
+        ValueError: a file that is no JSON object, or weights that are quantized already.
+    """
+    path, weights = source / _CONFIG, [one for work in works for one in work.chosen.values()]
+    if not weights or not weights[0].layout.checkpoint or not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: is no JSON object, which quantization_config could be written to")
+    if "quantization_config" in config:
+        raise ValueError(f"{path}: has a quantization_config: its weights are quantized already")
+    return json.dumps({**config, "quantization_config": quantization_config(weights)}, indent=2).encode()
+
+
+def quantization_config(weights: Sequence[Stored]) -> dict[str, Any]:
+    """How compressed-tensors (`QuantizationConfig`, version 0.20) says that the weights of these modules are stored."""
+    one = weights[0]
+    scales = planned_planes(one.name, one.spec, one.shape, one.layout)[one.planes[-1]][1]
+    format = one.spec.format
+    assert format.main is not None  # of the layouts that have such a name
+    arguments = {
+        "num_bits": format.element.code_bits,
+        "type": "float",
+        "symmetric": True,
+        "group_size": format.main.along,
+        "strategy": "tensor_group" if len(format.levels) > 1 else "group",
+        "dynamic": False,
+        "scale_dtype": {"U8": "torch.uint8", "F8_E4M3": "torch.float8_e4m3fn"}[scales.dtype],
+    }
+    modules = sorted(weight.name.removesuffix(".weight") for weight in weights)
+    group = {"targets": modules, "weights": arguments, "format": one.layout.checkpoint}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": one.layout.checkpoint,
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": group},
+        "ignore": [],
+    }
+
+
+def _write_rest(source: Path, output: Path, works: list[_Work], config: bytes | None) -> None:
+    """The index of all shards, and the files beside them, config.json with what was added to it."""
     weight_map, total = {}, 0
     for work in works:
         for key, kind in work.planned().items():
@@ -211,5 +270,5 @@ def _write_rest(source: Path, output: Path, works: list[_Work]) -> None:
         write_whole(output / _INDEX, lambda file: file.write(index))
     for path in sorted(source.iterdir()):
         if path.is_file() and path.suffix != ".safetensors" and path.name != _INDEX:
-            content = path.read_bytes()
+            content = path.read_bytes() if config is None or path.name != _CONFIG else config
             write_whole(output / path.name, lambda file, content=content: file.write(content))  # type: ignore[misc]

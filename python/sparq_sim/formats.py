@@ -170,6 +170,10 @@ class Spec:
         """How bits are chosen."""
         return self.format.conversion
 
+    def dense(self) -> Spec:
+        """The same without a pattern."""
+        return replace(self, sparsity=None, order="sparsify_first", scale_space="dense")
+
     def __str__(self) -> str:
         parts = [self.format.name]
         if self.format.block is not None:

@@ -110,6 +110,9 @@ class Layout:
     """How files call planes, and their safetensors dtype."""
     by_block: bool = False
     """In files, elements have an axis for their blocks."""
+    checkpoint: str = ""
+    """What ``quantization_config`` in a checkpoint's config.json calls it, in the form of compressed-tensors; empty:
+    checkpoints do not say."""
     source: str = "user"
     evidence: str = field(default="user", compare=False)
 
@@ -375,6 +378,7 @@ _CATALOG = (
         reciprocal_outer=True,
         names=_CT_NVFP4,
         multiple=(1, 2),
+        checkpoint="nvfp4-pack-quantized",
         source="compressed-tensors nvfp4-pack-quantized (ac8e2ba)",
         evidence=_IMPLEMENTATION,
     ),
@@ -383,6 +387,7 @@ _CATALOG = (
         formats=("mxfp4",),
         names=_CT_MXFP4,
         multiple=(1, 2),
+        checkpoint="mxfp4-pack-quantized",
         source="compressed-tensors mxfp4-pack-quantized (ac8e2ba)",
         evidence=_IMPLEMENTATION,
     ),

@@ -22,7 +22,7 @@ from sparq_sim.arrays import (
 )
 from sparq_sim.dtypes import DTYPE_ELEMENTS, DTYPE_PAIRS, in_dtype
 from sparq_sim.formats import Format, Spec, find_format, levels_with_outer, pattern_text, scale_bits
-from sparq_sim.layouts import Digit, Layout, Plane, find_layout, parse_order
+from sparq_sim.layouts import Digit, Layout, Plane, find_layout, layouts, parse_order
 from sparq_sim.positions import (
     ENCODINGS,
     compress,
@@ -530,6 +530,35 @@ def _require_fit(spec: Spec, layout: Layout) -> None:
     if layout.encoding not in ENCODINGS:
         encoded_items(pattern, layout.encoding)  # says so
     _core.check_fill(pattern, layout.fill)
+
+
+def layout_for(layout: str, spec: Spec, encoding: str | None = None) -> Layout:
+    """A layout by its name, or the one of a family (how names begin: ``compressed-tensors``, ``gguf``, ``quark``) that
+    holds tensors of a spec; of one with a pattern also a layout that stores its pruned elements as zeros.
+
+    Raises:
+        ValueError: an unknown name, a family none of whose layouts holds them, or several.
+    """
+    known = layouts()
+    family = layout.replace("-", "_")
+    if layout in known or not any(name.startswith(family + "_") for name in known):
+        return chosen_layout(layout, encoding, None)
+    for wanted in (spec, spec.dense()):
+        found, reasons = [], []
+        for name, one in known.items():
+            if not name.startswith(family + "_"):
+                continue
+            try:
+                _require_fit(wanted, one)
+            except ValueError as error:
+                reasons.append(str(error))
+            else:
+                found.append(name)
+        if len(found) > 1:
+            raise ValueError(f"layout {layout!r} could be {' or '.join(found)}")
+        if found:
+            return chosen_layout(found[0], encoding, None)
+    raise ValueError("; ".join(reasons))
 
 
 def chosen_layout(layout: str | Layout, encoding: str | None, fill: str | None) -> Layout:

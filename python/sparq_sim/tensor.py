@@ -212,8 +212,7 @@ class BlockTensor:
 
     def dense(self) -> BlockTensor:
         """The tensor without its mask and pattern: pruned elements are elements of zero. It decodes alike."""
-        spec = replace(self.spec, sparsity=None, order="sparsify_first", scale_space="dense")
-        return replace(self, mask=None, spec=spec)
+        return replace(self, mask=None, spec=self.spec.dense())
 
     def pack(
         self,
