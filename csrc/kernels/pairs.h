@@ -91,16 +91,19 @@ struct IntegerTable {
   Pairs computed(const std::uint8_t* codes) const {
     const CodeWords words = __builtin_convertvector(*reinterpret_cast<const CodeBytes*>(codes), CodeWords);
     if (twos_complement) return reinterpret_cast<Pairs>(words << unused_bits) >> unused_bits;
-    const CodeWords magnitudes = words & static_cast<std::uint16_t>((1 << magnitude_bits) - 1);
+    const std::uint16_t all = static_cast<std::uint16_t>((1 << magnitude_bits) - 1);
+    const CodeWords magnitudes = words & all;
     Pairs result = reinterpret_cast<Pairs>(magnitudes);
     if (shift_steps > 0) {
+      const std::int16_t mantissas = static_cast<std::int16_t>((1 << mantissa_bits) - 1);
+      const std::int16_t hidden = static_cast<std::int16_t>(1 << mantissa_bits);
       const Pairs fields = reinterpret_cast<Pairs>(magnitudes >> mantissa_bits);
       const Pairs normal = fields != 0;  // -1 where they are
       const Pairs shifts = fields + normal;
-      result = (result & static_cast<std::int16_t>((1 << mantissa_bits) - 1)) |
-                 (normal & static_cast<std::int16_t>(1 << mantissa_bits));
+      result = (result & mantissas) | (normal & hidden);
       for (int step = 0; step < shift_steps; ++step) {
-        const Pairs wanted = (shifts & static_cast<std::int16_t>(1 << step)) != 0;
+        const std::int16_t bit = static_cast<std::int16_t>(1 << step);
+        const Pairs wanted = (shifts & bit) != 0;
         result = (wanted & result << (1 << step)) | (~wanted & result);
       }
     }
@@ -182,8 +185,9 @@ struct PairPacker {
   int unit;  // added to the exponents
 
   // Of row `row`. A function of its own, like those that follow, keeps what its loops need in registers.
-  __attribute__((noinline)) void operator()(std::int64_t row, std::int64_t stride_p, std::int16_t* to, std::int64_t stride_s, double* powers,
-                  float* near_powers, float* factors, Reach& reach) const {
+  __attribute__((noinline)) void operator()(std::int64_t row, std::int64_t stride_p, std::int16_t* to,
+                                            std::int64_t stride_s, double* powers, float* near_powers, float* factors,
+                                            Reach& reach) const {
     const auto* codes = static_cast<const std::uint8_t*>(operand.codes) + row * job.k;
     std::int64_t p = 0;
     for (std::int64_t s = 0; s < job.segments; ++s) {
