@@ -53,7 +53,8 @@ struct Packer {
       for (std::int64_t k = begin; k < end; ++k) {
         const double element = bytes != nullptr ? table.values[bytes[row * job.k + k]]
                                                 : table(load_code(operand.codes, operand.code_bytes, row * job.k + k));
-        double value = element < least && element > -least ? 0 : element;
+        double value = element;
+        if (flush && element < least && element > -least) value = 0;
         if (decoded) {
           value = operand.scale_kind == ScaleKind::floating ? static_cast<float>(value) * factor
                                                             : static_cast<float>(value * power);
