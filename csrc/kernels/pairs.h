@@ -62,7 +62,7 @@ typedef std::uint16_t CodeWords __attribute__((vector_size(pair_bytes), aligned(
 struct IntegerTable {
   bool fits = false, arithmetic = false, twos_complement = false;
   int unit;                                   // 2^unit
-  int mantissa_bits = 0, magnitude_bits = 0;  // of codes; mantissa_bits is magnitude_bits of integers
+  int mantissa_bits = 0, magnitude_bits = 0;  // of codes; the same number for integers
   int shift_steps = 0;                        // bits of the largest shift
   int unused_bits = 0;                        // of a word above the code
   std::uint8_t nonzero_bits = 0;              // that zeros, of either sign, have not
@@ -173,8 +173,23 @@ inline std::int64_t pairs_of(const MultiplyJob& job, std::int64_t s) {
 
 inline bool floating(const MultiplyJob& job) { return job.a.factors != nullptr || job.b.factors != nullptr; }
 
-// An even number.
-constexpr std::int64_t integers_at_once = 256;
+// to[p * stride + (0 or 1)] = the integers of pairs of codes; the last pair of an odd number ends with a zero.
+inline void pack_pairs(const IntegerTable& table, const std::uint8_t* codes, std::int64_t count, std::int64_t stride,
+                       std::int16_t* to) {
+  if (stride == 2) {
+    table(codes, count, to);
+    if (count % 2 != 0) to[count] = 0;
+    return;
+  }
+  constexpr std::int64_t at_once = 256;  // an even number
+  for (std::int64_t first = 0; first < count; first += at_once) {
+    const std::int64_t some = smaller(at_once, count - first);
+    std::int16_t integers[at_once];
+    table(codes + first, some, integers);
+    if (some % 2 != 0) integers[some] = 0;
+    for (std::int64_t i = 0; i < some; i += 2, to += stride) std::memcpy(to, integers + i, 4);
+  }
+}
 
 // One operand's rows as pairs: to[p * stride_p + r * 2 + (0 or 1)] where rows lie beside each other, with their scales
 // at [s * stride_s + r * stride_r].
@@ -194,19 +209,7 @@ struct PairPacker {
       const std::int64_t begin = segment_begin(job, s), count = job.segment_end[s] - begin;
       const std::uint8_t* from = codes + begin;
       std::int16_t* own = to + p * stride_p;
-      if (stride_p == 2) {
-        table(from, count, own);
-        if (count % 2 != 0) own[count] = 0;
-      } else {
-        for (std::int64_t first = 0; first < count; first += integers_at_once) {
-          const std::int64_t some = smaller(integers_at_once, count - first);
-          std::int16_t integers[integers_at_once];
-          table(from + first, some, integers);
-          if (some % 2 != 0) integers[some] = 0;
-          std::int16_t* pairs = own + first / 2 * stride_p;
-          for (std::int64_t i = 0; i < some; i += 2, pairs += stride_p) std::memcpy(pairs, integers + i, 4);
-        }
-      }
+      pack_pairs(table, from, count, stride_p, own);
       p += (count + 1) / 2;
       const std::int32_t exponent =
           operand.scale_kind == ScaleKind::power_of_two ? operand.exponents[row * job.segments + s] : 0;

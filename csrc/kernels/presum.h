@@ -42,18 +42,19 @@ struct PresumProduct {
 
   static constexpr int most_sums = 16;  // of a step
 
-  // One operand's row: pairs with zeros where a sum is shorter, and what each sum is multiplied by. False if a scale is
-  // NaN.
-  bool pack(const Operand& o, const IntegerTable& table, std::int64_t row, std::int64_t stride, std::int16_t* to,
-            std::int64_t stride_s, std::int32_t* exponents, std::int32_t* significands) const {
+  // One operand's row, in a function of its own as in pairs.h: pairs with zeros where a sum is shorter, and what each
+  // sum is multiplied by. False if a scale is NaN.
+  __attribute__((noinline)) bool pack(const Operand& o, const IntegerTable& table, std::int64_t row,
+                                      std::int64_t stride, std::int16_t* to, std::int64_t stride_s,
+                                      std::int32_t* exponents, std::int32_t* significands) const {
     const auto* codes = static_cast<const std::uint8_t*>(o.codes) + row * job.k;
     bool number = true;
     for (std::int64_t i = 0, s = 0; i < sums; ++i) {
       const std::int64_t begin = i * length, count = smaller(length, job.k - begin);
       while (job.segment_end[s] <= begin) ++s;
       std::int16_t* own = to + i * pairs * stride;
-      for (std::int64_t k = 0; k < 2 * pairs; ++k)
-        own[k / 2 * stride + k % 2] = k < count ? table.integers[codes[begin + k]] : std::int16_t{0};
+      pack_pairs(table, codes + begin, count, stride, own);
+      for (std::int64_t p = (count + 1) / 2; p < pairs; ++p) own[p * stride] = own[p * stride + 1] = 0;
       const std::int32_t exponent = o.exponents == nullptr ? 0 : o.exponents[row * job.segments + s];
       exponents[i * stride_s] = exponent != poisoned_exponent ? exponent : 0;
       significands[i * stride_s] = o.significands == nullptr ? 1 : o.significands[row * job.segments + s];

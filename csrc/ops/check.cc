@@ -223,8 +223,7 @@ std::string check_step_choices(const BlockFormat& format, const Conversion& how)
   const bool nearest = how.rounding == Rounding::nearest_even || how.rounding == Rounding::nearest_away;
   if (how.half_sum == HalfSum::fp32 && (!plain || !nearest || e.mantissa_bits > 16))
     return "half_sum='fp32' is for elements of up to 16 mantissa bits under one level of scales that are powers of "
-           "two, "
-           "without a search and align_bits, with rounding='nearest_even' or 'nearest_away'";
+           "two, without a search and align_bits, with rounding='nearest_even' or 'nearest_away'";
   if (how.element_exponent == ElementExponent::log2 &&
       (!plain || how.rounding != Rounding::toward_zero || how.scale_rule == ScaleRule::fit || e.exponent_bits == 0 ||
        e.mantissa_bits == 0))

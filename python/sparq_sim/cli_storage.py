@@ -201,8 +201,8 @@ def encode(
 ) -> None:
     """Encode and pack every float tensor of two and more axes of a checkpoint, a tensor at a time.
 
-    A layout is also the one of a family that holds the format: compressed-tensors, gguf, quark.
-    Everything else is copied. Run again after a kill, it goes on after the shards that are finished.
+    Everything else is copied. Run again after a kill, it goes on after the shards that are finished. --layout takes a
+    family too (compressed-tensors, gguf, quark): the layout in it that holds the format.
     """
     made = spec(format, axis=axis, sparsity=sparsity, like=like, **choices_of(choice or []))
     chosen = layout_for(layout, made, encoding)

@@ -98,6 +98,11 @@ def core_start(start: Array) -> Array:
     return exact.reshape(start.shape)
 
 
+def rounds_afterwards(result: str, split: SplitK | None, epilogue: Epilogue | Requantization | None) -> bool:
+    """Whether a result of fp16 is rounded after the machine, whose own is float32 where more is added to it."""
+    return result == "fp16" and not (epilogue is None and split is None)
+
+
 def matmul(
     a: object,
     b: object,
@@ -219,7 +224,7 @@ def matmul(
         events.add(counts, batches)
     if isinstance(epilogue, Epilogue):
         sums = epilogue.apply(sums, path.nan_bits, threads)
-    if name == "fp16" and not (epilogue is None and split is None):
+    if rounds_afterwards(name, split, epilogue):
         sums = rounded_to(sums, name)
     made: Any = as_result(sums, path, name)
     if isinstance(epilogue, Requantization):

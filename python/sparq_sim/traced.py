@@ -16,7 +16,16 @@ from sparq_sim.compressed import Selection, stored_of
 from sparq_sim.epilogue import Epilogue
 from sparq_sim.events import DOT_COUNTS
 from sparq_sim.formats import Format, Machine, Spec
-from sparq_sim.matmul import RESULTS, as_result, core_start, machine_for, matmul, resolve_datapath, result_of
+from sparq_sim.matmul import (
+    RESULTS,
+    as_result,
+    core_start,
+    machine_for,
+    matmul,
+    resolve_datapath,
+    result_of,
+    rounds_afterwards,
+)
 from sparq_sim.operands import SHAPES, Operand, Pair, multiply, operand_of
 from sparq_sim.outputs import output_spec
 from sparq_sim.quantize import encode
@@ -101,7 +110,7 @@ def dot_trace(
     total = story.parts(whole, split, begin) if split is not None else story.part(whole, begin)
     if isinstance(epilogue, Epilogue):
         total = story.epilogue(epilogue, total)
-    if name == "fp16" and not (epilogue is None and split is None):
+    if rounds_afterwards(name, split, epilogue):
         total = story.step("result", total, _exact(total), story.narrow(_exact(total), "fp16"))
     value: float | int = made[0, 0].item()
     bits = int(made.view(f"u{made.itemsize}")[0, 0])
