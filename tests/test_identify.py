@@ -212,7 +212,7 @@ def check_apart(found: sq.Identification, pairs: tuple[Apart, ...]) -> None:
             assert outcome(specs[pair.first], x) != outcome(specs[pair.second], x), str(pair)
 
 
-@pytest.mark.parametrize("seed", [*range(1000, 1008), 2050, 2175])
+@pytest.mark.parametrize("seed", [*range(1000, 1008), 2050, 2113, 2115, 2154, 2175])
 def test_a_drawn_spec_or_one_of_the_same_bits_is_found(seed: int) -> None:
     check_drawn(seed)
 

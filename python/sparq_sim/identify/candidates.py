@@ -167,10 +167,16 @@ def other_words(format: Format, name: str, numbers: Numbers) -> Iterator[Any]:
 
 
 def neighbours(format: Format, numbers: Numbers) -> Iterator[Format]:
-    """The formats that differ in one choice (and what it needs)."""
+    """The formats that differ in one choice (and what it needs), or in two that hide one another."""
     for name in FIELDS:
         for word in other_words(format, name, numbers):
             made = changed(format, name, word)
+            if made is not None:
+                yield made
+    # Without subnormals another divisor shows the same smallest numbers.
+    for word in other_words(format, "subnormals", numbers):
+        for divisor in other_words(format, "divisor", numbers):
+            made = with_fields(format, {"subnormals": word, "divisor": divisor})
             if made is not None:
                 yield made
 

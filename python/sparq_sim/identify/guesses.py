@@ -76,7 +76,8 @@ def divisors(trial: Trial, format: Format) -> list[float]:
         if not 2.0**-20 < top < 2.0**20:
             continue
         if format.scale_kind == "power_of_two":
-            found += _plain_numbers(top, top * 1.06, 2)
+            # amax over the scale stays below the divisor where rules round up, below twice that where they round down.
+            found += [n for most in (top, top / 2) for n in _plain_numbers(most, most * 1.06, 2)]
         elif format.has_scale_codes:
             found += [k / 4 for k in range(int(top * 3.6), int(top * 4.4) + 2) if k > 0][:12]
         else:

@@ -70,6 +70,9 @@ _HOLDS = 0.9
 #: besides, are left alone.
 _TIMES, _BESIDES = 4, 0.05
 
+#: Scales that are off by a step in some blocks miss this share at least.
+_SHIFTED = 0.25
+
 #: With this few misses, or this share of them, no other structure is tried.
 _NEAR = (1, 5e-4)
 
@@ -93,7 +96,7 @@ class Search:
     """The largest share of y that lies near neighbours of x, of all structures; once they were looked at."""
     _memo: dict[tuple[Spec, int], Misses | None] = field(default_factory=dict)
     _least: dict[Hashable, float] = field(default_factory=dict)
-    """The smallest share of misses of each structure in a block on an axis."""
+    """The fewest misses of each structure in a block on an axis, as a share of what is not zero."""
     _recipes: dict[tuple[Format, float], list[Conversion]] = field(default_factory=dict)
 
     # Candidates on samples and on the whole.
@@ -110,7 +113,15 @@ class Search:
         """Keeps how near structures in blocks come."""
         for one in candidates:
             key = _place(one)
-            self._least[key] = min(self._least.get(key, 2.0), _rate(self.sampled(one)))
+            self._least[key] = min(self._least.get(key, 2.0), self._of_nonzero(one))
+
+    def _of_nonzero(self, made: Spec) -> float:
+        """Misses on the sample as a share of what is not zero there: zeros are easily met."""
+        misses = self.sampled(made)
+        if misses is None:
+            return 2.0
+        places = self.frames[made.axis].sample(block_of(made.format), ordinary=False).numbers[0]
+        return min(2.0, misses.total / max(1, places.size))
 
     def contends(self, made: Spec) -> bool:
         """Whether a structure in a block can hold y, and is near enough to what comes nearest."""
@@ -289,6 +300,27 @@ class Search:
 
     # Step 3: structures and fields.
 
+    def shifted(self) -> dict[Spec, None]:
+        """Structures whose scales are powers of two, with the divisors that y shows: another divisor moves scales by
+        whole steps, so that all of y is missed without it."""
+        made: dict[Spec, None] = {}
+        for family in by_structure().values():
+            base = family[0].format
+            if base.scale_kind != "power_of_two" or self._too_fine(base):
+                continue
+            for frame in self.frames.values():
+                for block in self.blocks(frame, base):
+                    format = with_block(base, block)
+                    if format is None or frame.held(block, values_of(format)) < _HOLDS:
+                        continue
+                    if self._least.get((structure(format), block, frame.axis), 0.0) < _SHIFTED:
+                        continue
+                    for divisor in divisors(frame.sample(block, ordinary=True), format):
+                        other = with_fields(format, {"divisor": divisor})
+                        if other is not None:
+                            made |= dict.fromkeys(one for one in self.placed(other) if one.axis == frame.axis)
+        return made
+
     def shares(self, made: Spec) -> tuple[float, float]:
         """Of the elements of ordinary blocks, how many are one of the two neighbours of x, and how many nearly."""
         trial = self.frames[made.axis].sample(block_of(made.format), ordinary=True)
@@ -420,6 +452,10 @@ class Search:
             self.settle(crossed)
             better += [] if self.solved else self.improve({**candidates, **crossed})
             self.note([*crossed, *better])
+        if not self.matches and not self.near(better):
+            shifted = self.shifted()
+            self.settle(shifted)
+            self.note(shifted)
         if not self.matches and not self.near(better):
             found = self.rounded(self.starts())
             self.settle(found)
