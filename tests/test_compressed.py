@@ -13,7 +13,6 @@ import sparq_sim as sq
 from conftest import ISAS, Array, assert_same_bits, bits_of, codes_tensor, forced_isa, plain_format
 from machines import Line, machine_dot
 from oracle import ELEMENTS
-from sparq_sim.batches import Batches
 from sparq_sim.compressed import Selection, all_finite, stored_of, stretched
 from sparq_sim.operands import operand_of
 from test_datapaths import drawn_codes, drawn_starts
@@ -155,9 +154,8 @@ def test_where_a_dense_machine_does_the_same_it_does(name: str, pattern: str, st
         tensor = tensor.structured(pattern)
         codes = drawn_codes(rng, element, (5, k), "near")
         left, right = operand_of(tensor, None, None, None, path, "a"), operand_of(codes, element, None, None, path, "b")
-        batches = Batches.of(left.shape, right.shape, "")
         c = drawn_starts(rng, (6, 5), False, "near").view(np.float32)
-        whole = Selection.of(left, right, path, stored_of(tensor, "a"), False, batches, None)
+        whole = Selection.of(left, right, path, stored_of(tensor, "a"), False)
         assert (whole.dense is not None) == stretches
         n = int(pattern[0])
         for part in (whole, whole.part(0, 2 * n), whole.part(2 * n, whole.k), whole.part(1, whole.k)):

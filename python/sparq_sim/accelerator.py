@@ -8,11 +8,15 @@ from typing import Any
 
 from sparq_sim import _core
 from sparq_sim._core import Datapath, Sparsity
+from sparq_sim.epilogue import Epilogue
 from sparq_sim.formats import Format, Machine, Spec, datapaths, parse_sparsity, pattern_text, spec
 from sparq_sim.matmul import resolve_datapath
+from sparq_sim.split import SplitK, split_of
 
 #: How blocks lie in a convolution: along the channels of one tap, or along the flattened window.
 CONV_BLOCKS = ("tap", "window")
+#: What a machine can take as it is stored.
+COMPRESSED = ("weights", "activations")
 #: Order of K in a flattened window: channels fastest, or channels slowest (torch's unfold).
 CONV_K_ORDERS = ("khwc", "chw")
 
@@ -28,6 +32,12 @@ class Accelerator:
             have fewer than M elements stays dense.
         datapath: a name of `datapaths()` or a `Datapath`.
         output: a format without scales (``"bf16"``, ``"fp16"``) that layer outputs are rounded to, or None for float32.
+        compressed: ``"weights"`` or ``"activations"``, which have a pattern: the machine takes that operand as it is
+            stored, and its K (steps, instructions, chunks, parts) counts stored elements. By default K counts the
+            elements of dense lines, and pruned ones are zeros. Layers that stay dense are dense here too.
+        split_k: a `SplitK`, or the number of parts of K that are added up by themselves (see `matmul`).
+        epilogue: an `Epilogue` with alpha, order, precision and fusing, to which a layer brings its bias; default: the
+            bias is one float32 addition.
         rules: choices for both operands (``rounding``, ``scale_rule``, ``block``, ``ties`` …, see `spec`) and
             ``conv_blocks`` (``"tap"``, default, or ``"window"``) and ``conv_k_order`` (``"khwc"``, default, or
             ``"chw"``, for windows only); docs/numerics.md section 9.
@@ -38,6 +48,8 @@ class Accelerator:
     >>> import sparq_sim as sq
     >>> print(sq.Accelerator("mxfp4", "mxfp8_e4m3", weight_sparsity="2:4", datapath="block_fp32"))
     mxfp4 2:4 x mxfp8_e4m3 on block_fp32
+    >>> print(sq.Accelerator("fp8_e4m3", "fp8_e4m3", "2:4", datapath="hopper_fp8", compressed="weights", split_k=4))
+    fp8_e4m3 2:4 compressed x fp8_e4m3 on hopper_fp8 in 4 parts of K
     """
 
     weights: str | Format | Spec = "mxfp8_e4m3"
@@ -46,6 +58,9 @@ class Accelerator:
     activation_sparsity: str | Sparsity | None = None
     datapath: str | Machine | Datapath = "exact"
     output: str | Format | None = None
+    compressed: str | None = None
+    split_k: SplitK | int | None = None
+    epilogue: Epilogue | None = None
     rules: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -82,9 +97,39 @@ class Accelerator:
             raise ValueError(
                 f"output={self.output_spec.format.name}: needed a format without scales, such as bf16 or fp16"
             )
+        object.__setattr__(self, "split_k", split_of(self.split_k))
+        self._check_compressed()
+        self._check_epilogue()
+
+    def _check_compressed(self) -> None:
+        if self.compressed is None:
+            return
+        _one_of("compressed", self.compressed, COMPRESSED, "")
+        own = self.weight_spec if self.compressed == "weights" else self.activation_spec
+        if own.sparsity is None:
+            raise ValueError(f"compressed={self.compressed!r}: they have no N:M pattern")
+        for name, made in (("weights", self.weight_spec), ("activations", self.activation_spec)):
+            main = made.format.main
+            if main is not None and main.along % own.sparsity.group:
+                raise ValueError(
+                    f"compressed={self.compressed!r}: {name} {made.format.name} have blocks of {main.along}, "
+                    f"and those of a product with a compressed operand hold whole groups of {own.sparsity.group}"
+                )
+
+    def _check_epilogue(self) -> None:
+        how = self.epilogue
+        if how is None:
+            return
+        if not isinstance(how, Epilogue):
+            raise TypeError(f"epilogue: needed an Epilogue, got {type(how).__name__}")
+        if how.source is not None or how.bias is not None:
+            raise ValueError("epilogue: a layer brings its bias and has no source; needed an Epilogue without both")
 
     def __hash__(self) -> int:
-        return hash((self.weight_spec, self.activation_spec, self.path, self.output_spec, tuple(sorted(self.rules))))
+        after = (self.compressed, self.split_k, self.epilogue)
+        return hash(
+            (self.weight_spec, self.activation_spec, self.path, self.output_spec, *after, tuple(sorted(self.rules)))
+        )
 
     @property
     def conv_blocks(self) -> str:
@@ -130,14 +175,28 @@ class Accelerator:
         path = self.path
         return next((name for name, machine in datapaths().items() if machine.record == path), "user")
 
-    def __str__(self) -> str:
-        def operand(made: Spec) -> str:
-            return made.format.name + (f" {pattern_text(made.sparsity)}" if made.sparsity else "")
+    @property
+    def split(self) -> SplitK | None:
+        """`split_k`, as it was read."""
+        return split_of(self.split_k)
 
-        text = f"{operand(self.weight_spec)} x {operand(self.activation_spec)} on {self.datapath_name}"
+    @property
+    def is_plain(self) -> bool:
+        """Whether the datapath runs through dense lines once, and only a bias and an output's rounding follow."""
+        return self.compressed is None and self.split_k is None and self.epilogue is None
+
+    def __str__(self) -> str:
+        def operand(name: str, made: Spec) -> str:
+            words = [made.format.name, *([pattern_text(made.sparsity)] if made.sparsity else [])]
+            return " ".join([*words, *(["compressed"] if self.compressed == name else [])])
+
+        left, right = operand("weights", self.weight_spec), operand("activations", self.activation_spec)
+        text = f"{left} x {right} on {self.datapath_name}"
+        text += "" if self.split is None else f" in {self.split}"
+        text += "" if self.epilogue is None else f", {self.epilogue}"
         return text if self.output_spec is None else f"{text} to {self.output_spec.format.name}"
 
 
-def _one_of(name: str, word: str, words: tuple[str, ...]) -> None:
+def _one_of(name: str, word: str, words: tuple[str, ...], where: str = "rules: ") -> None:
     if word not in words:
-        raise ValueError(f"rules: {name}={word!r}; choose one of {', '.join(words)}")
+        raise ValueError(f"{where}{name}={word!r}; choose one of {', '.join(words)}")

@@ -162,15 +162,23 @@ def _growth(roundings: int, precision: str) -> tuple[float, float]:
     return (v / (1 - v) if v < 1 else float("inf")), eta
 
 
-def parts_bound(parts: Sequence[Sum], start: Array, precision: str) -> Sum:
-    """Sums of parts of K that meet in any order, each narrowed to the precision, with a start of that magnitude."""
+def parts_bound(parts: Sequence[Sum], start: Array, precision: str, units: float = 1.0) -> Sum:
+    """Sums of parts of K that meet in any order, each narrowed to the precision, with a start of that magnitude; all
+    in units of scales that multiply the total afterwards."""
     size = start + sum(part.size for part in parts)
     error = sum((part.error for part in parts), np.zeros_like(size))
     # Each sum is narrowed, and goes through no more additions than there are parts.
     growth, eta = _growth(len(parts) + 1, precision)
     roundings = 2 * len(parts) + 1
     slack = 1 + gamma(10)
-    return Sum(size, (error + growth * (size + error) + roundings * eta * (1 + growth)) * slack)
+    return Sum(size, (error + growth * (size + error) + roundings * eta * units * (1 + growth)) * slack)
+
+
+def scaled_bound(d: Sum, scaled: bool) -> Sum:
+    """d times the product of two float scales, if there are any."""
+    if not scaled:
+        return d
+    return Sum(d.size, (d.error + gamma(2) * (d.size + d.error) + 2 * ETA) * (1 + gamma(4)))
 
 
 def epilogue_bound(d: Sum, alpha: float, beta: float, source: Array, bias: Array, precision: str) -> Sum:

@@ -524,6 +524,12 @@ def check(
     activations: Annotated[str, typer.Option("--activations", "-a", help="Format of the activations.")] = "mxfp8_e4m3",
     datapath: Annotated[str, typer.Option("--datapath", "-d", help="The machine that adds.")] = "block_fp32",
     weight_sparsity: Annotated[str | None, typer.Option(help="An N:M pattern, such as 2:4.")] = None,
+    activation_sparsity: Annotated[str | None, typer.Option(help="Likewise.")] = None,
+    compressed: Annotated[
+        str | None, typer.Option(help="weights or activations: the machine takes these as they are stored.")
+    ] = None,
+    split_k: Annotated[int | None, typer.Option(help="Parts of K that are added up by themselves.", min=1)] = None,
+    epilogue: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16: precision of the epilogue.")] = None,
     choice: Annotated[list[str] | None, typer.Option(help="name=word, such as scale_rule=rceil; repeatable.")] = None,
     cases: Annotated[bool, typer.Option(help="Also run the three cases that a check must tell apart.")] = True,
     every_layer: Annotated[bool, typer.Option(help="List every layer, not only those that are not ok.")] = True,
@@ -535,7 +541,10 @@ def check(
     Exit code 0 if everything is explained, and, with --cases, if the honest model passes and the two wrong ones are
     caught; 1 if not; 2 for wrong arguments.
     """
-    machine = sq.Accelerator(weights, activations, weight_sparsity, None, datapath, rules=_choices(choice or []))
+    machine = sq.Accelerator(
+        weights, activations, weight_sparsity, activation_sparsity, datapath, compressed=compressed, split_k=split_k,
+        epilogue=None if epilogue is None else sq.Epilogue(precision=epilogue), rules=_choices(choice or []),
+    )  # fmt: skip
     from sparq_sim.torch import demo
 
     with _log.status("loading") as status:

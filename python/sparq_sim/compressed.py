@@ -15,9 +15,8 @@ import numpy as np
 from sparq_sim import _core
 from sparq_sim._core import Datapath, ElementFormat, Sparsity
 from sparq_sim.arrays import Array
-from sparq_sim.batches import Batches
 from sparq_sim.operands import Operand, Pair, multiply, scales_of_segments, segment_run
-from sparq_sim.positions import group_units
+from sparq_sim.positions import compress, group_units
 from sparq_sim.tensor import BlockTensor
 
 # Bytes of selected elements that are worked on at once.
@@ -31,8 +30,14 @@ class Stored:
     codes: Array
     """[rows, stored K]."""
     places: Array
-    """Of each in its line; K where the line has ended."""
+    """Of each in its row; K where its line has ended."""
     pattern: Sparsity
+    lines: int = 1
+    """Of the same length, one after the other in a row: groups start anew at each."""
+
+    def rows_at(self, rows: Array | None) -> Stored:
+        """The same with rows in another order, or repeated; all as they are for None."""
+        return self if rows is None else replace(self, codes=self.codes[rows], places=self.places[rows])
 
 
 def stored_of(tensor: object, what: str) -> Stored:
@@ -42,37 +47,57 @@ def stored_of(tensor: object, what: str) -> Stored:
         ValueError: an operand without a pattern, or a mask that is not N:M.
     """
     pattern = tensor.spec.sparsity if isinstance(tensor, BlockTensor) else None
-    if not isinstance(tensor, BlockTensor) or pattern is None:
+    if not isinstance(tensor, BlockTensor) or pattern is None or tensor.mask is None:
         raise ValueError(
             f"compressed={what!r}: {what} has no N:M pattern; encode(..., sparsity='2:4') makes one, and "
             ".structured('2:4') gives it to a tensor with a mask"
         )
-    codes, units = tensor.compressed()
-    k, stored = tensor.shape[-1], codes.shape[-1]
-    rows, stored_units = math.prod(tensor.shape[:-1]), stored // pattern.unit
+    shape = (math.prod(tensor.shape[:-1]), tensor.shape[-1])
+    codes, places = stored_line(tensor.codes.reshape(shape), tensor.mask.reshape(shape), pattern)
+    return Stored(codes, places, pattern)
+
+
+def stored_line(codes: Array, mask: Array, pattern: Sparsity) -> tuple[Array, Array]:
+    """Of lines [lines, K] the stored codes, and the place of each in its line, int32: K where that has ended.
+
+    Raises:
+        ValueError: a mask that is not N:M.
+    """
+    stored, units = compress(codes, np.ascontiguousarray(mask).view(np.uint8), pattern, "lowest")
+    lines, k = codes.shape
     # Places of units in their groups, as places of elements in the line.
-    within = units.reshape(rows, stored_units, 1).astype(np.int32) * pattern.unit + np.arange(
-        pattern.unit, dtype=np.int32
-    )
-    first = np.arange(stored // pattern.kept, dtype=np.int32) * pattern.group
+    inside = np.arange(pattern.unit, dtype=np.int32)
+    within = units.reshape(lines, stored.shape[1] // pattern.unit, 1).astype(np.int32) * pattern.unit + inside
+    first = np.arange(stored.shape[1] // pattern.kept, dtype=np.int32) * pattern.group
     groups = np.repeat(first, group_units(pattern)[0])
-    places = np.minimum((within + groups[:, None]).reshape(rows, stored), k)
-    return Stored(codes.reshape(rows, stored), places, pattern)
+    return stored, np.minimum((within + groups[:, None]).reshape(lines, stored.shape[1]), k)
 
 
-def stored_ends(ends: tuple[int, ...], k: int, stored: int, pattern: Sparsity, what: str) -> tuple[int, ...]:
-    """Where segments end, in stored elements.
+def stored_rows(codes: Array, places: Array, pattern: Sparsity, length: int) -> Stored:
+    """Rows of several lines of `length`, from [rows, lines, stored] of what `stored_line` gives."""
+    rows, lines, each = codes.shape
+    first = np.arange(lines, dtype=np.int32)[:, None] * length
+    moved = np.where(places < length, places + first, np.int32(lines * length))
+    return Stored(codes.reshape(rows, lines * each), moved.reshape(rows, lines * each), pattern, lines)
+
+
+def stored_ends(ends: tuple[int, ...], k: int, stored: Stored, what: str) -> tuple[int, ...]:
+    """Where segments of K elements end, in stored elements.
 
     Raises:
         ValueError: one that ends within a group.
     """
+    pattern, made = stored.pattern, []
+    length, each = max(1, k // stored.lines), stored.codes.shape[1] // stored.lines
     for end in ends:
-        if end % pattern.group and end != k:
+        line, within = divmod(end, length)
+        if within % pattern.group:
             raise ValueError(
                 f"{what}: a scale ends at element {end}, within a group of {pattern.group}: blocks of a product with a "
                 "compressed operand hold whole groups"
             )
-    return tuple(stored if end == k else end // pattern.group * pattern.kept for end in ends)
+        made.append(line * each + within // pattern.group * pattern.kept)
+    return tuple(made)
 
 
 def stretched(path: Datapath, pattern: Sparsity) -> Datapath | None:
@@ -137,28 +162,28 @@ class Selection:
 
     @classmethod
     def of(
-        cls, left: Operand, right: Operand, path: Datapath, stored: Stored, flipped: bool, batches: Batches,
-        threads: int | None, counts: Array | None = None,
+        cls, left: Operand, right: Operand, path: Datapath, stored: Stored, flipped: bool, groups: int = 1,
+        threads: int | None = None, counts: Array | None = None,
     ) -> Selection:  # fmt: skip
-        """Of operands whose rows are in the core's order; b is the stored one if `flipped`."""
-        own, other, rows = (right, left, batches.right_rows) if flipped else (left, right, batches.left_rows)
-        codes, places = (stored.codes, stored.places) if rows is None else (stored.codes[rows], stored.places[rows])
-        k, count = own.k, codes.shape[1]
+        """Of operands whose rows, and those of what is stored, are in the core's order; b is that one if `flipped`."""
+        own, other = (right, left) if flipped else (left, right)
+        k, count = own.k, stored.codes.shape[1]
         names = "ba" if flipped else "ab"
-        ends = [
-            stored_ends(x.segment_end, k, count, stored.pattern, n) for x, n in zip((own, other), names, strict=True)
-        ]
+        ends = [stored_ends(x.segment_end, k, stored, n) for x, n in zip((own, other), names, strict=True)]
         padded = np.zeros((other.rows, k + 1), other.codes.dtype)
         padded[:, :k] = other.codes
         wide = stretched(path, stored.pattern)
         dense = None
+        if stored.lines > 1 and k // stored.lines % stored.pattern.group:
+            wide = None  # groups do not follow one another at the same distance
         if any(end % path.presum and end != count for end in (*ends[0], *ends[1])):
             wide = None  # an error, in terms of stored elements
         if wide is not None and all_finite(own) and all_finite(other):
-            dense = Pair(left, right, wide, batches.groups, threads, counts)
+            dense = Pair(left, right, wide, groups, threads, counts)
         return cls(
-            replace(own, codes=codes, segment_end=ends[0]), places, replace(other, codes=padded, segment_end=ends[1]),
-            path, flipped, stored.pattern, batches.groups, threads, dense, counts,
+            replace(own, codes=stored.codes, segment_end=ends[0]), stored.places,
+            replace(other, codes=padded, segment_end=ends[1]),
+            path, flipped, stored.pattern, groups, threads, dense, counts,
         )  # fmt: skip
 
     @property

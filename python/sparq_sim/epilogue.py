@@ -64,6 +64,11 @@ class Epilogue:
             if getattr(self, name) is not None:
                 _widened(getattr(self, name), name)
 
+    def __str__(self) -> str:
+        usual = {"alpha": 1.0, "beta": 0.0, "precision": "fp32", "order": TERMS, "fused": True}
+        words = [f"{name}={getattr(self, name)}" for name, word in usual.items() if getattr(self, name) != word]
+        return " ".join(["epilogue", *words])
+
     def _factor(self, name: str) -> Array:
         """alpha or beta as float32 [1, 1]."""
         value = getattr(self, name)

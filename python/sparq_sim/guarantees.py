@@ -241,7 +241,7 @@ class _Magnitudes:
         k, ends = a.k, (a.segment_end, b.segment_end)
         if stored is not None:
             k = stored.codes.shape[1]
-            first, second = (stored_ends(x.segment_end, x.k, k, stored.pattern, n) for x, n in ((a, "a"), (b, "b")))
+            first, second = (stored_ends(x.segment_end, x.k, stored, n) for x, n in ((a, "a"), (b, "b")))
             ends = (first, second)
         return cls(
             path, np.abs(x).reshape(a.shape), np.abs(y).reshape(b.shape), ends, (a.element, b.element),

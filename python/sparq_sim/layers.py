@@ -10,14 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from sparq_sim._core import Datapath
+from sparq_sim._core import Datapath, Sparsity
 from sparq_sim.accelerator import Accelerator
 from sparq_sim.arrays import Array, float_name, is_torch, to_numpy
+from sparq_sim.compressed import Stored, stored_line, stored_rows
+from sparq_sim.end_scales import times_end_scales, without_end_scales
+from sparq_sim.epilogue import Epilogue
 from sparq_sim.formats import Spec, block_text, pattern_text
 from sparq_sim.operands import Operand, line_scales_of, multiply, scaled_operand
+from sparq_sim.positions import group_count
+from sparq_sim.products import Product
 from sparq_sim.quantize import emulate, encode
 from sparq_sim.scales import LineScales, spans_lines
 from sparq_sim.sparsify import sparsify
+from sparq_sim.split import SplitK
 from sparq_sim.tensor import BlockTensor
 
 # Gathered window elements that are worked on at once.
@@ -92,6 +98,53 @@ def _each(scales: LineScales | None, change: Callable[[Array, Any], Array]) -> L
     )
 
 
+def _mask_of(tensor: BlockTensor) -> Array:
+    assert tensor.mask is not None
+    return tensor.mask
+
+
+def _stored_lines(tensor: BlockTensor, pattern: Sparsity, length: int) -> tuple[Array, Array]:
+    """Stored codes and places of a tensor's lines along its last axis, or along parts of it of `length`."""
+    shape = (tensor.codes.size // length, length)
+    codes, places = stored_line(tensor.codes.reshape(shape), _mask_of(tensor).reshape(shape), pattern)
+    shape = (*tensor.codes.shape[:-1], codes.size // max(1, math.prod(tensor.codes.shape[:-1])))
+    return codes.reshape(shape), places.reshape(shape)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How a layer's products are made, of an operand of activations and a weight."""
+
+    path: Datapath
+    weight: Operand
+    stored: Stored | None
+    """What the machine takes of the weight instead."""
+    split: SplitK | None
+    epilogue: Epilogue | None
+    bias: Array | None
+    groups: int
+    threads: int | None
+
+    def product(self, left: Operand, stored: Stored | None) -> Array:
+        """float32 [M, groups * N]; `stored` is what the machine takes of the activations instead."""
+        path, right, after = self.path, self.weight, self.epilogue
+        integers = path.output == "int32"
+        if self.stored is None and stored is None and self.split is None and after is None and not integers:
+            return multiply(left, right, path, bias=self.bias, groups=self.groups, threads=self.threads)
+        ends: tuple[Array | None, Array | None] = (None, None)
+        if integers:  # scales multiply what the integers become as float32
+            (left, x), (right, y) = (without_end_scales(side, path) for side in (left, right))
+            ends = (x, y)
+        held, flipped = (self.stored, True) if stored is None else (stored, False)
+        sums = Product(left, right, path, self.groups, self.split, held, flipped).run(threads=self.threads)
+        if integers:
+            sums = times_end_scales(sums.view(np.int32).astype(np.float32), *ends, path, self.groups, self.threads)
+        if self.bias is not None or after is not None:
+            after = replace(Epilogue() if after is None else after, bias=self.bias)
+            sums = after.apply(sums, path.nan_bits, self.threads)
+        return sums
+
+
 class MachineLayer:
     """A linear layer (weight [out, in]) or a 2-D convolution (weight [out, in / groups, kh, kw]) on an accelerator.
 
@@ -134,11 +187,41 @@ class MachineLayer:
             self.weight = _encode_rows(rows.reshape(len(weight), self.k), self.weight_spec, self._weight_lines)
         else:
             self.weight = encode(rows, self.weight_spec, axis=-1)
+        if accelerator.split is not None:
+            accelerator.split.ends(self.machine_k, accelerator.path)  # for its error
 
     @property
     def k(self) -> int:
         """Products per output."""
         return self.taps * self.channels
+
+    @property
+    def machine_k(self) -> int:
+        """The same as the machine counts them: of a compressed operand, stored ones."""
+        pattern = self._stored_pattern
+        if pattern is None:
+            return self.k
+        return self.k // max(1, self.line_length) * group_count(pattern, self.line_length) * pattern.kept
+
+    @property
+    def _stored_pattern(self) -> Sparsity | None:
+        """Of the operand that the machine takes as it is stored."""
+        spec = {"weights": self.weight_spec, "activations": self.activation_spec}.get(self.accelerator.compressed or "")
+        return None if spec is None else spec.sparsity
+
+    @cached_property
+    def _stored_weight(self) -> Stored:
+        """What memory holds of the weight, [out, stored K]."""
+        codes, places = _stored_lines(self.weight, *self._stored_lengths)
+        pattern, length = self._stored_lengths
+        shape = (self.weight_shape[0], self._weight_lines, group_count(pattern, length) * pattern.kept)
+        return stored_rows(codes.reshape(shape), places.reshape(shape), pattern, length)
+
+    @property
+    def _stored_lengths(self) -> tuple[Sparsity, int]:
+        pattern = self._stored_pattern
+        assert pattern is not None
+        return pattern, self.line_length
 
     @cached_property
     def _weight_operand(self) -> Operand:
@@ -220,15 +303,20 @@ class MachineLayer:
             tensor: the activations, from `encode_activations`.
             shape: of the input, [..., in] or [N, in, H, W].
             bias: float32 [out] or None.
-            path: another machine to add on; default the accelerator's.
+            path: another machine to add on, dense lines in one run and alpha and bias in float32; default the
+                accelerator's.
             threads: threads to use; default by size.
         """
-        weight = self._weight_operand if path is None else self._weight_on(path)
-        path = self.accelerator.path if path is None else path
-        scales = line_scales_of(tensor, path)
+        run = self._way(path, bias, threads)
+        scales = line_scales_of(tensor, run.path)
+        compressed = path is None and self.accelerator.compressed == "activations" and tensor.mask is not None
         if self.window is None:
             left = scaled_operand(tensor.codes, tensor.format.element, scales, 1)
-            out = multiply(left, weight, path, bias=bias, threads=threads)
+            stored = None
+            if compressed:
+                codes, places = _stored_lines(tensor, *self._stored_lengths)
+                stored = stored_rows(codes[:, None], places[:, None], *self._stored_lengths)
+            out = run.product(left, stored)
             return self._round(out.reshape(*shape[:-1], out.shape[1]))
         rows, columns = self.window.output_size(shape[2], shape[3])
         result = np.empty((shape[0], rows, columns, self.weight_shape[0]), dtype=np.float32)
@@ -236,9 +324,22 @@ class MachineLayer:
         for first in range(0, shape[0], step):
             part = slice(first, min(first + step, shape[0]))
             left = self._window_operand(tensor, scales, part, rows * columns)
-            out = multiply(left, weight, path, bias=bias, groups=self.window.groups, threads=threads)
+            out = run.product(left, self._stored_windows(tensor, part, rows * columns) if compressed else None)
             result[part] = out.reshape(result[part].shape)
         return self._round(np.ascontiguousarray(result.transpose(0, 3, 1, 2)))
+
+    def _way(self, path: Datapath | None, bias: Array | None, threads: int | None) -> _Way:
+        """How products are made: on the accelerator, or on another machine."""
+        groups = 1 if self.window is None else self.window.groups
+        how = self.accelerator.epilogue
+        if path is not None:
+            after = None if how is None or how.alpha == 1 else Epilogue(alpha=how.alpha)
+            return _Way(path, self._weight_on(path), None, None, after, bias, groups, threads)
+        whole = self.accelerator.compressed == "weights" and self.weight_spec.sparsity is not None
+        stored = self._stored_weight if whole else None
+        return _Way(
+            self.accelerator.path, self._weight_operand, stored, self.accelerator.split, how, bias, groups, threads
+        )
 
     def _window_operand(self, tensor: BlockTensor, scales: LineScales | None, part: slice, positions: int) -> Operand:
         """The windows of some images, [G * M, K]."""
@@ -252,6 +353,26 @@ class MachineLayer:
         rows = window.groups * (part.stop - part.start) * positions
         lines = 1 if self.windowed else self.taps
         return scaled_operand(codes.reshape(rows, self.k), tensor.format.element, gathered, lines)
+
+    def _stored_windows(self, tensor: BlockTensor, part: slice, positions: int) -> Stored:
+        """What memory holds of the windows of some images, [G * M, stored K]."""
+        assert self.window is not None
+        pattern, length = self._stored_lengths
+        lines = 1 if self.windowed else self.taps
+        if self.windowed:
+            span = slice(part.start * positions, part.stop * positions)
+            codes, places = (made[:, span] for made in _stored_lines(tensor, pattern, length))
+        else:
+            images = replace(tensor, codes=tensor.codes[part], mask=_mask_of(tensor)[part])
+            held, at = _stored_lines(images, pattern, length)
+            codes, places = self.window.gather(held, 0), self.window.gather(at, -1)
+            # Pixels of padding are lines of zeros, and are stored as such.
+            zeros = np.zeros((1, length), np.float32)
+            mask = sparsify(zeros, pattern_text(pattern), ties=pattern.ties)[1]
+            places = np.where(places < 0, stored_line(np.zeros((1, length), held.dtype), mask, pattern)[1], places)
+        rows = self.window.groups * (part.stop - part.start) * positions
+        shape = (rows, lines, codes.shape[-1])
+        return stored_rows(codes.reshape(shape), places.reshape(shape), pattern, length)
 
     def _round(self, out: Array) -> Array:
         spec = self.accelerator.output_spec

@@ -10,16 +10,16 @@ from sparq_sim import _core
 from sparq_sim._core import Datapath, ElementFormat
 from sparq_sim.arrays import Array, as_float32_exactly, is_torch, to_numpy
 from sparq_sim.batches import Batches
-from sparq_sim.compressed import Selection, stored_of
-from sparq_sim.end_scales import times_end_scales, without_end_scales
+from sparq_sim.compressed import stored_of
 from sparq_sim.epilogue import Epilogue
 from sparq_sim.events import MatmulEvents
 from sparq_sim.formats import Format, Machine, Spec, find_datapath
 from sparq_sim.machines import load_datapath
-from sparq_sim.operands import SHAPES, Pair, operand_of
+from sparq_sim.operands import SHAPES, operand_of
 from sparq_sim.outputs import output_spec, written
+from sparq_sim.products import Product
 from sparq_sim.requantize import Requantization
-from sparq_sim.split import SplitK, split_of, sum_of_parts
+from sparq_sim.split import SplitK, split_of
 from sparq_sim.steps import rounded_to
 from sparq_sim.tensor import BlockTensor
 
@@ -187,13 +187,13 @@ def matmul(
         raise TypeError(f"epilogue: needed {kind.__name__} on a result of {name}, got {type(epilogue).__name__}")
     if compressed not in (None, "a", "b"):
         raise ValueError(f"compressed={compressed!r}: needed 'a', 'b' or None")
-    stored = None if compressed is None else stored_of(a if compressed == "a" else b, compressed)
     if events is not None and not isinstance(events, MatmulEvents):
         raise TypeError(f"events: needed a MatmulEvents object, got {type(events).__name__}")
     split = split_of(split_k)
     path = machine_for(path, name)
     left = operand_of(a, a_format, a_scales, a_tensor_scale, path, "a")
     right = operand_of(b, b_format, b_scales, b_tensor_scale, path, "b")
+    stored = None if compressed is None else stored_of(a if compressed == "a" else b, compressed)
     if left.k != right.k:
         raise ValueError(f"K does not match: a is {left.shape}, b is {right.shape}; {SHAPES}")
     batches = Batches.of(left.shape, right.shape, SHAPES)
@@ -204,22 +204,12 @@ def matmul(
     if epilogue is not None:
         epilogue.check(batches.shape)
     left, right = left.rows_at(batches.left_rows), right.rows_at(batches.right_rows)
-    start = batches.to_core(start)
-    ends: tuple[Array | None, Array | None] = (None, None)
-    if split is not None:
-        (left, x), (right, y) = (without_end_scales(side, path) for side in (left, right))
-        ends = (x, y)
-        if start is not None and not (x is None and y is None):
-            raise ValueError("c needs operands whose scales are applied before it")
-    counts = None if events is None else events.room(batches)
-    whole: Pair | Selection = Pair(left, right, path, batches.groups, threads, counts)
+    flipped = compressed == "b"
     if stored is not None:
-        whole = Selection.of(left, right, path, stored, compressed == "b", batches, threads, counts)
-    if split is None:
-        sums = batches.from_core(whole.product(start))
-    else:
-        sums = sum_of_parts(whole, split, path, start, threads, counts)
-        sums = batches.from_core(times_end_scales(sums, *ends, path, batches.groups, threads))
+        stored = stored.rows_at(batches.right_rows if flipped else batches.left_rows)
+    counts = None if events is None else events.room(batches)
+    work = Product(left, right, path, batches.groups, split, stored, flipped)
+    sums = batches.from_core(work.run(batches.to_core(start), threads, counts))
     if events is not None and counts is not None:
         events.add(counts, batches)
     if isinstance(epilogue, Epilogue):

@@ -79,6 +79,11 @@ class SplitK:
         elif self.order not in ORDERS:
             raise ValueError(f"split_k: order={self.order!r}: choose one of {', '.join(ORDERS)}, or numbers of parts")
 
+    def __str__(self) -> str:
+        text = f"{self.parts} parts of K" if self.length is None else f"parts of {self.length} of K"
+        words = {"order": (self.order, "ascending"), "precision": (self.precision, "fp32")}
+        return " ".join([text, *(f"{name}={word}" for name, (word, usual) in words.items() if word != usual)])
+
     def ends(self, k: int, path: Datapath) -> list[int]:
         """Where the parts end.
 

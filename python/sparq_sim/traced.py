@@ -11,7 +11,6 @@ import numpy as np
 
 from sparq_sim._core import Datapath, ElementFormat
 from sparq_sim.arrays import Array, is_torch, to_numpy
-from sparq_sim.batches import Batches
 from sparq_sim.compressed import Selection, stored_of
 from sparq_sim.epilogue import Epilogue
 from sparq_sim.events import DOT_COUNTS
@@ -26,7 +25,7 @@ from sparq_sim.matmul import (
     result_of,
     rounds_afterwards,
 )
-from sparq_sim.operands import SHAPES, Operand, Pair, multiply, operand_of
+from sparq_sim.operands import Operand, Pair, multiply, operand_of
 from sparq_sim.outputs import output_spec
 from sparq_sim.quantize import encode
 from sparq_sim.requantize import Requantization
@@ -104,7 +103,7 @@ def dot_trace(
     whole: Pair | Selection = Pair(left, right, own)
     if compressed is not None:
         stored = stored_of(lines["ab".index(compressed)], compressed)
-        whole = Selection.of(left, right, own, stored, compressed == "b", Batches.of((1, 1), (1, 1), SHAPES), None)
+        whole = Selection.of(left, right, own, stored, compressed == "b")
     story = _Story(own)
     begin = 0.0 if start is None else float(start[0, 0])
     total = story.parts(whole, split, begin) if split is not None else story.part(whole, begin)

@@ -98,10 +98,11 @@ class _Layer:
 
     def _reproduce(self, encoded: tuple[BlockTensor, tuple[int, ...]], theirs: Array) -> str | None:
         """A named datapath, other than the accelerator's own, that gives the very values."""
-        own = self.simulated.machine.accelerator.datapath_name
+        accelerator = self.simulated.machine.accelerator
+        own = str(accelerator) if not accelerator.is_plain else accelerator.datapath_name
         tensor, shape = encoded
         for name, machine in sorted(datapaths().items(), key=lambda item: item[1].record.reduce != "fma"):
-            if name == own or machine.record == self.simulated.machine.accelerator.path:
+            if accelerator.is_plain and machine.record == accelerator.path:
                 continue
             try:
                 # A small part decides against a machine; all of it decides for it.

@@ -23,6 +23,7 @@ class FakeQuant(nn.Module):
         self.operands = Simulated(layer, accelerator)
         self.decoded_weight = self.operands.decoded_weight
         self.output = accelerator.output_spec
+        self.alpha = 1.0 if accelerator.epilogue is None else float(accelerator.epilogue.alpha)
 
     def decoded_operands(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The activations and the weight that `forward` multiplies."""
@@ -36,7 +37,8 @@ class FakeQuant(nn.Module):
         image = window is not None and x.dim() == 3
         values, _ = self.operands.decoded_operands(x[None] if image else x)
         weight = self.decoded_weight
-        bias = None if self.operands.bias is None else self.operands.bias.detach().float().cpu()
+        own = None if self.operands.bias is None else self.operands.bias.detach().float().cpu()
+        bias = own if self.alpha == 1 else None
         if window is None:
             out = nn.functional.linear(values, weight, bias)
         elif self.operands.machine.windowed:
@@ -45,6 +47,9 @@ class FakeQuant(nn.Module):
             top, bottom, left, right = window.padding
             padded = nn.functional.pad(values, (left, right, top, bottom))
             out = nn.functional.conv2d(padded, weight, bias, window.stride, 0, window.dilation, window.groups)
+        if self.alpha != 1:
+            out = out * self.alpha
+            out = out if own is None else out + own.reshape(-1, *([1] * (0 if window is None else 2)))
         if self.output is not None:
             out = emulate(out, self.output, inexact="round")
         return (out[0] if image else out).to(device=x.device, dtype=x.dtype)

@@ -11,7 +11,18 @@ from torch import nn
 
 from sparq_sim._core import ElementFormat
 from sparq_sim.arrays import Array
-from sparq_sim.bounds import ETA, Problem, U, any_order_bound, datapath_bound, gamma
+from sparq_sim.bounds import (
+    ETA,
+    Problem,
+    Sum,
+    U,
+    any_order_bound,
+    datapath_bound,
+    epilogue_bound,
+    gamma,
+    parts_bound,
+    scaled_bound,
+)
 from sparq_sim.compare import different, hex_text
 from sparq_sim.layers import MachineLayer
 from sparq_sim.report import LayerReport
@@ -59,7 +70,10 @@ class Judge:
         bias = None if self.bias is None else self.bias.detach().double()
         total = self._product(a.abs(), w.abs(), None, shape) * (1 + 2 * self.machine.k * 2.0**-53)
         norm = np.sqrt(self._product(a * a, w * w, None, shape))
-        return _Sums(self._product(a, w, bias, shape), total, norm)
+        how = self.machine.accelerator.epilogue
+        if how is None or how.alpha == 1:
+            return _Sums(self._product(a, w, bias, shape), total, norm)
+        return _Sums(self._product(how.alpha * a, w, bias, shape), total, abs(how.alpha) * norm)
 
     def _product(self, a: torch.Tensor, w: torch.Tensor, offset: torch.Tensor | None, shape: tuple[int, ...]) -> Array:
         """Torch's float64 product of a layer."""
@@ -80,10 +94,16 @@ class Judge:
 
     def _bound(self, total: Array, ours: Array, theirs: Array) -> Array:
         bias = 0.0 if self.bias is None else float(self.bias.detach().abs().max())
-        machine = datapath_bound(self.machine.accelerator.path, self._problem(total))
-        # The bias is one more float32 addition on the machine.
-        added = U * (1 + gamma(1)) * (total + machine + bias) + ETA
-        bound = machine + added + any_order_bound(total, bias, self.machine.k)
+        how, k = self.machine.accelerator.epilogue, self.machine.k
+        machine, reference = self._machine(total), Sum(total, any_order_bound(total, 0.0, k))
+        if how is None:
+            # The bias is one more float32 addition on the machine.
+            added = U * (1 + gamma(1)) * (total + machine.error + bias) + ETA
+            bound = machine.error + added + any_order_bound(total, bias, k)
+        else:
+            none, added = np.zeros(1), np.full(1, bias)
+            bound = epilogue_bound(machine, how.alpha, 0.0, none, added, how.precision).error
+            bound = bound + epilogue_bound(reference, how.alpha, 0.0, none, added, "fp32").error
         output = self.machine.accelerator.output_spec
         rounded = [output.format.element] if output is not None else []
         rounded += [self.rounded_to] if self.rounded_to is not None else []
@@ -93,14 +113,28 @@ class Judge:
             bound = bound + 2 * (half_step * largest + 2.0 ** (element.emin - element.mantissa_bits))
         return bound
 
-    def _problem(self, total: Array) -> Problem:
+    def _machine(self, total: Array) -> Sum:
+        """What the machine makes of sums of such magnitudes."""
+        path, split, k = self.machine.accelerator.path, self.machine.accelerator.split, self.machine.machine_k
+        if split is None:
+            return Sum(total, datapath_bound(path, self._problem(total, k)))
+        lengths = np.diff([0, *split.ends(k, path)])
+        problems = [self._problem(sums, int(lengths.max(initial=1))) for sums in (total, np.zeros(1))]
+        most, least = (datapath_bound(path, problem) for problem in problems)
+        # Bounds are convex in the sums of magnitudes: all of it in one part, and nothing in the others, is the worst.
+        parts = [Sum(total, most), *[Sum(np.zeros(1), least)] * (len(lengths) - 1)]
+        problem = problems[0]
+        units = problem.a_scale * problem.b_scale
+        return scaled_bound(parts_bound(parts, np.zeros(1), split.precision, units), problem.float_scaled)
+
+    def _problem(self, total: Array, k: int) -> Problem:
         machine = self.machine
         a, w = machine.activation_spec.format, machine.weight_spec.format
         a_max, w_max = _largest(self.activations), _largest(self.weight)
         # A computed scale is the largest decoded magnitude over the largest element, which is at least 2^emax.
         scales = [2 * m / 2.0**f.element.emax for f, m in ((a, a_max), (w, w_max))]
         return Problem(
-            total, machine.k, machine.segments(), a.element, w.element, a_max, w_max,
+            total, k, machine.segments(), a.element, w.element, a_max, w_max,
             "float" in (a.scale_kind, w.scale_kind),
             a_scale=scales[0] if a.scale_kind == "float" else 1.0,
             b_scale=scales[1] if w.scale_kind == "float" else 1.0,
