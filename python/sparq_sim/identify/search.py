@@ -463,6 +463,7 @@ class Search:
         if not self.matches and self.held > _HOPELESS and not self.near(better):
             rare = self.numbers.with_rare_ones()
             crossed = self.crossed(candidates, ("align_bits", "rounding"), rare, _CROSSED)
+            crossed |= self.crossed(better, ("align_bits", "align_rounding"), rare, _CROSSED)
             self.settle(crossed)
             better += [] if self.solved else self.improve({**crossed, **dict.fromkeys(better)}, rare=True)
         if not self.matches:
