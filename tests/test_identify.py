@@ -17,8 +17,10 @@ import sparq_sim as sq
 from conftest import Array, assert_same_bits
 from preset_exceptions import DIFFERENCES
 from sparq_sim.cli import app
+from sparq_sim.formats import words_of
 from sparq_sim.identify import Apart
 from sparq_sim.identify.apart import outcome
+from sparq_sim.identify.candidates import FIELDS
 from test_presets import CLAIMS, Claim, listed_rows, recorded
 
 ROUNDINGS = [word for word in sq.conversions()["rounding"] if word != "stochastic"]
@@ -145,6 +147,29 @@ def drawn_spec(rng: np.random.Generator) -> sq.Spec:
             chosen.pop(names[rng.integers(len(names))])
 
 
+def drawn_spec_of_any_fields(rng: np.random.Generator) -> sq.Spec:
+    """A format of the catalog with one to six choices of any fields that values show."""
+    numbers: dict[str, tuple[Any, ...]] = {
+        "divisor": (7.25, 0.75, 3.0, 6.0), "even_bits": (0, 1, 2), "scale_minimum": (1, 8, 100),
+        "align_bits": (4, 6, 8), "cut_offset": (0.5, 4.5),
+    }  # fmt: skip
+    chosen: dict[str, Any] = {}
+    for name in map(str, rng.permutation(FIELDS)[: rng.integers(1, 7)]):
+        words = numbers.get(name) or [word for word in words_of(name) or () if word != "stochastic"]
+        chosen[name] = words[rng.integers(len(words))]
+    blocks = (8, 16, 32, 64, 128, "row", "tensor", "16x16")
+    if rng.random() < 0.4:
+        chosen["block"] = blocks[rng.integers(len(blocks))]
+    names = list(sq.formats())
+    format = sq.formats()[names[rng.integers(len(names))]]
+    while True:
+        try:
+            return sq.spec(format, **chosen)
+        except ValueError:  # one of the choices means nothing to the format or to another choice
+            left = list(chosen)
+            chosen.pop(left[rng.integers(len(left))])
+
+
 def drawn_two_level_spec(rng: np.random.Generator) -> sq.Spec:
     """A format with a float32 scale above those of blocks, and choices of that scale."""
     names = [name for name, one in sq.formats().items() if one.outer_combine is not None]
@@ -232,6 +257,17 @@ def test_a_drawn_scale_above_others_is_found(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3004, 3030))
 def test_many_drawn_scales_above_others_are_found(seed: int) -> None:
     check_drawn(seed, drawn_two_level_spec)
+
+
+@pytest.mark.parametrize("seed", [5000, 5058, 5061])
+def test_drawn_choices_of_any_fields_are_found(seed: int) -> None:
+    check_drawn(seed, drawn_spec_of_any_fields)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("seed", range(5100, 5300))
+def test_many_drawn_choices_of_any_fields_are_found(seed: int) -> None:
+    check_drawn(seed, drawn_spec_of_any_fields)
 
 
 def normal(shape: tuple[int, ...] = (64, 256), seed: int = 0) -> Array:
