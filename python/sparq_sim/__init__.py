@@ -34,7 +34,7 @@ from sparq_sim.requantize import Requantization, RequantizationRule, requantizat
 from sparq_sim.sparsify import sparsify
 from sparq_sim.split import SplitK
 from sparq_sim.storage import Storage, Traffic, storage, traffic
-from sparq_sim.store import Stored, contents, load, save
+from sparq_sim.store import Other, Stored, contents, load, others, save
 from sparq_sim.summation import Node
 from sparq_sim.telling import Telling
 from sparq_sim.tensor import BlockTensor
@@ -69,6 +69,7 @@ __all__ = [
     "Layout",
     "MatmulEvents",
     "Node",
+    "Other",
     "Packed",
     "Philox",
     "Plane",
@@ -118,6 +119,7 @@ __all__ = [
     "load",
     "load_datapath",
     "matmul",
+    "others",
     "presets",
     "probe",
     "rank",

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from sparq_sim.arrays import Array
-from sparq_sim.files import Named, write_whole
+from sparq_sim.disk import write_whole
+from sparq_sim.files import Named
 from sparq_sim.formats import Spec
 from sparq_sim.layouts import Layout
 from sparq_sim.packing import pack, plan

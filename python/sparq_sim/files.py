@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import safetensors
 from safetensors import SafetensorError, TensorSpec
 
 from sparq_sim.arrays import Array, Source, source
+from sparq_sim.disk import write_whole
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 
@@ -139,19 +137,3 @@ def read_metadata(path: Path) -> dict[str, str]:
         return {}
     with safetensors.safe_open(path, "np") as file:
         return dict(file.metadata() or {})
-
-
-def write_whole(path: Path, put: Callable[[BinaryIO], object]) -> None:
-    """Has `put` write a file, which then appears as a whole or not at all; ValueError if the directory refuses."""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise ValueError(f"{path}: cannot write there ({error.strerror})") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            put(file)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

@@ -1,16 +1,19 @@
-"""Files of encoded tensors: safetensors with the packed bytes, and in the metadata all that reading them needs."""
+"""Files of encoded tensors: safetensors with the packed bytes, and in the metadata all that reading them needs; and
+GGUF, whose types say it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sparq_sim.arrays import FLOATS, Array
-from sparq_sim.formats import Format, Spec, elements, record_digest
-from sparq_sim.layouts import Layout, Plane
+from sparq_sim.formats import Format, Spec, elements, find_element, formats, record_digest
+from sparq_sim.gguf import MAGIC, GgmlType, GgufFile, ggml_types, open_gguf
+from sparq_sim.layouts import Layout, Plane, find_layout
 from sparq_sim.packing import Packed, plan, unpack
 from sparq_sim.shards import DTYPE_BITS, Planned, Shard, open_shard, write_shard
 from sparq_sim.tensor import BlockTensor
@@ -35,6 +38,18 @@ class Stored:
     def key(self, plane: str) -> str:
         """The name of a plane in the file."""
         return plane_key(self.name, self.layout, plane)
+
+
+@dataclass(frozen=True)
+class Other:
+    """A tensor of a file that `load` does not read."""
+
+    name: str
+    type: str
+    """As files of that kind call it: ``F32``, ``Q4_K``."""
+    shape: tuple[int, ...]
+    nbytes: int | None
+    """None: of a type whose size is not known."""
 
 
 def _kind(layout: Layout, plane: str) -> str:
@@ -157,15 +172,6 @@ def save(
     write_shard(path, planned, {**(metadata or {}), **metadata_of(packed)}, data.items)
 
 
-def contents(path: str | Path) -> dict[str, Stored]:
-    """What a file of `save` holds, by name; reads its header only.
-
-    Raises:
-        ValueError: no such file, a damaged one, one that `save` did not write, or one of an unknown version.
-    """
-    return _contents(open_shard(Path(path)))
-
-
 def _contents(shard: Shard) -> dict[str, Stored]:
     path, metadata, keys = shard.path, shard.metadata, shard.entries
     if _KEY not in metadata:
@@ -206,8 +212,152 @@ def _stored(name: str, record: Any) -> Stored:
     )
 
 
+class _File(Protocol):
+    """A file of one kind, of which the header is read."""
+
+    def contents(self) -> dict[str, Stored]:
+        """The tensors that can be loaded."""
+
+    def others(self) -> dict[str, Other]:
+        """All others."""
+
+    def planes(self, one: Stored) -> dict[str, Array]:
+        """The bytes of a tensor by plane."""
+
+    def refusal(self, one: Other) -> str:
+        """Why another one is not loaded."""
+
+
+@dataclass(frozen=True)
+class _SafetensorsFile:
+    shard: Shard
+
+    def contents(self) -> dict[str, Stored]:
+        return _contents(self.shard)
+
+    def others(self) -> dict[str, Other]:
+        encoded = self.contents() if _KEY in self.shard.metadata else {}
+        taken = {one.key(plane) for one in encoded.values() for plane in one.planes}
+        return {
+            name: Other(name, entry.dtype, entry.shape, entry.nbytes)
+            for name, entry in self.shard.entries.items()
+            if name not in taken
+        }
+
+    def planes(self, one: Stored) -> dict[str, Array]:
+        return {plane: self.shard.bytes_of(one.key(plane)) for plane in one.planes}
+
+    def refusal(self, one: Other) -> str:
+        return f"is {one.type} that is not encoded"
+
+
+@dataclass(frozen=True)
+class _GgufFile:
+    header: GgufFile
+
+    def contents(self) -> dict[str, Stored]:
+        found = {}
+        for name, entry in self.header.entries.items():
+            if entry.type.format:
+                spec, layout = _spec_of(entry.type), find_layout(entry.type.layout)
+                found[name] = Stored(name, spec, entry.shape, "float32", "numpy", layout, ("elements",))
+        return found
+
+    def others(self) -> dict[str, Other]:
+        return {
+            name: Other(name, entry.type.name, entry.shape, entry.nbytes)
+            for name, entry in self.header.entries.items()
+            if not entry.type.format
+        }
+
+    def planes(self, one: Stored) -> dict[str, Array]:
+        return {"elements": self.header.bytes_of(one.name)}
+
+    def refusal(self, one: Other) -> str:
+        read = ", ".join(name for name, kind in ggml_types().items() if kind.format)
+        return f"is of ggml's {one.type}; read are {read}"
+
+
+@lru_cache(maxsize=64)
+def _spec_of(kind: GgmlType) -> Spec:
+    """The format whose codes a type has, with the choices that the format starts from: a file does not say which its
+    writer made."""
+    known = formats()
+    return Spec(known[kind.format] if kind.format in known else Format(kind.format, find_element(kind.format)))
+
+
+@dataclass(frozen=True)
+class _Container:
+    """A kind of file."""
+
+    suffix: str
+    magic: bytes
+    """What it begins with; empty where that varies."""
+    read: Callable[[Path], _File]
+
+
+_CONTAINERS = (
+    _Container(".safetensors", b"", lambda path: _SafetensorsFile(open_shard(path))),
+    _Container(".gguf", MAGIC, lambda path: _GgufFile(open_gguf(path))),
+)
+
+
+def _open(path: str | Path) -> _File:
+    """The header of a file, whose kind its suffix says, else its first bytes; else it is safetensors.
+
+    Raises:
+        ValueError: no such file, or a damaged one.
+    """
+    path = Path(path)
+    chosen = next((one for one in _CONTAINERS if one.suffix == path.suffix), None)
+    if chosen is None:
+        start = b""
+        if path.is_file():
+            with path.open("rb") as file:
+                start = file.read(max(len(one.magic) for one in _CONTAINERS))
+        chosen = next((one for one in _CONTAINERS if one.magic and start.startswith(one.magic)), _CONTAINERS[0])
+    return chosen.read(path)
+
+
+def contents(path: str | Path) -> dict[str, Stored]:
+    """What a file holds that `load` reads, by name; reads its header only. Of a safetensors file that is what `save`
+    wrote; of a GGUF file every tensor of a type that has a format here: F32, F16, BF16, Q4_0, Q8_0, MXFP4, NVFP4.
+
+    Raises:
+        ValueError: no such file, a damaged one, a safetensors file that `save` did not write, or one of an unknown
+            version.
+
+    >>> import tempfile, numpy as np, sparq_sim as sq
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sq.encode(np.ones((2, 32), np.float32), "mxfp4").save(f"{folder}/one.safetensors", name="w")
+    ...     {name: (one.shape, one.layout.name) for name, one in sq.contents(f"{folder}/one.safetensors").items()}
+    {'w': ((2, 32), 'row_major')}
+    """
+    return _open(path).contents()
+
+
+def others(path: str | Path) -> dict[str, Other]:
+    """What else a file holds, by name, with the type that the file says: tensors of a safetensors file that are not
+    encoded, and those of a GGUF file that are of other types (``Q4_K``); reads its header only.
+
+    Raises:
+        ValueError: no such file, a damaged one, or one of an unknown version.
+
+    >>> import tempfile, numpy as np, safetensors.numpy, sparq_sim as sq
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     safetensors.numpy.save_file({"bias": np.ones(3, np.float32)}, f"{folder}/plain.safetensors")
+    ...     sq.others(f"{folder}/plain.safetensors")
+    {'bias': Other(name='bias', type='F32', shape=(3,), nbytes=12)}
+    """
+    return _open(path).others()
+
+
 def load(path: str | Path, name: str | None = None, *, threads: int | None = None) -> BlockTensor:
-    """A tensor of a file that `save` or `BlockTensor.save` wrote; of many, only its own bytes are read.
+    """A tensor of a file that `save` or `BlockTensor.save` wrote, or of a GGUF file; of many, only its own bytes are
+    read.
+
+    GGUF does not say how codes were chosen: the spec is that of the format alone. `BlockTensor.decode` gives the
+    numbers that GGML computes from those blocks, bit for bit but for what docs/numerics.md section 15 lists.
 
     Args:
         path: of the file.
@@ -215,7 +365,14 @@ def load(path: str | Path, name: str | None = None, *, threads: int | None = Non
         threads: threads to use; default by size.
 
     Raises:
-        ValueError: no such file or tensor, several without a name, or a file that is damaged or of an unknown version.
+        ValueError: no such file or tensor, several without a name, a tensor of a type that has no format here, or a
+            file that is damaged or of an unknown version.
+
+    >>> import tempfile, numpy as np, sparq_sim as sq
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sq.encode(np.float32([1.3, -6]), "mxfp4").save(f"{folder}/one.safetensors")
+    ...     sq.load(f"{folder}/one.safetensors").decode()
+    array([ 1.5, -6. ], dtype=float32)
     """
     packed = load_packed(path, name)
     try:
@@ -226,14 +383,16 @@ def load(path: str | Path, name: str | None = None, *, threads: int | None = Non
 
 def load_packed(path: str | Path, name: str | None = None) -> Packed:
     """Like `load`, the bytes as they lie in the file."""
-    shard = open_shard(Path(path))
-    found = _contents(shard)
+    file = _open(path)
+    found = file.contents()
     if name is None:
         if len(found) != 1:
             raise ValueError(f"{path}: {len(found)} tensors; name one of {', '.join(map(repr, found)) or 'none'}")
         name = next(iter(found))
     if name not in found:
+        other = file.others().get(name)
+        if other is not None:
+            raise ValueError(f"{path}: tensor {name!r} {file.refusal(other)}")
         raise ValueError(f"{path}: no tensor {name!r}; there are: {', '.join(map(repr, found)) or 'none'}")
     one = found[name]
-    planes = {plane: shard.bytes_of(one.key(plane)) for plane in one.planes}
-    return Packed(planes, one.layout, one.spec, one.shape, one.dtype, one.library)
+    return Packed(file.planes(one), one.layout, one.spec, one.shape, one.dtype, one.library)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from sparq_sim import files, ranking_plot
+from sparq_sim import disk, files, ranking_plot
 from sparq_sim.arrays import Array, Source, source
 from sparq_sim.formats import spec
 from sparq_sim.rank import rank_tensors
@@ -93,7 +93,7 @@ class Tradeoff:
         axes.set_ylabel("signal-to-noise ratio (dB)")
         axes.set_title(f"{self.name}: {self.tensors} tensors, {self.elements} elements", loc="left")
         axes.legend()
-        files.write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:]))
+        disk.write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:]))
 
 
 def tradeoff(
