@@ -15,8 +15,11 @@ import numpy as np
 from sparq_sim.arrays import Array
 
 
-def mapped(path: Path, start: int, nbytes: int) -> Array:
-    """Bytes of a file, uint8, mapped from it, which the system begins to read.
+def mapped(path: Path, start: int, nbytes: int, *, ahead: bool = True) -> Array:
+    """Bytes of a file, uint8, mapped from it.
+
+    Args:
+        ahead: the system begins to read them.
 
     Raises:
         ValueError: a file that cannot be read, or has become too short.
@@ -29,7 +32,7 @@ def mapped(path: Path, start: int, nbytes: int) -> Array:
             made = mmap.mmap(file.fileno(), beside + nbytes, access=mmap.ACCESS_READ, offset=start - beside)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from None
-    if hasattr(mmap, "MADV_WILLNEED"):
+    if ahead and hasattr(mmap, "MADV_WILLNEED"):
         made.madvise(mmap.MADV_WILLNEED)
     return np.frombuffer(made, np.uint8, nbytes, beside)
 
