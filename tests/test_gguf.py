@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 import tracemalloc
@@ -10,6 +11,7 @@ from pathlib import Path
 import gguf as witness
 import numpy as np
 import pytest
+import torch
 
 import sparq_sim as sq
 from conftest import assert_same_bits
@@ -177,6 +179,130 @@ def test_the_types_are_those_of_the_gguf_package() -> None:
                 assert sq.storage(one.format, (1, one.block), layout=layout).total == 8 * one.nbytes, one
 
 
+# What we write
+
+
+def some_tensors() -> dict[str, sq.BlockTensor]:
+    rng = np.random.default_rng(4)
+    fp32 = sq.Format("fp32", sq.elements()["fp32"])
+    made = {}
+    for format_ in ("q4_0", "q8_0", "mxfp4", "nvfp4_one_level", "fp16", "bf16", fp32):
+        for shape in ((64,), (3, 64), (2, 3, 64), (2, 1, 3, 128)):
+            name = f"{getattr(format_, 'name', format_)}.{len(shape)}"
+            made[name] = sq.encode(rng.standard_normal(shape, dtype=np.float32), format_)
+    return made
+
+
+def test_the_gguf_package_reads_what_is_saved(tmp_path: Path) -> None:
+    path, tensors = tmp_path / "ours.gguf", some_tensors()
+    sq.save(path, tensors, metadata={"general.architecture": "llama", "general.name": "ß"})
+    read = witness.GGUFReader(path)
+    assert [tensor.name for tensor in read.tensors] == list(tensors)
+    kinds = {"nvfp4_one_level": "NVFP4", "fp16": "F16", "bf16": "BF16", "fp32": "F32"}
+    for tensor in read.tensors:
+        ours = tensors[tensor.name]
+        kind = kinds.get(ours.format.name, ours.format.name.upper())
+        assert tensor.tensor_type.name == kind and tuple(tensor.shape[::-1]) == ours.shape
+        packed = ours.pack(ggml_types()[kind].layout)
+        assert tensor.data.tobytes() == packed.planes["elements"].tobytes()
+        theirs = tensor.data if kind in PLAIN else witness.quants.dequantize(tensor.data, tensor.tensor_type)
+        assert_same_bits(with_one_zero(ours), theirs.reshape(ours.shape).astype(np.float32))
+        assert_same_bits(sq.load(path, tensor.name).decode(), ours.decode())
+    fields = {name: field.contents() for name, field in read.fields.items()}
+    assert (fields["general.name"], fields["general.quantization_version"]) == ("ß", 2)
+    # As GGML wants it: one tensor directly after the other, and padded to the end.
+    end = read.data_offset
+    for tensor in read.tensors:
+        assert tensor.data_offset == end
+        end += tensor.n_bytes + -tensor.n_bytes % 32
+    assert end == path.stat().st_size
+
+
+def test_what_is_saved_comes_back_with_its_choices(tmp_path: Path) -> None:
+    path = tmp_path / "ours.gguf"
+    x = np.random.default_rng(5).standard_normal((4, 64))
+    tensors = {
+        "ceil": sq.encode(x.astype(np.float32), "mxfp4", scale_rule="rceil"),
+        "up": sq.encode(x.astype(np.float16), "q8_0", rounding="up").pack("gguf_q8_0"),
+        "torch": sq.encode(torch.from_numpy(x), "nvfp4_one_level"),
+        "axis": sq.encode(x, "q4_0", axis=1),
+        "empty": sq.encode(x[:0], "q4_0"),
+        "scalar": sq.encode(np.float32(2.5), "fp16"),
+    }
+    sq.save(path, tensors)
+    for name, tensor in tensors.items():
+        back, wanted = sq.load(path, name), sq.unpack(tensor) if isinstance(tensor, sq.Packed) else tensor
+        assert back == wanted and (back.dtype, back.library) == (wanted.dtype, wanted.library)
+    assert isinstance(sq.load(path, "torch").decode(), torch.Tensor)
+    tensors["ceil"].save(tmp_path / "one.gguf")
+    assert sq.load(tmp_path / "one.gguf") == tensors["ceil"]
+    # Once the type is another, what was said of it before does not hold.
+    blocks = tensors["ceil"].pack("gguf_mxfp4").planes["elements"].tobytes()
+    said = open_gguf(tmp_path / "one.gguf").text("sparq_storage")
+    assert said is not None and "rceil" in said
+    for dims, kind, data, format_ in (((64, 4), 39, blocks, "mxfp4"), ((32, 8), 39, blocks, "mxfp4"),
+                                      ((64, 4), 2, bytes(4 * 36), "q4_0")):  # fmt: skip
+        path.write_bytes(gguf([pair("sparq_storage", 8, text(said))], [Tensor("tensor", dims, kind, data)]))
+        assert sq.load(path).spec == (tensors["ceil"].spec if kind == 39 and dims == (64, 4) else sq.spec(format_))
+    path.write_bytes(gguf([pair("sparq_storage", 8, text(said[:-1]))], [Tensor("tensor", (64, 4), 39, blocks)]))
+    with pytest.raises(ValueError, match=r"ours\.gguf: metadata that is damaged"):
+        sq.load(path)
+    path.write_bytes(gguf([pair("sparq_storage", 8, text(b"\xff"))], [Tensor("tensor", (64, 4), 39, blocks)]))
+    with pytest.raises(ValueError, match=r"ours\.gguf: 'sparq_storage' is no UTF-8"):
+        sq.load(path)
+
+
+def test_what_gguf_does_not_hold_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "no.gguf"
+    x = np.ones((4, 64), np.float32)
+    for name, tensor, layout, message in (
+        ("w", sq.encode(x, "mxfp8"), None, "'w': GGUF has no type for mxfp8_e4m3 .*; it holds dense tensors along the"),
+        ("w", sq.encode(x, "mxfp4", block=16), None, "GGUF has no type for mxfp4 block=16"),
+        ("w", sq.encode(x, "nvfp4"), None, "GGUF has no type for nvfp4 "),
+        ("w", sq.encode(x, "mxfp4", axis=0), None, "GGUF has no type for mxfp4 .* axis=0; it holds dense"),
+        ("w", sq.encode(x, "mxfp4", sparsity="2:4"), None, "GGUF has no type for mxfp4 .* sparsity=2:4"),
+        ("w", sq.encode(x, "bf16", sparsity="2:4").pack(), None, "GGUF has no type for bf16 .* sparsity=2:4"),
+        ("w", sq.encode(x, "mxfp4", mask=x > 2), None, "the tensor has a mask and no N:M pattern"),
+        ("w", sq.encode(x, "mxfp4"), "row_major", "GGUF has no type for mxfp4 .* in row_major; it holds"),
+        ("w", sq.encode(x, "mxfp4").pack(), None, "GGUF has no type for mxfp4 .* in row_major; it holds"),
+        ("w", sq.encode(x[:, :40], "mxfp4"), None, "'w': layout gguf_mxfp4: 40 elements of a line; needed a multiple"),
+        ("w" * 64, sq.encode(x, "mxfp4"), None, "has a name of more than 63 bytes, which GGML refuses"),
+        ("w", sq.encode(x.reshape(1, 1, 1, 4, 64), "mxfp4"), None, "has 5 axes; GGUF has no more than 4"),
+    ):
+        with pytest.raises(ValueError, match=rf"no\.gguf: .*{message}"):
+            sq.save(path, {name: tensor}, layout=layout)
+    good = {"w": sq.encode(x, "mxfp4")}
+    for metadata, message in (
+        ({"general.alignment": "64"}, "metadata 'general.alignment' is written by the library"),
+        (
+            {"sparq_storage": "x", "general.quantization_version": "3"},
+            "'sparq_storage', 'general.quantization_version'",
+        ),
+        ({"": "x"}, "metadata key ''; needed one of 1 to 65535 ASCII characters"),
+        ({"ß": "x"}, "metadata key 'ß'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sq.save(path, good, metadata=metadata)
+    with pytest.raises(ValueError, match="cannot write there"):
+        sq.save(tmp_path / "none" / "x.gguf", good)
+    with pytest.raises(ValueError, match=r"needed a file named \*\.safetensors or \*\.gguf"):
+        sq.save(tmp_path / "x.bin", good)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, old = tmp_path / "file.gguf", sq.encode(np.ones((2, 32), np.float32), "mxfp4")
+    old.save(path)
+
+    def broken(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(OSError, match="the disk is full"):
+        sq.encode(np.zeros((2, 32), np.float32), "mxfp4").save(path)
+    assert sq.load(path) == old and [one.name for one in tmp_path.iterdir()] == ["file.gguf"]
+
+
 # What is not read
 
 
@@ -287,7 +413,7 @@ def test_the_small_file_that_is_damaged_below_is_a_good_one(tmp_path: Path) -> N
     assert open_gguf(path).version == 2 and sq.load(path, "w").shape == (2, 64)
 
 
-BIG = (2**63 - 1, 2**63, 2**64 - 1, 2**62 + 1, 2**32, 2**31, 2**24)
+BIG = (2**63 - 1, 2**63, 2**64 - 1, 2**32, 2**24)
 
 
 @pytest.mark.parametrize(
@@ -391,14 +517,14 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path, little_memory: object) -
 def test_bytes_of_the_header_changed_one_by_one(tmp_path: Path, little_memory: object) -> None:
     path, seen = tmp_path / "changed.gguf", set()
     for at in range(HEADER):
-        for value in {0, 0x7F, 0x80, 0xFF, *(SMALL[at] ^ 1 << bit for bit in range(8))}:
+        for value in {0, 0xFF, SMALL[at] ^ 1, SMALL[at] ^ 0x80, SMALL[at] ^ 1 << at % 6 + 1}:
             seen.add(outcome(path, SMALL[:at] + bytes([value]) + SMALL[at + 1 :]))
     assert seen == {"read", "refused"}
 
 
 def test_huge_numbers_in_every_place_of_the_header(tmp_path: Path, little_memory: object) -> None:
     path, seen = tmp_path / "huge.gguf", set()
-    near = (len(SMALL), len(SMALL) - 1, HEADER, len(SMALL) // 8)
+    near = (len(SMALL) - 1, len(SMALL) // 8)
     for at in range(4, HEADER - 8):
         for number in (*BIG, *near):
             seen.add(outcome(path, SMALL[:at] + u64(number) + SMALL[at + 8 :]))
@@ -407,7 +533,7 @@ def test_huge_numbers_in_every_place_of_the_header(tmp_path: Path, little_memory
 
 def test_files_with_many_changes(tmp_path: Path, little_memory: object) -> None:
     path, draw, seen = tmp_path / "random.gguf", random.Random(0), set()
-    for _ in range(3000):
+    for _ in range(1500):
         content = bytearray(SMALL)
         for _ in range(draw.randint(1, 6)):
             at = draw.randrange(4, HEADER)
@@ -416,6 +542,19 @@ def test_files_with_many_changes(tmp_path: Path, little_memory: object) -> None:
             content[at : at + width] = (number & (1 << 8 * width) - 1).to_bytes(width, "little")
         if draw.random() < 0.2:
             del content[draw.randrange(len(content)) :]
+        seen.add(outcome(path, bytes(content)))
+    assert seen == {"read", "refused"}
+
+
+def test_our_own_metadata_changed_byte_by_byte(tmp_path: Path, little_memory: object) -> None:
+    path, draw, seen = tmp_path / "own.gguf", random.Random(1), set()
+    sq.encode(np.ones((2, 64), np.float32), "q4_0").save(path, name="w")
+    good = path.read_bytes()
+    end = open_gguf(path).entries["w"].start
+    for _ in range(600):
+        content = bytearray(good)
+        for _ in range(draw.randint(1, 3)):
+            content[draw.randrange(4, end)] = draw.choice(b'0123456789-"[]{},:ae\x00\xff')
         seen.add(outcome(path, bytes(content)))
     assert seen == {"read", "refused"}
 

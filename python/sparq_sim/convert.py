@@ -22,7 +22,7 @@ from sparq_sim.layouts import Layout
 from sparq_sim.packing import pack, plan
 from sparq_sim.quantize import encode
 from sparq_sim.shards import Entry, Planned, Shard, open_shard, write_shard
-from sparq_sim.store import Stored, metadata_of, planned_planes
+from sparq_sim.stored import Stored, metadata_of, planned_planes
 
 _JOB = "sparq_job"
 _INDEX = "model.safetensors.index.json"

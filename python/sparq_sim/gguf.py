@@ -6,12 +6,15 @@ import contextlib
 import math
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
 
 from sparq_sim.arrays import Array
-from sparq_sim.disk import mapped
+from sparq_sim.disk import mapped, write_whole
 
 MAGIC = b"GGUF"
 #: Of the container; their headers are alike.
@@ -28,10 +31,12 @@ _MAX_TENSORS = 1 << 20
 _MAX_ELEMENTS = 1 << 48
 #: Bytes of a key, or of a tensor's name.
 _MAX_NAME = (1 << 16) - 1
+#: Bytes of a tensor's name that GGML keeps (GGML_MAX_NAME without the end).
+_WRITTEN_NAME = 63
 #: Bytes of metadata values by their number; strings and arrays say their own.
 _WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _UINT32, _TEXT, _ARRAY = 4, 8, 9
-_LENGTH = struct.Struct("<Q")
+_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 
 
 @dataclass(frozen=True)
@@ -317,7 +322,7 @@ class _Walk:
         for _ in range(count):
             if at > end:
                 break
-            at += 8 + _LENGTH.unpack_from(data, at)[0]
+            at += 8 + _U64.unpack_from(data, at)[0]
         else:
             if at <= self._size:
                 self._at = at
@@ -357,6 +362,81 @@ class _Walk:
                 f"tensor {name!r} needs bytes {start} to {start + (nbytes or 0)}, and the file has {self._size}"
             )
         return GgufEntry(name, kind, shape, start, nbytes)
+
+
+@dataclass(frozen=True)
+class GgufPlanned:
+    """A tensor of a file to be written."""
+
+    type: GgmlType
+    shape: tuple[int, ...]
+    """The innermost axis last."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of its data."""
+        return math.prod(self.shape) // self.type.block * self.type.nbytes
+
+
+def write_gguf(
+    path: Path,
+    planned: Mapping[str, GgufPlanned],
+    metadata: Mapping[str, str | int],
+    produce: Callable[[], Iterable[tuple[str, Array]]],
+) -> None:
+    """Writes a GGUF file of version 3, which appears as a whole or not at all.
+
+    Args:
+        path: of the file.
+        planned: what the file will hold, in its order.
+        metadata: strings, and integers as uint32.
+        produce: gives each tensor's name and bytes, in the same order.
+
+    Raises:
+        ValueError: names that GGML does not read back (64 bytes and more), more than four axes, keys that are no ASCII
+            or empty, numbers that are no uint32, or a directory that cannot be written.
+    """
+    said = [MAGIC, _U32.pack(VERSIONS[-1]), _U64.pack(len(planned)), _U64.pack(len(metadata))]
+    for key, value in metadata.items():
+        if not key or not key.isascii() or len(key) > _MAX_NAME:
+            raise ValueError(f"{path}: metadata key {key!r}; needed one of 1 to {_MAX_NAME} ASCII characters")
+        if isinstance(value, str):
+            said += [_text(key), _U32.pack(_TEXT), _text(value)]
+        elif 0 <= value < 1 << 32:
+            said += [_text(key), _U32.pack(_UINT32), _U32.pack(value)]
+        else:
+            raise ValueError(f"{path}: metadata {key!r} is {value}; needed an integer of 32 bits")
+    at = 0
+    for name, one in planned.items():
+        if len(name.encode()) > _WRITTEN_NAME:
+            raise ValueError(
+                f"{path}: tensor {name!r} has a name of more than {_WRITTEN_NAME} bytes, which GGML refuses"
+            )
+        if len(one.shape) > _MAX_AXES:
+            raise ValueError(f"{path}: tensor {name!r} has {len(one.shape)} axes; GGUF has no more than {_MAX_AXES}")
+        said += [_text(name), _U32.pack(len(one.shape)), *map(_U64.pack, one.shape[::-1])]
+        said += [_U32.pack(one.type.number), _U64.pack(at)]
+        at += one.nbytes + -one.nbytes % ALIGNMENT
+    header = b"".join(said)
+
+    def put(file: BinaryIO) -> None:
+        file.write(header + bytes(-len(header) % ALIGNMENT))
+        expected = iter(planned.items())
+        for name, data in produce():
+            wanted, one = next(expected)
+            if name != wanted or data.nbytes != one.nbytes:
+                raise RuntimeError(f"{name}: {data.nbytes} bytes where {wanted} needs {one.nbytes}")
+            file.write(np.ascontiguousarray(data).data)
+            file.write(bytes(-one.nbytes % ALIGNMENT))
+        if next(expected, None) is not None:
+            raise RuntimeError("fewer tensors than were planned")
+
+    write_whole(path, put)
+
+
+def _text(value: str) -> bytes:
+    raw = value.encode()
+    return _U64.pack(len(raw)) + raw
 
 
 def _require_apart(entries: Mapping[str, GgufEntry]) -> None:
