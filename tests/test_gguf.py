@@ -167,8 +167,8 @@ def test_nvfp4_differs_from_ggml_in_minus_zero_and_in_the_scale_that_is_nan(tmp_
 def test_the_types_are_those_of_the_gguf_package() -> None:
     sizes = {kind.name: (kind.value, *size) for kind, size in witness.GGML_QUANT_SIZES.items()}
     ours = {name: (one.number, one.block, one.nbytes) for name, one in ggml_types().items()}
-    # Two float16 and 32 int8 (ggml-common.h); the package counts two float32. No file holds it.
-    assert sizes.pop("Q8_1") == (9, 32, 40) and ours.pop("Q8_1") == (9, 32, 36)
+    # Two float16 and 32 int8 (ggml-common.h); the package, at 0.19, counts two float32. No file holds it.
+    assert sizes.pop("Q8_1")[:2] == (9, 32) and ours.pop("Q8_1") == (9, 32, 36)
     assert {name: ours[name] for name in sizes if name in ours} == {name: sizes[name] for name in sizes if name in ours}
     assert set(ours) <= set(sizes) or set(sizes) <= set(ours)
     for one in ggml_types().values():

@@ -207,7 +207,9 @@ def _print_block(name: str, made: str, block: BlockBits) -> None:
 
 
 def encode(
-    source: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A directory of safetensors shards.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A directory of safetensors shards, or a safetensors or GGUF file.")
+    ],
     format: Annotated[str, typer.Option("--format", "-f", help="A format of the catalog.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The directory to write.")],
     sparsity: Pattern = None,
@@ -265,7 +267,9 @@ def encode(
 
 
 def tradeoff(
-    source: Annotated[Path, typer.Argument(metavar="MODEL", help="A safetensors file, or a directory of them.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A safetensors or GGUF file, or a directory of safetensors.")
+    ],
     format: Annotated[list[str], typer.Option("--format", "-f", help="A format of the catalog; repeatable.")],
     sparsity: Annotated[
         list[str] | None, typer.Option(help="An N:M pattern, or dense; repeatable; default dense and 2:4.")

@@ -13,7 +13,7 @@ from sparq_sim.formats import Format, Spec, find_element, formats
 from sparq_sim.gguf import MAGIC, GgmlType, GgufFile, GgufPlanned, ggml_types, open_gguf, write_gguf
 from sparq_sim.layouts import Layout, find_layout
 from sparq_sim.packing import Packed
-from sparq_sim.shards import Planned, Shard, open_shard, write_shard
+from sparq_sim.shards import Entry, Planned, Shard, open_shard, write_shard
 from sparq_sim.stored import KEY, Other, Stored, metadata_of, planned_planes, records_in
 
 #: ``general.quantization_version`` of GGUF files with blocks (GGML_QNT_VERSION).
@@ -35,36 +35,42 @@ class File(Protocol):
     def refusal(self, one: Other) -> str:
         """Why another one is not loaded."""
 
+    def shard(self) -> Shard:
+        """All tensors as they lie in the file, by the types that it says."""
+
 
 @dataclass(frozen=True)
 class _SafetensorsFile:
-    shard: Shard
+    header: Shard
 
     def contents(self) -> dict[str, Stored]:
-        path, metadata = self.shard.path, self.shard.metadata
+        path, metadata = self.header.path, self.header.metadata
         if KEY not in metadata:
             raise ValueError(f"{path}: holds no encoded tensors (its metadata has no {KEY!r})")
         found = records_in(metadata[KEY], path)
         for one in found.values():
-            missing = [one.key(plane) for plane in one.planes if one.key(plane) not in self.shard.entries]
+            missing = [one.key(plane) for plane in one.planes if one.key(plane) not in self.header.entries]
             if missing:
                 raise ValueError(f"{path}: tensor {one.name!r} has no {', '.join(missing)}")
         return found
 
     def others(self) -> dict[str, Other]:
-        encoded = self.contents() if KEY in self.shard.metadata else {}
+        encoded = self.contents() if KEY in self.header.metadata else {}
         taken = {one.key(plane) for one in encoded.values() for plane in one.planes}
         return {
             name: Other(name, entry.dtype, entry.shape, entry.nbytes)
-            for name, entry in self.shard.entries.items()
+            for name, entry in self.header.entries.items()
             if name not in taken
         }
 
     def planes(self, one: Stored) -> dict[str, Array]:
-        return {plane: self.shard.bytes_of(one.key(plane)) for plane in one.planes}
+        return {plane: self.header.bytes_of(one.key(plane)) for plane in one.planes}
 
     def refusal(self, one: Other) -> str:
         return f"is {one.type} that is not encoded"
+
+    def shard(self) -> Shard:
+        return self.header
 
 
 def _write_safetensors(path: Path, packed: Mapping[str, Packed], metadata: Mapping[str, str]) -> None:
@@ -107,6 +113,14 @@ class _GgufFile:
     def refusal(self, one: Other) -> str:
         read = ", ".join(name for name, kind in ggml_types().items() if kind.format)
         return f"is of ggml's {one.type}; read are {read}"
+
+    def shard(self) -> Shard:
+        # Types of plain numbers have the same names in safetensors.
+        entries = {
+            name: Entry(one.type.name, one.shape, one.start, one.nbytes or 0)
+            for name, one in self.header.entries.items()
+        }
+        return Shard(self.header.path, entries, {})
 
 
 @lru_cache(maxsize=64)

@@ -45,7 +45,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Shard:
-    """The header of a safetensors file."""
+    """The header of a safetensors file, or of another whose tensors are to go into one."""
 
     path: Path
     entries: Mapping[str, Entry]
