@@ -33,7 +33,7 @@ class Stored:
     planes: tuple[str, ...]
 
     def key(self, plane: str) -> str:
-        """The name of a plane in the file."""
+        """The name of a plane in a safetensors file."""
         return plane_key(self.name, self.layout, plane)
 
 
