@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sparq_sim as sq
+from gguf_files import Tensor, gguf
 
 
 def sparq(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -100,6 +101,11 @@ def test_emulate_rounds_stochastically_by_a_seed(tmp_path: Path, weights: np.nda
         for stream, name in enumerate("ab"):
             expected = sq.emulate(weights, "mxfp4", rounding="stochastic", random=sq.Philox(7, stream))
             assert made[name].tobytes() == expected.tobytes()
+    # A tensor alone gets the numbers that it gets among the others.
+    sparq("emulate", tmp_path / "in.npz", "-f", "mxfp4", "-o", out, *words, "--seed", "7", "--tensor", "b")
+    with np.load(out) as made:
+        assert list(made) == ["b"]
+        assert made["b"].tobytes() == expected.tobytes()
     refused = sparq("emulate", tmp_path / "in.npz", "-f", "mxfp4", "-o", out, *words, code=2)
     assert "needs --seed" in refused.stderr
 
@@ -123,6 +129,38 @@ def test_safetensors_keep_their_dtypes_and_carry_the_spec(tmp_path: Path, weight
         assert torch.equal(out[name], sq.emulate(tensor, "mxfp8"))
     with safetensors.safe_open(tmp_path / "out.safetensors", "pt") as file:
         assert sq.Spec.from_json(file.metadata()["sparq_spec"]) == sq.spec("mxfp8")
+
+
+def test_commands_read_the_plain_tensors_of_gguf_files(tmp_path: Path) -> None:
+    x = np.random.default_rng(2).standard_normal((4, 64), dtype=np.float32)
+    half, brain = x.astype(np.float16), sq.encode(x, "bf16").codes
+    path, out = tmp_path / "model.gguf", tmp_path / "out.safetensors"
+    plain = [
+        Tensor("f", (64, 4), 0, x.tobytes()),
+        Tensor("h", (64, 4), 1, half.tobytes()),
+        Tensor("b", (64, 4), 30, brain.tobytes()),
+        Tensor("i", (3,), 26, np.int32([1, 2, 3]).tobytes()),
+    ]
+    path.write_bytes(gguf([], [*plain, Tensor("k", (256,), 12, bytes(144))]))
+    said = sparq("emulate", path, "-f", "mxfp4", "-o", out, code=2).stderr
+    assert "tensor 'k' is Q4_K; needed one of plain numbers" in said and not out.exists()
+    sparq("emulate", path, "-f", "mxfp4", "-o", out, *(w for name in "fhbi" for w in ("--tensor", name)))
+    made = load_file(out)
+    assert made["f"].numpy().tobytes() == sq.emulate(x, "mxfp4").tobytes()
+    assert made["h"].numpy().tobytes() == sq.emulate(half, "mxfp4").tobytes()
+    assert made["b"].dtype == torch.bfloat16 and made["i"].tolist() == [1, 2, 3]
+    assert torch.equal(
+        made["b"], sq.emulate(torch.from_numpy(brain.view(np.int16).copy()).view(torch.bfloat16), "mxfp4")
+    )
+    assert table("rank", path, "-f", "int8", "--tensor", "f")["rows"][0]["name"] == "int8"
+    assert table("identify", path, out, "--tensor", "f")["matches"][0]["label"] == "mxfp4"
+    words = ("identify-datapath", f"{path}:f", f"{path}:k", f"{path}:f")
+    assert "tensor 'k' is Q4_K; needed one of plain numbers" in sparq(*words, code=2).stderr
+    path.write_bytes(gguf([], plain)[:-100])
+    assert "not a readable GGUF file (tensor 'b' needs bytes" in sparq("rank", path, code=2).stderr
+    path.write_bytes(gguf([], plain))
+    refused = sparq("emulate", path, "-f", "mxfp4", "-o", tmp_path / "x.gguf", code=2).stderr
+    assert "x.gguf: needed a file named *.npy, *.npz, *.safetensors" in refused
 
 
 def test_a_damaged_file_is_an_error_and_writes_nothing(tmp_path: Path, weights: np.ndarray) -> None:

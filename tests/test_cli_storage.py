@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import sparq_sim as sq
+from gguf_files import Tensor, gguf
 from test_cli import sparq, table
 
 
@@ -41,6 +43,46 @@ def test_inspect_lists_tensors_and_shows_the_bits_of_a_block(tmp_path: Path) -> 
     assert block["elements"][0]["index"] == [3, 32] and len(block["elements"]) == 32
     assert [one["value"] for one in block["elements"]] == sq.load(path, "a").decode()[3, 32:].tolist()
     assert "1 11 1" in sparq("inspect", path, "--tensor", "a").stdout
+
+
+def test_inspect_lists_gguf_files_and_shows_the_bits_of_a_block(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((4, 64), dtype=np.float32)
+    blocks = sq.encode(x, "q4_0").pack("gguf_q4_0").planes["elements"].tobytes()
+    path = tmp_path / "model.gguf"
+    tensors = [
+        Tensor("blk.0.w", (64, 4), 2, blocks),
+        Tensor("norm", (64,), 0, x[0].tobytes()),
+        Tensor("[red]k\x1b", (256,), 12, bytes(144)),
+        Tensor("new", (3,), 99),
+    ]
+    path.write_bytes(gguf([], tensors))
+    listed = [(r["name"], r.get("layout"), r.get("type"), r["bits_per_element"]) for r in table("inspect", path)]
+    assert listed == [
+        ("blk.0.w", "gguf_q4_0", None, 4.5),
+        ("norm", "row_major", None, 32),
+        ("[red]k\x1b", None, "Q4_K", 4.5),
+        ("new", None, "type 99", None),
+    ]
+    shown = sparq("inspect", path).stdout
+    assert "Q4_K" in shown and "'[red]k\\x1b'" in shown and "\x1b" not in shown
+    block = table("inspect", path, "--tensor", "blk.0.w", "--index", "3,40")
+    assert block["elements"][0]["index"] == [3, 32] and len(block["elements"]) == 32
+    assert [one["value"] for one in block["elements"]] == sq.load(path, "blk.0.w").decode()[3, 32:].tolist()
+    assert block["scales"][0]["bits"] == f"0x{int.from_bytes(blocks[18 * 7 : 18 * 7 + 2], 'little'):04X}"
+    assert "tensor 'new' is of ggml's type 99; read are F32" in sparq("inspect", path, "--tensor", "new", code=2).stderr
+
+
+def test_inspect_lists_what_lies_beside_encoded_tensors(tmp_path: Path) -> None:
+    model, out = tmp_path / "in", tmp_path / "out"
+    model.mkdir()
+    rng = np.random.default_rng(1)
+    w, bias = rng.standard_normal((4, 64), dtype=np.float32), rng.standard_normal(4).astype(np.float16)
+    safetensors.numpy.save_file({"w": w, "bias": bias}, model / "m.safetensors")
+    sparq("encode", model, "-f", "mxfp4", "-o", out)
+    rows = table("inspect", out / "m.safetensors")
+    assert [(r["name"], r.get("type"), r["bits_per_element"]) for r in rows] == [("w", None, 4.25), ("bias", "F16", 16)]
+    done = sparq("inspect", out / "m.safetensors", "--tensor", "bias", code=2)
+    assert "tensor 'bias' is F16 that is not encoded" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sparq_sim as sq
+from gguf_files import Tensor, gguf
 from sparq_sim.convert import convert
 from sparq_sim.packing import layout_for
 from test_cli import table
@@ -45,6 +46,34 @@ def checkpoint(folder: Path, shards: int = 2, size: int = 64) -> dict[str, torch
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_gguf_file_of_floats_is_encoded(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((8, 64), dtype=np.float32)
+    half, path, out = x.astype(np.float16), tmp_path / "m.gguf", tmp_path / "out"
+    plain = [
+        Tensor("w", (64, 8), 1, half.tobytes()),
+        Tensor("norm", (64,), 0, x[0].tobytes()),
+        Tensor("ids", (4, 2), 26, np.arange(8, dtype=np.int32).tobytes()),
+    ]
+    path.write_bytes(gguf([], plain))
+    done = table("encode", path, "-f", "mxfp4", "-o", out)
+    assert (done["tensors"], done["others"]) == (1, 2) and [one.name for one in out.iterdir()] == ["m.safetensors"]
+    assert sq.load(out / "m.safetensors") == sq.encode(half, "mxfp4")
+    kept = load_file(out / "m.safetensors")
+    assert kept["norm"].numpy().tobytes() == x[0].tobytes() and kept["ids"].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    found = sq.tradeoff(path, ["mxfp4"], [None])
+    assert (found.tensors, found.rows[0].snr_db) == (1, sq.tradeoff({"w": half}, ["mxfp4"], [None]).rows[0].snr_db)
+    before = files_of(tmp_path / "out")
+    path.write_bytes(gguf([], [*plain, Tensor("k", (256, 2), 12, bytes(288))]))
+    for source, output, message in (
+        (path, out, "m.gguf: k: is Q4_K, which safetensors files do not hold"),
+        (path, tmp_path, "is the input, or where it lies"),
+        (tmp_path / "none.gguf", out, "no such file or directory"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            convert(source, output, sq.spec("mxfp4"), sq.find_layout("row_major"))
+    assert files_of(out) == before
 
 
 def test_a_checkpoint_is_encoded_tensor_by_tensor(tmp_path: Path) -> None:
@@ -188,7 +217,7 @@ def test_errors_come_before_anything_is_written(tmp_path: Path) -> None:
         run("in", "out", "gguf_q8_0")
     with pytest.raises(ValueError, match="is the input"):
         run("in", "in")
-    with pytest.raises(ValueError, match="no such directory"):
+    with pytest.raises(ValueError, match="no such file or directory"):
         run("no", "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"no \*\.safetensors"):

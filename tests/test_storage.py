@@ -517,6 +517,18 @@ def test_a_layout_of_one_s_own_runs_through_the_same_engine() -> None:
     assert packed.planes["scales"].tolist() == (tensor.scales.astype(int) + 1 & 255).tolist()
 
 
+def test_layouts_of_chunks_hold_tensors_without_elements() -> None:
+    chunked = [layout for layout in sq.layouts().values() if layout.chunk]
+    assert len(chunked) > 5
+    for layout in chunked:
+        for format_ in layout.formats:
+            for shape in ((0, 64), (8, 0), (0, 8, 64), (2, 0, 64)):
+                tensor = sq.encode(np.zeros(shape, np.float32), format_)
+                packed = tensor.pack(layout)
+                assert packed.nbytes == 0 and sq.unpack(packed) == tensor and packed.decode().shape == shape
+                assert tensor.storage(layout).total == 0
+
+
 def test_layouts_refuse_what_they_do_not_hold() -> None:
     x = np.ones((3, 36), np.float32)
     for layout, format_, sparsity, message in (

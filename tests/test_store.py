@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import sparq_sim as sq
 from conftest import assert_same_bits
-from sparq_sim.store import STORE_VERSION
+from sparq_sim.stored import STORE_VERSION
 
 KEY = "sparq_storage"
 

@@ -34,7 +34,8 @@ from sparq_sim.requantize import Requantization, RequantizationRule, requantizat
 from sparq_sim.sparsify import sparsify
 from sparq_sim.split import SplitK
 from sparq_sim.storage import Storage, Traffic, storage, traffic
-from sparq_sim.store import Stored, contents, load, save
+from sparq_sim.store import contents, load, others, save
+from sparq_sim.stored import Other, Stored
 from sparq_sim.summation import Node
 from sparq_sim.telling import Telling
 from sparq_sim.tensor import BlockTensor
@@ -69,6 +70,7 @@ __all__ = [
     "Layout",
     "MatmulEvents",
     "Node",
+    "Other",
     "Packed",
     "Philox",
     "Plane",
@@ -118,6 +120,7 @@ __all__ = [
     "load",
     "load_datapath",
     "matmul",
+    "others",
     "presets",
     "probe",
     "rank",

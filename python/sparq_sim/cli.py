@@ -267,7 +267,8 @@ def diff(
         ),
     ] = None,
     source: Annotated[
-        Path | None, typer.Option("--data", help="An npy, npz or safetensors file to measure, not normal numbers.")
+        Path | None,
+        typer.Option("--data", help="An npy, npz, safetensors or GGUF file to measure, not normal numbers."),
     ] = None,
     tensor: Annotated[str | None, typer.Option(help="The tensor of the file, if it holds several.")] = None,
     seed: Annotated[int, typer.Option(help="Of the normal numbers.")] = 0,
@@ -284,7 +285,7 @@ def diff(
 
 @app.command()
 def explain(
-    source: Annotated[Path, typer.Argument(metavar="X", help="The input: an npy, npz or safetensors file.")],
+    source: Annotated[Path, typer.Argument(metavar="X", help="The input: an npy, npz, safetensors or GGUF file.")],
     outputs: Annotated[
         list[Path] | None, typer.Argument(metavar="[A] [B]", help="What became of it: values, not codes.")
     ] = None,
@@ -334,6 +335,14 @@ def _numbers(made: files.Named) -> Any:
     return made.array if made.dtype != "bfloat16" else bfloat16_values(made.array)
 
 
+def _chosen(path: Path, tensors: dict[str, files.Named], names: list[str] | None) -> dict[str, files.Named]:
+    """The tensors of these names, or all."""
+    for name in names or []:
+        if name not in tensors:
+            raise ValueError(f"{path}: no tensor {name!r}; there are: {', '.join(map(repr, tensors)) or 'none'}")
+    return {name: made for name, made in tensors.items() if not names or name in names}
+
+
 def _floats(path: Path, tensors: dict[str, files.Named]) -> dict[str, files.Named]:
     """Those that can be quantized; TypeError if there are none."""
     floats = {name: tensor for name, tensor in tensors.items() if tensor.dtype in sq.FLOATS}
@@ -345,13 +354,14 @@ def _floats(path: Path, tensors: dict[str, files.Named]) -> dict[str, files.Name
 
 @app.command()
 def emulate(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="An npy, npz or safetensors file.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="An npy, npz, safetensors or GGUF file.")],
     format: Annotated[str, typer.Option("--format", "-f", help="A format of the catalog.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write, with one of the same suffixes.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write: npy, npz or safetensors.")],
     axis: Annotated[int, typer.Option(help="Reduction axis.")] = -1,
     sparsity: Annotated[str | None, typer.Option(help="An N:M pattern, such as 2:4.")] = None,
     like: Like = None,
     choice: Annotated[list[str] | None, typer.Option(help="name=word, such as scale_rule=rceil; repeatable.")] = None,
+    tensor: Annotated[list[str] | None, typer.Option(help="Only the tensor of this name; repeatable.")] = None,
     inexact: Annotated[str | None, typer.Option(help="error or round.")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of stochastic rounding by Philox; tensors are streams 0, 1, …, by name.")
@@ -359,24 +369,26 @@ def emulate(
     threads: Threads = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write the values that every tensor of a file has after encoding and decoding."""
+    """Write the values that every tensor of a file, or those named, have after encoding and decoding."""
     spec = sq.spec(format, axis=axis, sparsity=sparsity, like=like, **_choices(choice or []))
     if spec.conversion.rounding == "stochastic" and seed is None:
         raise ValueError("--choice rounding=stochastic needs --seed")
     if not output.parent.is_dir():
         raise ValueError(f"{output}: cannot write there (no such directory)")
+    files.require_suffix(output)
     tensors = files.read_tensors(source)
     if output.exists() and output.samefile(source):
         raise ValueError(f"{output}: is the input; give another file")
-    floats = _floats(source, tensors)
+    chosen = _chosen(source, tensors, tensor)
+    files.require_plain(source, chosen)
+    floats = _floats(source, chosen)
     # Tensors of other dtypes go through unchanged.
-    results, rows = dict(tensors), []
+    results, rows = dict(chosen), []
     # In the order of names: a file's own may differ from one reading to the next.
-    steps = track(sorted(floats), description="emulating", console=_log, transient=True)
-    for stream, name in enumerate(steps):
-        tensor = floats[name]
-        random = None if seed is None else sq.Philox(seed, stream)
-        result, row = _emulate_one(name, tensor, spec, inexact, random, threads)
+    streams = {name: stream for stream, name in enumerate(sorted(_floats(source, tensors)))}
+    for name in track(sorted(floats), description="emulating", console=_log, transient=True):
+        random = None if seed is None else sq.Philox(seed, streams[name])
+        result, row = _emulate_one(name, floats[name], spec, inexact, random, threads)
         results[name] = result
         rows.append(row)
     kept = files.read_metadata(source)
@@ -389,7 +401,7 @@ def emulate(
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     _out.print(table)
-    unchanged = [name for name in tensors if name not in floats]
+    unchanged = [name for name in chosen if name not in floats]
     if unchanged:
         _out.print(f"unchanged, not floats: {', '.join(unchanged)}", highlight=False, markup=False)
     return None
@@ -424,7 +436,7 @@ def _emulate_one(
 
 @app.command()
 def rank(
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="An npy, npz or safetensors file.")],
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="An npy, npz, safetensors or GGUF file.")],
     format: Annotated[
         list[str] | None, typer.Option("--format", "-f", help="A format; repeatable; default the catalog.")
     ] = None,
@@ -443,11 +455,7 @@ def rank(
     choices = _choices(choice or [])
     for name in format or []:
         sq.spec(name)
-    tensors = files.read_tensors(source)
-    for name in tensor or []:
-        if name not in tensors:
-            raise ValueError(f"{source}: no tensor {name!r}; there are: {', '.join(map(repr, tensors)) or 'none'}")
-    chosen = {name: tensors[name] for name in sorted(tensors) if not tensor or name in tensor}
+    chosen = dict(sorted(_chosen(source, files.read_tensors(source), tensor).items()))
     floats = _floats(source, chosen)
     if plot is not None and each and len(floats) > 1:
         raise ValueError("--plot draws one ranking: give one --tensor, or no --each")
@@ -490,7 +498,7 @@ def _one_float(path: Path, tensor: str | None) -> tuple[str, files.Named]:
 
 @app.command()
 def identify(
-    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="An npy, npz or safetensors file.")],
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="An npy, npz, safetensors or GGUF file.")],
     after: Annotated[Path, typer.Argument(metavar="AFTER", help="What became of it: values, not codes.")],
     axis: Annotated[
         int | None, typer.Option(help="Reduction axis; default: the last two, the first, and of four all.")

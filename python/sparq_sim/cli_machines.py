@@ -15,7 +15,7 @@ from sparq_sim.identify_datapath import identify_datapath as identify
 from sparq_sim.matmul import RESULTS, matmul, resolve_datapath, result_of
 from sparq_sim.probe import probe as probe_function
 
-_ONE = "An npy file, or FILE:NAME of an npz or safetensors file"
+_ONE = "An npy file, or FILE:NAME of an npz, safetensors or GGUF file"
 Scales = Annotated[str | None, typer.Option(help=f"Scale codes or float32 scales of rows. {_ONE}.")]
 
 
@@ -27,7 +27,9 @@ def _read(text: str) -> files.Named:
     tensors = files.read_tensors(Path(path))
     if name not in tensors and not (name == "" and len(tensors) == 1):
         raise ValueError(f"{path}: no tensor {name!r}; name one as {path}:NAME, of {', '.join(map(repr, tensors))}")
-    return tensors[name] if name in tensors else next(iter(tensors.values()))
+    made = tensors[name] if name in tensors else next(iter(tensors.values()))
+    files.require_plain(Path(path), {name: made})
+    return made
 
 
 def _array(text: str | None) -> Any:

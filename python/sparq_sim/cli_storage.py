@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -26,7 +28,7 @@ from sparq_sim.inspection import BlockBits, inspect_block
 from sparq_sim.layouts import layouts as all_layouts
 from sparq_sim.packing import layout_for
 from sparq_sim.storage import Storage, storage, traffic
-from sparq_sim.store import contents, load
+from sparq_sim.store import contents, load, others
 from sparq_sim.tradeoff import tradeoff as measure_tradeoff
 
 LayoutName = Annotated[str, typer.Option("--layout", help="A layout of `sparq layouts`.")]
@@ -127,14 +129,19 @@ def size(
 
 
 def inspect(
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="A safetensors file that `save` or `encode` wrote.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A safetensors file that `save` or `encode` wrote, or a GGUF file.")
+    ],
     tensor: Annotated[str | None, typer.Option(help="Show a block of this tensor.")] = None,
     index: Annotated[str | None, typer.Option(help="Of an element of the block, such as 3,64.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """List the encoded tensors of a file, or print the bits of a block: sign, exponent, mantissa, scales, positions."""
-    found = contents(source)
-    if tensor is None and len(found) == 1:
+    """List the tensors of a file, or print the bits of a block: sign, exponent, mantissa, scales, positions.
+
+    Tensors that are not encoded, or of a type that has no format here, are listed by their type alone.
+    """
+    found, beside = contents(source), others(source)
+    if tensor is None and len(found) == 1 and not beside:
         tensor = next(iter(found))
     if tensor is None:
         rows: list[dict[str, Any]] = [
@@ -144,14 +151,24 @@ def inspect(
             }
             for one in found.values()
         ]  # fmt: skip
+        rows += [
+            {
+                "name": one.name, "shape": list(one.shape), "type": one.type,
+                "bits_per_element": None if one.nbytes is None else 8 * one.nbytes / max(1, math.prod(one.shape)),
+            }
+            for one in beside.values()
+        ]  # fmt: skip
         if as_json:
             return print_json(rows)
         table = Table(title=source.name, title_justify="left")
         for name in ("name", "shape", "spec", "layout", "bits"):
             table.add_column(name)
         for row in rows:
-            extents = "x".join(map(str, row["shape"]))
-            table.add_row(row["name"], extents, row["spec"], row["layout"], f"{row['bits_per_element']:.6g}")
+            extents, bits = "x".join(map(str, row["shape"])), row["bits_per_element"]
+            table.add_row(
+                escape(_shown(row["name"])), extents, row.get("spec", row.get("type")), row.get("layout", ""),
+                "" if bits is None else f"{bits:.6g}",
+            )  # fmt: skip
         out.print(table)
         return None
     read = load(source, tensor)
@@ -167,8 +184,13 @@ def inspect(
     return None
 
 
+def _shown(name: str) -> str:
+    """A name of a file, without what a terminal would obey."""
+    return name if name.isprintable() else repr(name)
+
+
 def _print_block(name: str, made: str, block: BlockBits) -> None:
-    out.print(f"{name}: {made}", highlight=False, markup=False, soft_wrap=True)
+    out.print(f"{_shown(name)}: {made}", highlight=False, markup=False, soft_wrap=True)
     for scale in block.scales:
         out.print(f"scale {scale.level}: {scale.bits} = {scale.value:.9g}", highlight=False)
     table = Table()
@@ -185,7 +207,9 @@ def _print_block(name: str, made: str, block: BlockBits) -> None:
 
 
 def encode(
-    source: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A directory of safetensors shards.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A directory of safetensors shards, or a safetensors or GGUF file.")
+    ],
     format: Annotated[str, typer.Option("--format", "-f", help="A format of the catalog.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The directory to write.")],
     sparsity: Pattern = None,
@@ -243,7 +267,9 @@ def encode(
 
 
 def tradeoff(
-    source: Annotated[Path, typer.Argument(metavar="MODEL", help="A safetensors file, or a directory of them.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A safetensors or GGUF file, or a directory of safetensors.")
+    ],
     format: Annotated[list[str], typer.Option("--format", "-f", help="A format of the catalog; repeatable.")],
     sparsity: Annotated[
         list[str] | None, typer.Option(help="An N:M pattern, or dense; repeatable; default dense and 2:4.")

@@ -1,4 +1,5 @@
-"""Whole checkpoints: every weight of a directory of safetensors shards encoded and packed, a tensor at a time."""
+"""Whole checkpoints: every weight of a directory of safetensors shards, or of a file, encoded and packed, a tensor at a
+time."""
 
 from __future__ import annotations
 
@@ -15,13 +16,15 @@ from typing import Any
 import numpy as np
 
 from sparq_sim.arrays import Array
-from sparq_sim.files import Named, write_whole
+from sparq_sim.containers import open_file
+from sparq_sim.disk import write_whole
+from sparq_sim.files import Named
 from sparq_sim.formats import Spec
 from sparq_sim.layouts import Layout
 from sparq_sim.packing import pack, plan
 from sparq_sim.quantize import encode
-from sparq_sim.shards import Entry, Planned, Shard, open_shard, write_shard
-from sparq_sim.store import Stored, metadata_of, planned_planes
+from sparq_sim.shards import DTYPE_BITS, Entry, Planned, Shard, open_shard, write_shard
+from sparq_sim.stored import Stored, metadata_of, planned_planes
 
 _JOB = "sparq_job"
 _INDEX = "model.safetensors.index.json"
@@ -88,20 +91,22 @@ def _chosen(name: str, entry: Entry, include: Sequence[str], exclude: Sequence[s
 def _works(
     source: Path, output: Path, spec: Spec, layout: Layout, include: Sequence[str], exclude: Sequence[str]
 ) -> list[_Work]:
-    paths = sorted(source.glob("*.safetensors"))
+    paths = sorted(source.glob("*.safetensors")) if source.is_dir() else [source]
     if not paths:
         raise ValueError(f"{source}: no *.safetensors files there")
     works: list[_Work] = []
     stored = spec.dense() if layout.positions is None else spec
     seen: dict[str, Path] = {}
     for path in paths:
-        shard = open_shard(path)
+        shard = open_file(path).shard()
         chosen = {}
         for name, entry in shard.entries.items():
             if name in seen:
                 raise ValueError(f"{path}: tensor {name!r} is in {seen[name].name} too")
             seen[name] = path
             if not _chosen(name, entry, include, exclude):
+                if entry.dtype not in DTYPE_BITS:
+                    raise ValueError(f"{path}: {name}: is {entry.dtype}, which safetensors files do not hold")
                 continue
             try:
                 held = plan(stored, entry.shape, layout)
@@ -110,7 +115,13 @@ def _works(
             planes = tuple(held.plane_shapes())
             chosen[name] = Stored(name, stored, entry.shape, str(entry.float_name), "numpy", layout, planes)
         job = json.dumps([spec.digest, repr(layout), path.name, path.stat().st_size, sorted(chosen)])
-        work = _Work(shard, output / path.name, spec, chosen, hashlib.sha256(job.encode()).hexdigest())
+        work = _Work(
+            shard,
+            output / path.with_suffix(".safetensors").name,
+            spec,
+            chosen,
+            hashlib.sha256(job.encode()).hexdigest(),
+        )
         work.planned()  # for its errors, before anything is written
         works.append(work)
     return works
@@ -137,19 +148,19 @@ def convert(
     there; those of other arguments are written again.
 
     Args:
-        source: a directory of ``*.safetensors``.
+        source: a directory of ``*.safetensors``; or a safetensors or GGUF file, beside which nothing is looked at.
         output: another one, made if need be.
         include, exclude: names of tensors, with ``*``; default all.
         started, advanced: told the bytes to be read, and those of each tensor that is done.
 
     Raises:
-        ValueError: damaged files, tensors that the layout does not hold, values that the format does not express, a
-            config.json that says already how weights are quantized.
+        ValueError: damaged files, tensors that the layout or safetensors do not hold, values that the format does not
+            express, a config.json that says already how weights are quantized.
     """
-    if not source.is_dir():
-        raise ValueError(f"{source}: no such directory")
-    if output.exists() and output.samefile(source):
-        raise ValueError(f"{output}: is the input; give another directory")
+    if not source.exists():
+        raise ValueError(f"{source}: no such file or directory")
+    if output.exists() and output.samefile(source if source.is_dir() else source.parent):
+        raise ValueError(f"{output}: is the input, or where it lies; give another directory")
     works = _works(source, output, spec, layout, include, exclude)
     config = _configuration(source, works)
     try:
@@ -268,7 +279,7 @@ def _write_rest(source: Path, output: Path, works: list[_Work], config: bytes | 
     if len(works) > 1 or (source / _INDEX).is_file():
         index = json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=1).encode()
         write_whole(output / _INDEX, lambda file: file.write(index))
-    for path in sorted(source.iterdir()):
+    for path in sorted(source.iterdir()) if source.is_dir() else ():
         if path.is_file() and path.suffix != ".safetensors" and path.name != _INDEX:
             content = path.read_bytes() if config is None or path.name != _CONFIG else config
             write_whole(output / path.name, lambda file, content=content: file.write(content))  # type: ignore[misc]

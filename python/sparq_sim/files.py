@@ -1,22 +1,23 @@
-"""Tensor files for the command line: npy, npz and safetensors, read whole and written atomically."""
+"""Tensor files for the command line: npy, npz and safetensors, read whole and written atomically; GGUF, mapped."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import safetensors
 from safetensors import SafetensorError, TensorSpec
 
 from sparq_sim.arrays import Array, Source, source
+from sparq_sim.disk import mapped, write_whole
+from sparq_sim.gguf import open_gguf
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
+#: Of files that are only read.
+READ_ONLY = (".gguf",)
 
 _SAFETENSORS = {
     "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "BOOL": "bool",
@@ -27,10 +28,16 @@ _SAFETENSORS = {
 
 @dataclass(frozen=True)
 class Named:
-    """A tensor of a file: 16-bit brain floats as ``uint16`` bits."""
+    """A tensor of a file: 16-bit brain floats as ``uint16`` bits. One of a type that is no array of plain numbers
+    (``Q4_K``) has that for its dtype, and no elements."""
 
     array: Array
     dtype: str
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is an array of plain numbers."""
+        return self.dtype == "bfloat16" or self.array.dtype.name == self.dtype
 
     def source(self) -> Source:
         """A float tensor as the library takes it in."""
@@ -40,9 +47,10 @@ class Named:
         return replace(bits, dtype="bfloat16")
 
 
-def _require_suffix(path: Path) -> str:
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path}: needed a file named {', '.join('*' + s for s in SUFFIXES)}")
+def require_suffix(path: Path, known: tuple[str, ...] = SUFFIXES) -> str:
+    """The suffix of a file; ValueError if it is none of those, by default of files that are written."""
+    if path.suffix not in known:
+        raise ValueError(f"{path}: needed a file named {', '.join('*' + s for s in known)}")
     return path.suffix
 
 
@@ -52,9 +60,11 @@ def read_tensors(path: Path) -> dict[str, Named]:
     Raises:
         ValueError: no such file, not a tensor file, or one that is damaged.
     """
-    suffix = _require_suffix(path)
+    suffix = require_suffix(path, SUFFIXES + READ_ONLY)
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
+    if suffix == ".gguf":
+        return _read_gguf(path)
     try:
         if suffix == ".safetensors":
             return _read_safetensors(path)
@@ -101,6 +111,28 @@ def _read_safetensors(path: Path) -> dict[str, Named]:
     return tensors
 
 
+def _read_gguf(path: Path) -> dict[str, Named]:
+    header = open_gguf(path)
+    end = max((entry.start + (entry.nbytes or 0) for entry in header.entries.values()), default=0)
+    data = mapped(path, 0, end, ahead=False)
+    tensors = {}
+    for name, entry in header.entries.items():
+        if not entry.type.dtype:
+            tensors[name] = Named(np.zeros(0, np.uint8), entry.type.name)
+            continue
+        dtype = np.dtype(np.uint16 if entry.type.dtype == "bfloat16" else entry.type.dtype)
+        own = data[entry.start : entry.start + (entry.nbytes or 0)]
+        tensors[name] = Named(own.view(dtype).reshape(entry.shape), entry.type.dtype)
+    return tensors
+
+
+def require_plain(path: Path, tensors: Mapping[str, Named]) -> None:
+    """ValueError, naming it, if a tensor that goes into a file or a product is no array of plain numbers."""
+    for name, tensor in tensors.items():
+        if not tensor.is_plain:
+            raise ValueError(f"{path}: tensor {name!r} is {tensor.dtype}; needed one of plain numbers")
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Named], metadata: Mapping[str, str]) -> None:
     """Writes a whole file or leaves what was there. `metadata` goes into safetensors files.
 
@@ -108,7 +140,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Named], metadata: Mapping[st
         ValueError: a suffix that is none of ours, several tensors for an npy file, or a directory that cannot be
             written.
     """
-    suffix = _require_suffix(path)
+    suffix = require_suffix(path)
+    require_plain(path, tensors)
     if suffix == ".npy" and len(tensors) != 1:
         raise ValueError(
             f"{path}: an npy file holds one tensor, there are {len(tensors)}; write an npz or safetensors file"
@@ -139,19 +172,3 @@ def read_metadata(path: Path) -> dict[str, str]:
         return {}
     with safetensors.safe_open(path, "np") as file:
         return dict(file.metadata() or {})
-
-
-def write_whole(path: Path, put: Callable[[BinaryIO], object]) -> None:
-    """Has `put` write a file, which then appears as a whole or not at all; ValueError if the directory refuses."""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise ValueError(f"{path}: cannot write there ({error.strerror})") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            put(file)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

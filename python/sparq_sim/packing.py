@@ -490,6 +490,8 @@ def _require_width(codes: _Items, layout: Layout) -> None:
 
 
 def _require_chunks(made: _Plan) -> None:
+    if 0 in made.shape:
+        return
     for part in made.inline():
         size = math.prod(part.shape)
         chunks = made.chunks * made.elements.extents[0]
@@ -606,7 +608,9 @@ def pack(
             plane = _reciprocal(plane)
         bits = plane.view(own.dtype) if plane.dtype != own.dtype else plane
         scales.append(own.to_bytes(space.matrices(bits), threads))
-    if made.layout.chunk:
+    if made.layout.chunk and 0 in made.shape:
+        planes = {name: np.zeros(shape, np.uint8) for name, shape in made.plane_shapes().items()}
+    elif made.layout.chunk:
         parts: list[Array] = []
         for kind in made.layout.sequence:
             parts += [elements] if kind == "elements" else scales
@@ -744,6 +748,9 @@ def _plane_bytes(planes: Mapping[str, Array], name: str, shape: tuple[int, ...])
 
 def _apart(made: _Plan, joined: Array) -> dict[str, Array]:
     """Planes that lay in chunks."""
+    if 0 in made.shape:
+        planes = [(made.scale_name(level), part) for level, part in enumerate(made.scales)]
+        return {name: np.zeros(part.shape, np.uint8) for name, part in [("elements", made.elements), *planes]}
     batch = made.elements.extents[0]
     chunks = joined.reshape(batch, made.chunks, -1)
     found, start, level = {}, 0, 0

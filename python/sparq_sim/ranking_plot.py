@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sparq_sim import files
+from sparq_sim import disk
 from sparq_sim.arrays import Array
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def draw(ranking: Ranking, path: Path) -> None:
     """See `Ranking.plot`."""
     require(path)
     figure = figure_of(ranking)
-    files.write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:]))
+    disk.write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:]))
 
 
 def figure_of(ranking: Ranking) -> Figure:

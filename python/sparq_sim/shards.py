@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import safetensors
 from safetensors import SafetensorError
 
 from sparq_sim.arrays import Array
-from sparq_sim.files import write_whole
+from sparq_sim.disk import mapped, write_whole
 
 #: Bits of an element, by safetensors' names.
 DTYPE_BITS = {
@@ -46,7 +45,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Shard:
-    """The header of a safetensors file."""
+    """The header of a safetensors file, or of another whose tensors are to go into one."""
 
     path: Path
     entries: Mapping[str, Entry]
@@ -55,19 +54,7 @@ class Shard:
     def bytes_of(self, name: str) -> Array:
         """The bytes of a tensor, mapped from the file, which the system begins to read."""
         entry = self.entries[name]
-        if not entry.nbytes:
-            return np.zeros(0, np.uint8)
-        beside = entry.start % mmap.ALLOCATIONGRANULARITY
-        try:
-            with self.path.open("rb") as file:
-                mapped = mmap.mmap(
-                    file.fileno(), beside + entry.nbytes, access=mmap.ACCESS_READ, offset=entry.start - beside
-                )
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{self.path}: cannot be read ({error})") from None
-        if hasattr(mmap, "MADV_WILLNEED"):
-            mapped.madvise(mmap.MADV_WILLNEED)
-        return np.frombuffer(mapped, np.uint8, entry.nbytes, beside)
+        return mapped(self.path, entry.start, entry.nbytes)
 
 
 def open_shard(path: Path) -> Shard:

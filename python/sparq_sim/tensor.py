@@ -323,19 +323,19 @@ class BlockTensor:
         return storage(self.spec, self.shape, layout=layout, encoding=encoding, fill=fill)
 
     def save(self, path: str | Path, *, layout: str | Layout | None = None, name: str = "tensor") -> None:
-        """Writes the tensor to a safetensors file, which appears as a whole or not at all; `load` reads it.
+        """Writes the tensor to a safetensors or GGUF file, which appears as a whole or not at all; `load` reads it.
 
         Args:
-            path: of the file, ``*.safetensors``.
-            layout: as in `pack`; default ``row_major``.
+            path: of the file, ``*.safetensors`` or ``*.gguf``.
+            layout: as in `pack`; default as in `save`.
             name: of the tensor in the file.
 
         Raises:
-            ValueError: a layout that does not hold the tensor, or a directory that cannot be written.
+            ValueError: a layout or a kind of file that does not hold the tensor, or a directory that cannot be written.
         """
         from sparq_sim.store import save
 
-        save(path, {name: self}, layout="row_major" if layout is None else layout)
+        save(path, {name: self}, layout=layout)
 
     def __repr__(self) -> str:
         return f"BlockTensor(shape={self.shape}, {self.spec})"

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from sparq_sim import files, ranking_plot
+from sparq_sim import disk, files, ranking_plot
 from sparq_sim.arrays import Array, Source, source
+from sparq_sim.containers import open_file
 from sparq_sim.formats import spec
 from sparq_sim.rank import rank_tensors
-from sparq_sim.shards import open_shard
 from sparq_sim.storage import storage
 
 
@@ -93,7 +93,7 @@ class Tradeoff:
         axes.set_ylabel("signal-to-noise ratio (dB)")
         axes.set_title(f"{self.name}: {self.tensors} tensors, {self.elements} elements", loc="left")
         axes.legend()
-        files.write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:]))
+        disk.write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:]))
 
 
 def tradeoff(
@@ -108,8 +108,8 @@ def tradeoff(
     """Size against signal-to-noise ratio, for every format with every sparsity.
 
     Args:
-        tensors: arrays or torch tensors by name, a safetensors file, or a directory of them; of files the float tensors
-            of two and more axes count, mapped and not read as a whole.
+        tensors: arrays or torch tensors by name, a safetensors or GGUF file, or a directory of safetensors; of files
+            the float tensors of two and more axes count, mapped and not read as a whole.
         formats: names of `formats()`.
         sparsities: patterns N:M; None is dense.
         axis, threads, choices: as in `emulate`.
@@ -162,7 +162,7 @@ def _sources(tensors: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, So
         paths = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
         found = {}
         for one in paths:
-            shard = open_shard(one)
+            shard = open_file(one).shard()
             for name, entry in shard.entries.items():
                 if entry.float_name is None or len(entry.shape) < 2 or not entry.nbytes:
                     continue
