@@ -232,7 +232,8 @@ struct Words<AmaxExponent> {
 template <>
 struct Words<Ties> {
   static constexpr std::string_view what = "ties";
-  static constexpr Word<Ties> list[] = {{"lowest_index", Ties::lowest_index}, {"highest_index", Ties::highest_index}};
+  static constexpr Word<Ties> list[] = {
+      {"lowest_index", Ties::lowest_index}, {"highest_index", Ties::highest_index}, {"topk", Ties::topk}};
 };
 template <>
 struct Words<Fill> {

@@ -5,7 +5,8 @@
 
 namespace sparq {
 
-enum class Ties : std::uint8_t { lowest_index, highest_index };
+// Which of equals is kept; topk: those that torch.topk keeps on a CPU.
+enum class Ties : std::uint8_t { lowest_index, highest_index, topk };
 
 enum class Order : std::uint8_t { sparsify_first, quantize_first };
 

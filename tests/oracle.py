@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from functools import cached_property, lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ SCALE_RULES = ("floor", "ceil", "rceil", "even", "nearest")
 # Not among SCALE_RULES: they look at all elements of a block.
 FIT, MSE, MAE = "fit", "mse", "mae"
 SIGNED_MAX = "signed_max"  # of float scales, like amax, which is what they do under "floor"
-TIES = ("lowest_index", "highest_index")
+TIES = ("lowest_index", "highest_index", "topk")
 ORDERS = ("sparsify_first", "quantize_first")
 
 
@@ -1128,9 +1128,76 @@ def sparsify(
         by_preference = sorted(group, reverse=ties == "highest_index")
         by_rank = sorted(by_preference, key=lambda i: ranks[i], reverse=True)
         # sorted is stable also with reverse=True, so equals are still in order of preference.
-        for kept in by_rank[: min(n // unit, len(group))]:
+        wanted = min(n // unit, len(group))
+        if ties == "topk":
+            by_rank = [start + i for i in topk([ranks[i] for i in group], wanted)]
+        for kept in by_rank[:wanted]:
             mask[kept] = True
     return [mask[i // unit] for i in range(len(line))]
+
+
+def topk(ranks: Sequence[Any], kept: int) -> list[int]:
+    """The places of a group in the order in which ties=topk leaves them, those that are kept first (section 8)."""
+    order = list(range(len(ranks)))
+    begin, end = 0, len(order)
+    splits_left = 2 * (len(order).bit_length() - 1)
+    while end - begin > 3 and splits_left > 0:
+        order[begin:end], cut = topk_split(ranks, order[begin:end])
+        if begin + cut < kept:
+            begin += cut
+        else:
+            end = begin + cut
+        splits_left -= 1
+    finish = topk_sort if end - begin <= 3 else topk_heap
+    order[begin:end] = finish(ranks, order[begin:end], kept - begin)
+    return order
+
+
+def topk_split(ranks: Sequence[Any], stretch: list[int]) -> tuple[list[int], int]:
+    """A stretch after a split, and its cut."""
+    last = len(stretch) - 1
+    median = sorted((1, (last + 1) // 2, last), key=lambda i: (ranks[stretch[i]], i))[1]
+    stretch[0], stretch[median] = stretch[median], stretch[0]
+    pivot = ranks[stretch[0]]
+    left, right = 1, last
+    while True:
+        while ranks[stretch[left]] > pivot:
+            left += 1
+        while pivot > ranks[stretch[right]]:
+            right -= 1
+        if left >= right:
+            return stretch, left
+        stretch[left], stretch[right] = stretch[right], stretch[left]
+        left, right = left + 1, right - 1
+
+
+def topk_sort(ranks: Sequence[Any], stretch: list[int], kept: int) -> list[int]:
+    """What is left after the last split."""
+    return sorted(stretch, key=lambda i: ranks[i], reverse=True)
+
+
+def topk_heap(ranks: Sequence[Any], stretch: list[int], kept: int) -> list[int]:
+    """What is left after too many splits."""
+    heap, others = stretch[:kept], stretch[kept:]
+    for top in reversed(range(len(heap) // 2)):
+        _put(ranks, heap, top, heap[top])
+    for i, place in enumerate(others):
+        if ranks[place] > ranks[heap[0]]:
+            others[i] = heap[0]
+            _put(ranks, heap, 0, place)
+    return heap + others
+
+
+def _put(ranks: Sequence[Any], heap: list[int], top: int, place: int) -> None:
+    """The lowest below a node move up until a leaf is free, from which the place rises."""
+    free = top
+    while 2 * free + 1 < len(heap):
+        below = [child for child in (2 * free + 1, 2 * free + 2) if child < len(heap)]
+        lowest = min(below, key=lambda child: (ranks[heap[child]], -child))  # of equals the right one
+        heap[free], free = heap[lowest], lowest
+    while free > top and ranks[heap[(free - 1) // 2]] > ranks[place]:
+        heap[free], free = heap[(free - 1) // 2], (free - 1) // 2
+    heap[free] = place
 
 
 def unit_ranks(ranks: Sequence[tuple[int, Fraction]], unit: int) -> list[tuple[int, Fraction]]:

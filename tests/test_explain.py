@@ -399,7 +399,7 @@ def test_a_field_with_the_words_of_another_is_looked_for() -> None:
     assert made.unattributed == 0 and counts(made) == {"input_subnormals": 2}
 
 
-@pytest.mark.parametrize("words", [{"ties": "highest_index"}, {"order": "quantize_first"}])
+@pytest.mark.parametrize("words", [{"ties": "highest_index"}, {"ties": "topk"}, {"order": "quantize_first"}])
 def test_patterns_of_arrays_are_looked_for(words: dict[str, str]) -> None:
     x = np.round(np.random.default_rng(3).standard_normal((32, 128)) * 4).astype(np.float32)
     base = sq.spec("mxfp4", sparsity="2:4")

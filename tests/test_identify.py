@@ -343,6 +343,20 @@ def test_sparsity_shows_in_the_zeros(order: str) -> None:
     assert_same_bits(sq.emulate(x, found.best.spec), sq.emulate(x, "mxfp8", sparsity="2:4", order=order))
 
 
+def test_a_mask_of_torch_s_topk_is_told_from_other_ties() -> None:
+    x = torch.from_numpy(np.round(normal() * 8) / 8)
+    mask = torch.zeros(x.shape).view(-1, 4).scatter_(-1, x.abs().view(-1, 4).topk(2).indices, 1).view(x.shape)
+    found = sq.identify(x, sq.emulate(x * mask, "mxfp8"))
+    assert found.best is not None and found.best.spec == sq.spec("mxfp8", sparsity="2:4", ties="topk")
+    assert found.best.label == "mxfp8_e4m3 sparsity=2:4 ties=topk" and "ties" not in found.undecided
+
+
+def test_ties_are_undecided_where_there_are_none() -> None:
+    x = np.random.default_rng(6).permutation(np.arange(1.0, 64 * 128 + 1, dtype=np.float32)).reshape(64, 128)
+    found = sq.identify(x, sq.emulate(x, "mxfp8", sparsity="2:4"))
+    assert found.undecided["ties"] == ("highest_index", "topk")
+
+
 def test_blocks_and_axes_are_found() -> None:
     x = normal((96, 160)) * np.exp2(np.random.default_rng(1).integers(-6, 6, (96, 160))).astype(np.float32)
     for block, axis in ((16, 0), ("row", 0), ("16x16", -1), ("tensor", -1)):

@@ -680,7 +680,7 @@ def test_no_pruned_element_outranks_a_kept_one(line: list[float], pattern: tuple
         for kept in (i for i in group if mask[i]):
             for pruned in (i for i in group if not mask[i]):
                 ranks = [oracle.rank(oracle.absolute(numbers[i])) for i in (kept, pruned)]
-                preferred = kept < pruned if ties == "lowest_index" else kept > pruned
+                preferred = {"lowest_index": kept < pruned, "highest_index": kept > pruned, "topk": True}[ties]
                 assert ranks[0] > ranks[1] or (ranks[0] == ranks[1] and preferred)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -242,6 +243,162 @@ def test_pruned_elements_are_positive_zeros_and_the_input_stays(isa: str) -> Non
         values, mask = sq.sparsify(x, "1:3")
         assert not bits_of(values)[~mask].any()
         assert np.array_equal(bits_of(x), before)
+
+
+# Ties as torch.topk has them
+
+
+def kept_by_torch(x: Any, n: int) -> Array:
+    """The mask of the indices that torch.topk gives, of magnitudes or scores."""
+    mask = torch.zeros(x.shape, dtype=torch.bool)
+    return mask.scatter_(-1, x.topk(n, dim=-1).indices, True).numpy()
+
+
+def assert_kept_as_by_torch(rows: Array, n: int) -> None:
+    """Rows of one group each, of small numbers, which every dtype holds."""
+    m = rows.shape[-1]
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        x = torch.from_numpy(rows).to(dtype)
+        _, mask = sq.sparsify(x, f"{n}:{m}", ties="topk")
+        assert np.array_equal(mask.numpy(), kept_by_torch(x.abs(), n)), (dtype, n, m)
+
+
+@pytest.mark.parametrize(
+    ("values", "m"),
+    [
+        ([0.0, 1.0, -1.0, 2.0, np.inf, np.nan], 4),
+        ([0.0, -0.0, 1.0, 2.0, -3.0], 4),
+        ([1.0, -2.0, 3.0], 5),
+        ([1.0, 2.0, 3.0], 6),
+        ([1.0, 2.0], 8),
+    ],
+)
+def test_every_small_group_keeps_what_torch_keeps(values: list[float], m: int, isa: str) -> None:
+    grid = np.array(np.meshgrid(*[np.float32(values)] * m)).reshape(m, -1).T.copy()
+    for n in range(1, m + 1):
+        assert_kept_as_by_torch(grid[:: 5 if isa == "reference" else 1], n)
+
+
+def test_groups_full_of_ties_keep_what_torch_keeps_in_every_pattern(isa: str) -> None:
+    rng = np.random.default_rng(11)
+    for m in range(1, 33):
+        for n in range(1, m + 1):
+            rows = rng.integers(0, rng.integers(1, 7), (6 if isa == "reference" else 40, m)).astype(np.float32)
+            rows[rng.random(rows.shape) < 0.02] = np.nan
+            assert_kept_as_by_torch(rows * rng.choice([-1, 1], rows.shape), n)
+
+
+class Undecided:
+    """A rank above all decided ones, until a comparison with another such rank decides it or the other, as McIlroy's
+    "A killer adversary for quicksort" does: pivots become the lowest that are left."""
+
+    decided = 0
+    candidate: Undecided | None = None
+
+    def __init__(self) -> None:
+        self.rank: int | None = None
+
+    def __lt__(self, other: Undecided) -> bool:
+        if self.rank is None and other.rank is None:
+            chosen = self if self is Undecided.candidate else other
+            chosen.rank = Undecided.decided
+            Undecided.decided += 1
+        if self.rank is None or other.rank is None:
+            Undecided.candidate = self if self.rank is None else other
+            return other.rank is None
+        return self.rank < other.rank
+
+
+class Descending(Undecided):
+    """The same, the other way up."""
+
+    def __lt__(self, other: Undecided) -> bool:
+        return Undecided.__lt__(other, self)
+
+
+def badly_split(m: int, n: int, kind: type[Undecided]) -> list[int]:
+    """Ranks whose every split cuts off as little as can be."""
+    Undecided.decided, Undecided.candidate = 0, None
+    ranks = [kind() for _ in range(m)]
+    oracle.topk(ranks, n)
+    sign = 1 if kind is Undecided else -1
+    return [sign * (m if one.rank is None else one.rank) for one in ranks]
+
+
+@cache
+def bad_rows() -> dict[tuple[int, int], Array]:
+    """By pattern, rows that end in the heap and in which it decides, as they are and with neighbouring ranks made
+    equal."""
+    rng = np.random.default_rng(8)
+    sizes: list[tuple[int, int]] = []
+    heap = oracle.topk_heap
+
+    def noted(ranks: Any, stretch: list[int], kept: int) -> list[int]:
+        sizes.append((len(stretch), kept))
+        return heap(ranks, stretch, kept)
+
+    found: dict[tuple[int, int], list[list[int]]] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(oracle, "topk_heap", noted)
+        for n, m in [(kept, group) for group in range(15, 33) for kept in range(1, group)]:
+            for kind in (Undecided, Descending):
+                ranks = np.array(badly_split(m, n, kind))
+                levels = np.unique(ranks)
+                for share in (1, 1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4):
+                    level = np.cumsum(rng.random(levels.size) < share)[np.searchsorted(levels, ranks)]
+                    sizes.clear()
+                    oracle.topk(level.tolist(), n)
+                    if sizes and sizes[0][1] < sizes[0][0]:
+                        found.setdefault((n, m), []).append(level.tolist())
+    return {pattern: np.array(rows, np.float32) for pattern, rows in found.items()}
+
+
+def boundaries_tied(rows: Array, n: int) -> Array:
+    ranked = np.sort(rows, axis=-1)[:, ::-1]
+    return ranked[:, n - 1] == ranked[:, n]
+
+
+def test_groups_that_split_badly_keep_what_torch_keeps(isa: str) -> None:
+    for (n, _), rows in bad_rows().items():
+        assert_kept_as_by_torch(rows, n)
+
+
+def test_the_groups_that_split_badly_are_many_and_have_ties() -> None:
+    rows = bad_rows()
+    assert min(m for _, m in rows) == 15 and max(m for _, m in rows) == 32
+    assert sum(map(len, rows.values())) > 1000
+    assert sum(int(boundaries_tied(found, n).sum()) for (n, _), found in rows.items()) > 100
+
+
+def test_ties_of_scores_tails_and_units_are_those_of_torch(isa: str) -> None:
+    rng = np.random.default_rng(12)
+    x = rng.integers(-2, 3, (20, 8)).astype(np.float32)
+    score = torch.from_numpy(rng.integers(-2, 3, (20, 8)).astype(np.float32))
+    for n in range(1, 8):
+        assert np.array_equal(sq.sparsify(x, f"{n}:8", score=score, ties="topk")[1], kept_by_torch(score, n))
+        # A tail of five after a group of eight.
+        both = np.concatenate([x, x[::-1, :5]], axis=1)
+        _, mask = sq.sparsify(both, f"{n}:8", ties="topk")
+        assert np.array_equal(mask[:, :8], kept_by_torch(torch.from_numpy(np.abs(x)), n))
+        assert np.array_equal(mask[:, 8:], kept_by_torch(torch.from_numpy(np.abs(both[:, 8:])), min(n, 5)))
+    for n in (1, 2, 3):
+        units = torch.from_numpy(np.abs(x)).reshape(20, 4, 2).amax(-1)
+        wanted = kept_by_torch(units, n).repeat(2, axis=-1)
+        assert np.array_equal(sq.sparsify(x, f"{2 * n}:8/2", ties="topk")[1], wanted)
+
+
+def test_a_mask_of_topk_is_what_a_tensor_is_encoded_by(isa: str) -> None:
+    x = np.random.default_rng(13).integers(-3, 4, (16, 64)).astype(np.float32)
+    mask = kept_by_torch(torch.from_numpy(np.abs(x)).view(-1, 4), 2).reshape(x.shape)
+    events = sq.Events()
+    own, given = sq.encode(x, "mxfp4", sparsity="2:4", ties="topk", events=events), sq.encode(x, "mxfp4", mask=mask)
+    assert np.array_equal(own.mask, mask) and own.codes.tobytes() == given.codes.tobytes()
+    groups = np.sort(np.abs(x).reshape(-1, 4), axis=-1)
+    assert events.ties == (groups[:, 1] == groups[:, 2]).sum()
+    # Ties of values that are made first are those of torch too.
+    values = torch.from_numpy(sq.emulate(x / 7, "mxfp4"))
+    last = sq.encode(x / 7, "mxfp4", sparsity="2:4", ties="topk", order="quantize_first")
+    assert np.array_equal(last.mask, kept_by_torch(values.abs().view(-1, 4), 2).reshape(x.shape))
 
 
 # With a format

@@ -181,7 +181,7 @@ def test_positions_that_are_none_are_refused() -> None:
             sq.unpack(planes, spec=tensor.spec, shape=tensor.shape, layout="row_major")
 
 
-@pytest.mark.parametrize("ties", ("lowest_index", "highest_index"))
+@pytest.mark.parametrize("ties", ("lowest_index", "highest_index", "topk"))
 @pytest.mark.parametrize("pattern", ("4:8/2", "2:4/2", "3:9/3", "8:32/4", "4:4/4"))
 def test_units_are_kept_together_and_rank_as_their_highest(pattern: str, ties: str, isa: str) -> None:
     import oracle

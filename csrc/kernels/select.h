@@ -2,6 +2,7 @@
 #pragma once
 
 #include "load_store.h"
+#include "topk.h"
 
 namespace sparq::SPARQ_ISA_NAME {
 namespace {
@@ -46,6 +47,23 @@ inline std::int64_t count_ties(const Int* keys, std::int64_t count, std::int64_t
   return ties;
 }
 
+// Groups that keep too many, all equals of the last one: those of them that ties=topk keeps. Where no kept element
+// equals a pruned one, every way to select keeps the same.
+template <class Int>
+inline void settle_ties(const Int* keys, std::int64_t count, const Sparsity& rule, std::uint8_t* keep) {
+  const std::int64_t group = rule.group, kept = rule.kept, wanted = count / group * kept + smaller(count % group, kept);
+  std::int64_t found = 0;
+  for (std::int64_t i = 0; i < count; ++i) found += keep[i];
+  for (std::int64_t start = 0; found > wanted; start += group) {
+    const std::int64_t n = smaller(group, count - start);
+    std::int64_t here = 0;
+    for (std::int64_t i = start; i < start + n; ++i) here += keep[i];
+    if (here <= kept) continue;
+    select_topk(keys + start, static_cast<int>(n), rule.kept, keep + start);
+    found -= here - kept;
+  }
+}
+
 // keep[i] = 1 where fewer than `kept` elements of i's group rank above it. A ragged last group is a shorter one.
 // Works on stretches of whole groups; returns the groups with ties if they are to be counted.
 template <class C>
@@ -64,8 +82,8 @@ inline std::int64_t select_row(const typename C::Bits* row, std::int64_t count, 
     place[i] = position;
     position = position + 1 == group ? 0 : position + 1;
   }
-  // With lowest_index the left one of equals wins, as if it were larger by one.
-  const Int favour = rule.ties == Ties::lowest_index ? 1 : 0;
+  // With lowest_index the left one of equals wins, as if it were larger by one; with topk none of them does.
+  const Int of_left = rule.ties == Ties::lowest_index ? 1 : 0, of_right = rule.ties == Ties::highest_index ? 0 : 1;
   std::int64_t ties = 0;
   for (std::int64_t done = 0; done < count; done += stretch) {
     const std::int64_t n = smaller(stretch, count - done);
@@ -76,12 +94,13 @@ inline std::int64_t select_row(const typename C::Bits* row, std::int64_t count, 
     for (std::int64_t d = 1; d < rule.group; ++d) {
       const Int distance = static_cast<Int>(d);
       for (std::int64_t i = 0; i < n; ++i) {
-        const bool left_beats = (keys[i - d] + favour > keys[i]) & (place[i] >= distance);
-        const bool right_beats = (keys[i] + favour <= keys[i + d]) & (place[i] < group - distance);
+        const bool left_beats = (keys[i - d] + of_left > keys[i]) & (place[i] >= distance);
+        const bool right_beats = (keys[i] + of_right <= keys[i + d]) & (place[i] < group - distance);
         defeats[i] += (left_beats ? 1 : 0) + (right_beats ? 1 : 0);
       }
     }
     for (std::int64_t i = 0; i < n; ++i) keep[done + i] = defeats[i] < kept ? 1 : 0;
+    if (rule.ties == Ties::topk) settle_ties(keys, n, rule, keep + done);
     if (want_ties) ties += count_ties(keys, n, rule.group, keep + done);
   }
   return ties;

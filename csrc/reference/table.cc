@@ -6,6 +6,7 @@
 #include "dot.h"
 #include "scales.h"
 #include "storage.h"
+#include "topk.h"
 
 namespace sparq::reference {
 namespace {
@@ -40,13 +41,16 @@ std::vector<std::uint8_t> select_line(const std::vector<Unpacked>& line, const S
     return keep;
   }
   for (std::size_t start = 0; start < line.size(); start += group) {
+    const auto higher = [&](std::size_t i, std::size_t j) {
+      return outranks(line[start + i], line[start + j], by_score);
+    };
     std::vector<std::size_t> order(std::min(group, line.size() - start));
     for (std::size_t i = 0; i < order.size(); ++i)
-      order[i] = start + (rule.ties == Ties::lowest_index ? i : order.size() - 1 - i);
-    std::stable_sort(order.begin(), order.end(),
-                     [&](std::size_t i, std::size_t j) { return outranks(line[i], line[j], by_score); });
-    for (std::size_t i = 0; i < std::min(kept, order.size()); ++i) keep[order[i]] = 1;
-    if (kept < order.size() && !outranks(line[order[kept - 1]], line[order[kept]], by_score)) ++ties;
+      order[i] = rule.ties == Ties::highest_index ? order.size() - 1 - i : i;
+    std::stable_sort(order.begin(), order.end(), higher);
+    if (kept < order.size() && !higher(order[kept - 1], order[kept])) ++ties;
+    if (kept < order.size() && rule.ties == Ties::topk) order = TopK::order(order.size(), kept, higher);
+    for (std::size_t i = 0; i < std::min(kept, order.size()); ++i) keep[start + order[i]] = 1;
   }
   return keep;
 }

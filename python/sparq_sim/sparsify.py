@@ -62,7 +62,8 @@ def sparsify(
         sparsity: ``"N:M"``, 1 <= N <= M <= 32.
         axis: along which groups run.
         score: array shaped like x of a float dtype that replaces |x|: larger is kept, sign counts, NaN ranks highest.
-        ties: ``"lowest_index"`` (default) or ``"highest_index"``.
+        ties: which of equals is kept: ``"lowest_index"`` (default), ``"highest_index"``, or ``"topk"``: those of
+            torch.topk on a CPU, so that the mask is that of ``x.abs().view(-1, M).topk(N)``.
         events: an `Events` to add ``ties`` to.
         threads: as in `emulate`.
 
@@ -76,6 +77,8 @@ def sparsify(
     >>> values, mask = sq.sparsify(np.float32([1, -3, 2, 2]), "2:4")
     >>> values
     array([ 0., -3.,  2.,  0.], dtype=float32)
+    >>> sq.sparsify(np.float32([1, 1, 1, 1]), "2:4", ties="topk")[1]
+    array([False, False,  True,  True])
     """
     pattern = parse_sparsity(sparsity, ties)
     if pattern is None:

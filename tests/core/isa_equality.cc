@@ -3,6 +3,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
+#include <limits>
 #include <random>
 #include <string>
 #include <vector>
@@ -48,6 +50,8 @@ std::vector<std::uint8_t> random_tensor(FloatType type, std::size_t count, bool 
   }
   return bytes;
 }
+
+Ties random_ties() { return Words<Ties>::list[generator() % std::size(Words<Ties>::list)].value; }
 
 template <class Run>
 void compare(const std::string& what, const Run& run) {
@@ -166,6 +170,48 @@ int storage(int rounds) {
   return done;
 }
 
+// Masks of lines of few magnitudes, and of groups of 32 that need the heap of ties=topk.
+int selection(int rounds) {
+  constexpr float uneven[32] = {2, 0, 12, 11, 14, 14, 10, 9, 13, 14, 13, 14, 14, 12, 9, 9,
+                                8, 8, 8,  8,  8,  7,  7,  7, 7,  6,  6,  5,  4,  3,  3, 1};
+  int done = 0;
+  for (int round = 0; round < 200 * rounds; ++round)
+    for (const auto& ties : Words<Ties>::list)
+      for (const FloatType type : {FloatType::fp32, FloatType::fp64}) {
+        const int group = round % 4 == 0 ? 32 : 1 + static_cast<int>(generator() % max_group);
+        const int kept = 1 + static_cast<int>(generator() % static_cast<unsigned>(group));
+        ops::SparsifyRequest r;
+        r.sparsity = {kept, group, ties.value};
+        if (group % 2 == 0 && kept % 2 == 0 && generator() % 4 == 0) r.sparsity.unit = 2;
+        r.shape = generator() % 2 == 0 ? ops::Shape{1, 64, 5} : ops::Shape{1, 301, 1};
+        const auto size = static_cast<std::size_t>(r.shape.size());
+        const std::uint64_t magnitudes = 1 + generator() % 8;
+        std::vector<float> narrow(size);
+        for (std::size_t i = 0; i < size; ++i) {
+          narrow[i] = round % 4 == 0 ? uneven[i / static_cast<std::size_t>(r.shape.inner) % 32]
+                                     : static_cast<float>(generator() % magnitudes);
+          if (generator() % 2 == 0) narrow[i] = -narrow[i];
+          if (round % 4 != 0 && generator() % 50 == 0) narrow[i] = std::numeric_limits<float>::quiet_NaN();
+        }
+        const std::vector<double> wide(narrow.begin(), narrow.end());
+        r.input = type == FloatType::fp32 ? static_cast<const void*>(narrow.data()) : wide.data();
+        r.input_type = type;
+        r.by_score = generator() % 2 == 0;
+        r.count = generator() % 2 == 0;
+        r.threads = 1;
+        compare("sparsify", [&] {
+          std::vector<std::uint8_t> mask(size);
+          r.mask_out = mask.data();
+          Counts counts;
+          require(ops::sparsify(r, counts));
+          for (int byte = 0; byte < 8; ++byte) mask.push_back(static_cast<std::uint8_t>(counts.ties >> 8 * byte));
+          return mask;
+        });
+        ++done;
+      }
+  return done;
+}
+
 int quantization(int rounds) {
   int done = 0;
   for (int round = 0; round < rounds; ++round)
@@ -190,7 +236,7 @@ int quantization(int rounds) {
           r.shape = flat || spans_lines(r.format) ? ops::Shape{8, 75, 1, 4} : ops::Shape{2, 67, 5};
           if (generator() % 2 == 0) {
             const int group = 1 + static_cast<int>(generator() % 16);
-            r.sparsity = {1 + static_cast<int>(generator() % static_cast<unsigned>(group)), group, Ties::lowest_index};
+            r.sparsity = {1 + static_cast<int>(generator() % static_cast<unsigned>(group)), group, random_ties()};
             r.order = generator() % 2 == 0 ? Order::sparsify_first : Order::quantize_first;
             // Zeros after negative scales are refused.
             if (named.conversion.scale_rule == ScaleRule::signed_max ||
@@ -295,5 +341,7 @@ int main(int argc, char** argv) {
   for (const std::string& isa : available_isas()) isas += " " + isa;
   std::printf("implementations:%s\n", isas.c_str());
   const int tensors = quantization(rounds), dots = products(rounds), stored = storage(rounds);
-  std::printf("%d tensors, %d products and %d stored tensors give equal bits\n", tensors, dots, stored);
+  const int masks = selection(rounds);
+  std::printf("%d tensors, %d masks, %d products and %d stored tensors give equal bits\n", tensors, masks, dots,
+              stored);
 }

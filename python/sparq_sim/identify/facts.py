@@ -10,6 +10,7 @@ import numpy as np
 
 from sparq_sim._core import Sparsity
 from sparq_sim.arrays import Array, Source, normal_axis
+from sparq_sim.formats import conversions
 from sparq_sim.identify.trial import Trial, floats, one_nan, unsigned
 
 #: Elements of a line that are looked at together: every power of two up to it divides it.
@@ -304,7 +305,7 @@ class Frame:
             able = np.add.reduceat(before, starts, axis=1, dtype=np.int64)
             kept = int(live.max())
             if 0 < kept < group and int((able > kept).sum()) > 3 and float((live == kept).mean()) > 0.5:
-                return [Sparsity(kept=kept, group=group, ties=ties) for ties in ("lowest_index", "highest_index")]
+                return [Sparsity(kept=kept, group=group, ties=ties) for ties in conversions()["ties"]]
         return []
 
 
