@@ -42,6 +42,8 @@ _WHOLE_ELEMENTS = 1 << 22
 _STARTS = 12
 #: Structures in a block that are tried with every scale rule and rounding.
 _CROSSED = 40
+#: Structures in a block, with a scale rule, that are tried with every alignment.
+_ALIGNED = 300
 #: Scales of one structure in one kind of blocks that are looked at further, and all of them.
 _PER_BLOCK = 4
 _STARTS_ROUNDED = 256
@@ -203,9 +205,10 @@ class Search:
         """A format on every axis with every pattern; those that are the same for all axes once."""
         first = True
         for frame in self.frames.values():
-            along, across = block_of(format)
+            square = all(level.across in (0, level.along) for level in format.levels)
+            flat = self.pair.x.ndim <= 2 or not any(level.across for level in format.levels)
             for pattern, order in self.patterns(frame) if sparse else [(None, "sparsify_first")]:
-                everywhere = pattern is None and (across == 0 or (across == along and self.pair.x.ndim <= 2))
+                everywhere = pattern is None and square and flat
                 if first or not everywhere:
                     yield Spec(format, pattern, order, frame.axis)
             first = False
@@ -462,8 +465,13 @@ class Search:
             better += [] if self.solved else self.improve(found, most=_STARTS if self.held > _HOPELESS else 3)
         if not self.matches and self.held > _HOPELESS and not self.near(better):
             rare = self.numbers.with_rare_ones()
-            crossed = self.crossed(candidates, ("align_bits", "rounding"), rare, _CROSSED)
-            crossed |= self.crossed(better, ("align_bits", "align_rounding"), rare, _CROSSED)
+            # Without its alignment a structure may miss nearly all, so all are aligned before the best are rounded.
+            aligned = self.crossed(candidates, ("align_bits",), rare, _ALIGNED, ("scale_rule", "rounding"))
+            crossed = self.crossed(aligned, ("rounding",), rare, _CROSSED)
+            # What is aligned has other smallest numbers, from which a divisor was guessed.
+            plain = (with_fields(one.format, {"divisor": 0.0}) for one in better)
+            better += [replace(one, format=f) for one, f in zip(better, plain, strict=True) if f is not None]
+            crossed |= self.crossed(better, ("align_bits", "align_rounding", "rounding"), rare, _STARTS)
             self.settle(crossed)
             better += [] if self.solved else self.improve({**crossed, **dict.fromkeys(better)}, rare=True)
         if not self.matches:
@@ -484,13 +492,19 @@ class Search:
         return self.ranked(candidates)[0]
 
     def crossed(
-        self, candidates: Iterable[Spec], names: tuple[str, ...], numbers: Numbers, most: int
+        self,
+        candidates: Iterable[Spec],
+        names: tuple[str, ...],
+        numbers: Numbers,
+        most: int,
+        apart: tuple[str, ...] = (),
     ) -> dict[Spec, None]:
-        """The best of each structure and block, for some of them, with every product of the words of some fields."""
+        """The best of each structure and block (and word of the fields `apart`), for some of them, with every product
+        of the words of some fields."""
         families: dict[object, Spec] = {}
         for one in self.ranked(candidates):
             if self.contends(one):
-                families.setdefault(_family(one), one)
+                families.setdefault((_family(one), *(getattr(one.conversion, name) for name in apart)), one)
         made: dict[Spec, None] = {}
         for one in families.values():
             if most and len(self.recipes(one.format, names[:1], numbers)) > 1:
