@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import struct
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 import sparq_sim as sq
 from conftest import assert_same_bits
+from sparq_sim.packing import Packed
 from sparq_sim.stored import STORE_VERSION
 
 KEY = "sparq_storage"
@@ -214,13 +216,49 @@ def test_damaged_files_are_errors_or_other_tensors(
                 "latin1"
             )
         )
-    bad = folder / "bad.safetensors"
-    bad.write_bytes(raw)
+    read_or_refuse(folder / "bad.safetensors", bytes(raw))
+
+
+def read_or_refuse(path: Path, raw: bytes) -> None:
+    """What is in a file is decoded, or an error says why not."""
+    path.write_bytes(raw)
     try:
-        for name in sq.contents(bad):
-            sq.load(bad, name).decode(inexact="round")
+        for name in sq.contents(path):
+            sq.load(path, name).decode(inexact="round")
     except ValueError as error:
-        assert str(bad) in str(error) or "bytes" in str(error)
+        assert str(path) in str(error) or "bytes" in str(error)
+
+
+def held_by(layout: str) -> Packed:
+    """Some tensor in a layout."""
+    x = np.random.default_rng(1).standard_normal((64, 128), dtype=np.float32)
+    for format_, sparsity in itertools.product(sq.formats(), (None, "2:4", "1:4", "1:2", "4:8/2")):
+        try:
+            return sq.encode(x, format_, sparsity=sparsity).pack(layout)
+        except ValueError:
+            continue
+    raise AssertionError(f"nothing is held by {layout}")
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("layout", sq.layouts())
+def test_damaged_files_of_every_layout_are_errors_or_other_tensors(tmp_path: Path, layout: str) -> None:
+    good = tmp_path / "good.safetensors"
+    sq.save(good, {"weight": held_by(layout)})
+    raw = good.read_bytes()
+    header = 8 + struct.unpack("<Q", raw[:8])[0]
+    digits = [i for i in range(header) if 48 <= raw[i] < 58]
+    rng = np.random.default_rng(len(raw))
+    for _ in range(300):
+        made = bytearray(raw)
+        for at in rng.integers(0, (8, header, len(raw))[rng.integers(3)], rng.integers(1, 5)):
+            made[at] = rng.integers(256)
+        if rng.random() < 0.5:
+            # A number of the header, which keeps its length and so stays readable more often.
+            made = bytearray(raw)
+            for at in rng.choice(digits, rng.integers(1, 4)):
+                made[at] = 48 + rng.integers(10)
+        read_or_refuse(tmp_path / "bad.safetensors", bytes(made))
 
 
 # An honest count
