@@ -320,7 +320,9 @@ class MachineLayer:
             return self._round(out.reshape(*shape[:-1], out.shape[1]))
         rows, columns = self.window.output_size(shape[2], shape[3])
         result = np.empty((shape[0], rows, columns, self.weight_shape[0]), dtype=np.float32)
-        step = max(1, _GATHER_LIMIT // max(1, rows * columns * self.k * self.window.groups))
+        # Places of stored elements take several bytes each.
+        limit = _GATHER_LIMIT // 8 if compressed else _GATHER_LIMIT
+        step = max(1, limit // max(1, rows * columns * self.k * self.window.groups))
         for first in range(0, shape[0], step):
             part = slice(first, min(first + step, shape[0]))
             left = self._window_operand(tensor, scales, part, rows * columns)
