@@ -691,3 +691,13 @@ def test_without_torch_the_package_works_and_check_names_the_extra(blocker: str)
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("datapath", ["hbfp8_wrap", "hbfp8_saturate"])
+def test_a_machine_that_wraps_is_unexplained_whoever_the_reference_is(datapath: str) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(64, 8, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(1 + torch.rand(8, 64) / 2)
+    report = sq.check(model, 1 + torch.rand(4, 64) / 2, sq.Accelerator("hbfp8", "hbfp8", datapath=datapath))
+    assert not report.ok and report.layers[0].unexplained == report.layers[0].outputs

@@ -429,3 +429,22 @@ def test_a_check_knows_the_factor_of_an_epilogue() -> None:
     plain.load_state_dict({"weight": model.weight})
     assert torch.allclose(got, 2 * x @ model.weight.T + model.bias, rtol=0.05, atol=0.1)
     assert sq.check(model, x, machine).ok
+
+
+@pytest.mark.parametrize(
+    ("machine", "layer", "words"),
+    [
+        (Accelerator("nvfp4", "nvfp4", "2:4", datapath="blackwell_nvf4", compressed="weights"), nn.Linear(64, 4), "16"),
+        (Accelerator("nvfp4", "nvfp4", datapath="blackwell_nvf4"), nn.Conv2d(8, 4, 3), "blocks must be multiples"),
+        (Accelerator("int8", "int8", datapath="int8_int32"), nn.Conv2d(8, 4, 3), "scales that vary along K"),
+    ],
+    ids=["stored blocks", "taps", "row scales"],
+)
+def test_what_a_machine_cannot_take_of_a_layer_is_refused_when_it_is_made(
+    machine: sq.Accelerator, layer: nn.Module, words: str
+) -> None:
+    model = nn.Sequential(nn.ReLU(), layer)
+    with pytest.raises(ValueError, match=f"^1: .*{words}"):
+        sq.simulate(model, machine)
+    with pytest.raises(ValueError, match=f"^1: .*{words}"):
+        sq.check(model, torch.zeros(1, 64), machine)

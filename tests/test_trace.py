@@ -194,3 +194,12 @@ def test_a_trace_of_parts_shows_how_they_meet() -> None:
         np.int8([100, 3]), np.int8([100, 1]), datapath="int8_int32", epilogue=sq.Requantization("tosa", scale=2**-8)
     )
     assert (whole.steps[-1].what, whole.result, whole.bits) == ("requantized", 39, 39)
+
+
+@pytest.mark.parametrize(
+    ("datapath", "c"), [("int8_int32", 0.5), ("int8_int32", 2**40), ("hopper_16", 1e300), ("hopper_16", [1, 2])]
+)
+def test_a_start_that_the_result_does_not_hold_is_refused(datapath: str, c: Any) -> None:
+    name, codes = ("int8", np.uint8([1])) if datapath == "int8_int32" else ("fp16", np.uint16([1]))
+    with pytest.raises(ValueError, match="needed one number that"):
+        sq.dot_trace(codes, codes, datapath=datapath, c=c, a_format=name, b_format=name)

@@ -189,6 +189,31 @@ class MachineLayer:
             self.weight = encode(rows, self.weight_spec, axis=-1)
         if accelerator.split is not None:
             accelerator.split.ends(self.machine_k, accelerator.path)  # for its error
+        self._check_machine()
+
+    def _check_machine(self) -> None:
+        """ValueError for operands that the machine does not take: a product of zeros and one row of each group."""
+        window, groups = self.window, 1 if self.window is None else self.window.groups
+        if 0 in self.weight_shape:
+            return
+        run = self._way(None, None, None)
+        rows = np.arange(groups) * (self.weight_shape[0] // groups)
+        held = None if run.stored is None else run.stored.rows_at(rows)
+        run = replace(run, weight=run.weight.rows_at(rows), stored=held)
+        if window is None:
+            lines = np.zeros((1, self.k), np.float32)
+        elif self.windowed:
+            lines = np.zeros((groups, 1, self.k), np.float32)
+        else:
+            spans = [d * (n - 1) + 1 for n, d in zip(window.kernel, window.dilation, strict=True)]
+            lines = np.zeros((1, *spans, groups, self.channels), np.float32)
+        tensor = encode(lines, self.activation_spec, axis=-1)
+        scales = line_scales_of(tensor, run.path)
+        if window is None:
+            left = scaled_operand(tensor.codes, tensor.format.element, scales, 1)
+        else:
+            left = self._window_operand(tensor, scales, slice(0, 1), 1, replace(window, padding=(0, 0, 0, 0)))
+        run.product(left, None)
 
     @property
     def k(self) -> int:
@@ -325,7 +350,7 @@ class MachineLayer:
         step = max(1, limit // max(1, rows * columns * self.k * self.window.groups))
         for first in range(0, shape[0], step):
             part = slice(first, min(first + step, shape[0]))
-            left = self._window_operand(tensor, scales, part, rows * columns)
+            left = self._window_operand(tensor, scales, part, rows * columns, self.window)
             out = run.product(left, self._stored_windows(tensor, part, rows * columns) if compressed else None)
             result[part] = out.reshape(result[part].shape)
         return self._round(np.ascontiguousarray(result.transpose(0, 3, 1, 2)))
@@ -343,10 +368,11 @@ class MachineLayer:
             self.accelerator.path, self._weight_operand, stored, self.accelerator.split, how, bias, groups, threads
         )
 
-    def _window_operand(self, tensor: BlockTensor, scales: LineScales | None, part: slice, positions: int) -> Operand:
+    def _window_operand(
+        self, tensor: BlockTensor, scales: LineScales | None, part: slice, positions: int, window: Window
+    ) -> Operand:
         """The windows of some images, [G * M, K]."""
-        assert self.window is not None
-        window, span = self.window, slice(part.start * positions, part.stop * positions)
+        span = slice(part.start * positions, part.stop * positions)
         if self.windowed:
             codes, gathered = np.ascontiguousarray(tensor.codes[:, span]), _each(scales, lambda s, _: s[:, span])
         else:

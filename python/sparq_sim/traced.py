@@ -90,7 +90,7 @@ def dot_trace(
     right = operand_of(lines[1], b_format, scales[1], None, own, "b")
     if left.k != right.k:
         raise ValueError(f"K does not match: a has {left.k} elements, b {right.k}")
-    start = None if c is None else np.array([[c]], RESULTS[name])
+    start = None if c is None else _start(c, name)
     if compressed is None and split_k is None and epilogue is None and output is None:
         return trace_operands(left, right, start, path, name)
     _check_lines(left, right)
@@ -134,6 +134,24 @@ def trace_operands(a: Operand, b: Operand, start: Array | None, path: Datapath, 
     tracer = Tracer(own, a, b)
     tracer.run(0.0 if start is None else float(start[0, 0]))
     return DotTrace(path, tuple(tracer.steps), got[0, 0].item(), int(got.view(f"u{got.itemsize}")[0, 0]), tracer.counts)
+
+
+def _start(c: float, result: str) -> Array:
+    """c as [1, 1] of the result's type, to which a float is rounded.
+
+    Raises:
+        ValueError: no number, or one beyond the type's range.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        try:
+            made = np.array([[c]]).astype(RESULTS[result])
+            value = made.item()
+            held = value == c if made.dtype.kind == "i" else math.isinf(value) == math.isinf(c)
+        except (TypeError, ValueError, OverflowError):
+            held = False
+    if not held:
+        raise ValueError(f"c={c!r}: needed one number that {result} holds")
+    return made
 
 
 def _check_lines(a: Operand, b: Operand) -> None:

@@ -90,11 +90,14 @@ class _Layer:
         report.max_ulp = max(report.max_ulp, int(ulp_distance(ours, theirs).max(initial=0)))
         if not agree:
             report.worsen("unexplained")
-        elif bool(np.any(different(ours, theirs))) and self._reproduce(encoded, theirs) is None:
+        elif bool(np.any(different(ours, theirs))):
             narrow = _NARROW.get(call.y.dtype)
             rounded_to = None if narrow is None else find_element(narrow)
             judge = Judge(self.simulated.machine, activations, self.weight, self.layer.bias, rounded_to)
-            judge.verdict(ours, theirs, report)
+            if self._reproduce(encoded, theirs) is None:
+                judge.verdict(ours, theirs, report)
+            else:
+                judge.bounds(ours, theirs, report)
 
     def _reproduce(self, encoded: tuple[BlockTensor, tuple[int, ...]], theirs: Array) -> str | None:
         """A named datapath, other than the accelerator's own, that gives the very values."""
@@ -179,7 +182,12 @@ def check(
     if not names:
         raise ValueError(f"{type(subject).__name__} has no Linear or Conv2d layer to check")
     say("encoding weights")
-    watched = {name: _Layer(name, found[name], accelerator, threads) for name in names}
+    watched = {}
+    for name in names:
+        try:
+            watched[name] = _Layer(name, found[name], accelerator, threads)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}" if name else str(error)) from None
     reference = fake_quantize(subject, accelerator, layers=names) if against is None else against
     runs: dict[str, Any] = {}
 

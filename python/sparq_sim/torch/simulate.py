@@ -183,7 +183,10 @@ def replace_layers(model: M, make: Callable[[str, Any], nn.Module], names: list[
     made: dict[int, tuple[nn.Module, nn.Module]] = {}
     for name in names:
         layer = changed.get_submodule(name)
-        replacement = make(name, layer)
+        try:
+            replacement = make(name, layer)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}" if name else str(error)) from None
         _take_hooks(replacement, layer)
         if not name:
             return cast(M, replacement)
