@@ -190,3 +190,23 @@ def test_wrong_arguments_are_refused() -> None:
     ):
         with pytest.raises(error, match=message):
             call()
+
+
+@pytest.mark.parametrize("overflow", ["wrap", "saturate"])
+@pytest.mark.parametrize(("bits", "found"), [(19, 19), (20, 20), (21, None)])
+def test_integers_are_driven_by_the_largest_products(bits: int, found: int | None, overflow: str) -> None:
+    """64 products of 127 * 127 need 21 bits, and so fit no less."""
+    fields = {"reduce": "integer", "integer_bits": bits, "integer_overflow": overflow, "output": "int32"}
+    machine = sq.datapath_from_dict({**fields, "block_scales": False})
+
+    def box(a: Any, b: Any) -> Any:
+        return sq.matmul(a, b, datapath=machine, a_format="int8", b_format="int8")
+
+    got = sq.probe(box, 64, a_format="int8", operands="codes")
+    assert got.integer_bits == found and got.integer_overflow == (overflow if found else None)
+
+
+@pytest.mark.parametrize("k", [3, 16, 64])
+def test_a_function_that_adds_no_products_is_refused(k: int) -> None:
+    with pytest.raises(ValueError, match="at place 0 of K: it adds up no products"):
+        sq.probe(lambda a, b: np.zeros((16, 16), np.float32), k)

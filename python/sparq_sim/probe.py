@@ -225,7 +225,7 @@ def probe(
 
     Raises:
         ValueError: a k or tile that is too small, a format or form of operands that is unknown, outputs of another
-            shape.
+            shape, a function that makes 0 of a product.
         TypeError: outputs of another dtype.
 
     >>> import sparq_sim as sq
@@ -247,6 +247,7 @@ def probe(
     lowest = box.reach(normal=False)[0]
     # Subnormal units, which a machine may flush, only where normal ones are not small enough.
     asker = Asker(box, low if high - low >= _WIDE_SPAN else lowest, lowest, high)
+    _require_products(asker)
     found = _ordered(asker, Probe(k, a_format, b_format or a_format, box.dtype, box.takes_c))
     found = _dropped(asker, found)
     if found.exact_span is not None:
@@ -263,6 +264,16 @@ def probe(
         record = None
         found = replace(found, no_record=str(error))
     return replace(verify(box, replace(found, record=record), dots), calls=box.calls)
+
+
+def _require_products(asker: Asker) -> None:
+    """ValueError for a function that makes nothing of a product."""
+    made = asker.of(*({place: 1.0} for place in range(asker.box.k)))
+    if not made.all():
+        place = int(np.argmin(made != 0))
+        raise ValueError(
+            f"function: gives 0 where the only product is 1, at place {place} of K: it adds up no products"
+        )
 
 
 def _dropped(asker: Asker, found: Probe) -> Probe:

@@ -7,6 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
+from sparq_sim.arrays import Array
 from sparq_sim.probe_asker import ROUNDINGS, Asker
 from sparq_sim.probed import Probe
 from sparq_sim.summation import START
@@ -45,9 +46,16 @@ def beside_start(asker: Asker, found: Probe) -> Probe:
 
 def integer_overflow(asker: Asker, found: Probe) -> Probe:
     """Where sums of integers leave their range, and what happens then."""
-    unit, large = 2.0**asker.lowest, 2.0**asker.high
+    tops = [float(side.values[-1]) for side in asker.box.sides]
+    unit, large = 2.0**asker.lowest, tops[0] * tops[1]
     counts = range(1, found.k + 1)
-    made = asker.of(*[dict.fromkeys(range(count), large) for count in counts])
+
+    def sums(signs: Array) -> Array:
+        """Of rows of the largest products, each with a sign or left out."""
+        starts = np.zeros(len(signs)) if asker.box.takes_c else None
+        return asker.box.results(signs * tops[0], np.abs(signs) * tops[1], starts)
+
+    made = sums(np.tril(np.ones((found.k, found.k))))
     wrong = [count for count, value in zip(counts, made, strict=True) if value != count * large]
     if not wrong:
         return found.unknown(f"overflow: {found.k} of the largest products still fit")
@@ -58,8 +66,8 @@ def integer_overflow(asker: Asker, found: Probe) -> Probe:
         found = replace(found, integer_bits=int(np.log2(value + 1)) + 1, integer_overflow="saturate")
         if 2 * first > found.k:
             return found.unknown("where saturation is tested: K is too short")
-        there_and_back = {place: large if place < first else -large for place in range(2 * first)}
-        return replace(found, integer_tree=0 if asker.of(there_and_back)[0] == 0 else 1)
+        there_and_back = np.repeat([[1.0, -1.0, 0.0]], [first, first, found.k - 2 * first], axis=1)
+        return replace(found, integer_tree=0 if sums(there_and_back)[0] == 0 else 1)
     if missing > 0 and np.log2(missing) % 1 == 0:
         return replace(found, integer_bits=int(np.log2(missing)), integer_overflow="wrap")
     return found.unknown("overflow: neither wrap nor saturation")
