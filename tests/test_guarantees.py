@@ -194,3 +194,18 @@ def test_bounds_of_formats_know_what_is_around_a_machine() -> None:
             sq.error_bound("e4m3", "e4m3", **formats, **keywords)
     with pytest.raises(TypeError, match="needed an Epilogue"):
         sq.error_bound("e4m3", "e4m3", epilogue=2, **formats)
+
+
+@pytest.mark.parametrize("k", [0, 1.5, "3", True])
+def test_numbers_of_products_that_are_none_are_refused(k: Any) -> None:
+    for ask in (
+        lambda: sq.error_bound("e4m3", "e4m3", datapath="exact", k=k),
+        lambda: sq.accumulator_width("e4m3", "e4m3", k),
+    ):
+        with pytest.raises(ValueError, match="needed at least one product"):
+            ask()
+
+
+def test_a_bound_is_of_operands_that_the_machine_takes() -> None:
+    with pytest.raises(ValueError, match="this datapath does not take"):
+        sq.error_bound("fp32", "fp32", datapath="hopper_fp8", k=4)

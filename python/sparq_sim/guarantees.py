@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sparq_sim import _core
 from sparq_sim._core import Datapath, ElementFormat
 from sparq_sim.arrays import Array, to_numpy
 from sparq_sim.batches import Batches
@@ -59,8 +60,7 @@ def accumulator_width(
     >>> sq.accumulator_width("int8", "int8", 64).bits, sq.accumulator_width("e4m3", "e4m3", 32).bits
     (22, 42)
     """
-    if k < 1:
-        raise ValueError(f"k={k}: needed at least one product")
+    _require_count(k)
     records = [find_element(x) if isinstance(x, str) else x for x in (a, b)]
     unit = sum(record.emin - record.mantissa_bits for record in records)
     magnitudes = [(_largest(record, True), _largest(record, False)) for record in records]
@@ -78,6 +78,11 @@ def accumulator_width(
     high, low = int(k * highest / units), int(k * lowest / units)
     bits = 1 + max(high.bit_length(), (low - 1).bit_length())
     return AccumulatorWidth(bits, unit, k * max(highest, lowest))
+
+
+def _require_count(k: int) -> None:
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+        raise ValueError(f"k={k!r}: needed at least one product, as an integer")
 
 
 def _largest(record: ElementFormat, negative: bool) -> Fraction:
@@ -137,8 +142,9 @@ def error_bound(
     if isinstance(a, (str, ElementFormat)) or isinstance(b, (str, ElementFormat)):
         if not (isinstance(a, (str, ElementFormat)) and isinstance(b, (str, ElementFormat))):
             raise ValueError("a and b: needed two formats or two operands")
-        if k is None or k < 1:
-            raise ValueError(f"k={k}: with formats, the number of products is needed")
+        if k is None:
+            raise ValueError("k: with formats, the number of products is needed")
+        _require_count(k)
         if compressed is not None:
             raise ValueError("compressed: with formats, k is what the machine counts")
         return float(after.bound(_of_formats(path, a, b, k, split))[0, 0])
@@ -204,6 +210,7 @@ def _bounded_output(output: str | Format | Spec) -> Spec:
 def _of_formats(path: Datapath, a: str | ElementFormat, b: str | ElementFormat, k: int, split: SplitK | None) -> Sum:
     """Of any k finite elements."""
     records = [find_element(x) if isinstance(x, str) else x for x in (a, b)]
+    _core.check_operands(path, records[0], records[1], False)
     tops = [float(max(_largest(record, True), _largest(record, False))) for record in records]
 
     def part(length: int) -> Sum:
