@@ -107,7 +107,8 @@ def _stored_lines(tensor: BlockTensor, pattern: Sparsity, length: int) -> tuple[
     """Stored codes and places of a tensor's lines along its last axis, or along parts of it of `length`."""
     shape = (tensor.codes.size // length, length)
     codes, places = stored_line(tensor.codes.reshape(shape), _mask_of(tensor).reshape(shape), pattern)
-    shape = (*tensor.codes.shape[:-1], codes.size // max(1, math.prod(tensor.codes.shape[:-1])))
+    each = tensor.codes.shape[-1] // max(1, length) * group_count(pattern, length) * pattern.kept
+    shape = (*tensor.codes.shape[:-1], each)
     return codes.reshape(shape), places.reshape(shape)
 
 

@@ -46,7 +46,7 @@ class Judge:
     def verdict(self, ours: Array, theirs: Array, report: LayerReport) -> None:
         """Holds the differences of two outputs against the bounds and looks for one-sided errors."""
         sums = self._sums(ours.shape)
-        within = self._within(sums, ours, theirs, report)
+        within = self._within(sums.total, ours, theirs, report)
         if self.machine.accelerator.output is None and self.rounded_to is None:
             finite = np.isfinite(theirs) & np.isfinite(ours)
             self._judge_bias(sums, theirs, finite, report)  # an output format's rounding would drown the statistic
@@ -55,12 +55,12 @@ class Judge:
     def bounds(self, ours: Array, theirs: Array, report: LayerReport) -> None:
         """Holds the differences against the bounds alone: who the reference is says nothing of a machine whose sums
         overflow, wrap or saturate."""
-        if not self._within(self._sums(ours.shape), ours, theirs, report):
+        if not self._within(self._total(ours.shape), ours, theirs, report):
             report.worsen("unexplained")
 
-    def _within(self, sums: _Sums, ours: Array, theirs: Array, report: LayerReport) -> bool:
+    def _within(self, total: Array, ours: Array, theirs: Array, report: LayerReport) -> bool:
         finite = np.isfinite(theirs) & np.isfinite(ours)
-        bound = self._bound(sums.total, ours, theirs)
+        bound = self._bound(total, ours, theirs)
         with np.errstate(invalid="ignore", divide="ignore"):
             ratio = np.abs(ours.astype(np.float64) - theirs) / bound
         beyond = (finite & ~(ratio <= 1)) | (~finite & different(ours, theirs))
@@ -79,12 +79,17 @@ class Judge:
     def _sums(self, shape: tuple[int, ...]) -> _Sums:
         a, w = self.activations.double(), self.weight.double()
         bias = None if self.bias is None else self.bias.detach().double()
-        total = self._product(a.abs(), w.abs(), None, shape) * (1 + 2 * self.machine.k * 2.0**-53)
+        total = self._total(shape)
         norm = np.sqrt(self._product(a * a, w * w, None, shape))
         how = self.machine.accelerator.epilogue
         if how is None or how.alpha == 1:
             return _Sums(self._product(a, w, bias, shape), total, norm)
         return _Sums(self._product(how.alpha * a, w, bias, shape), total, abs(how.alpha) * norm)
+
+    def _total(self, shape: tuple[int, ...]) -> Array:
+        """Upper bounds on the sums of magnitudes."""
+        made = self._product(self.activations.double().abs(), self.weight.double().abs(), None, shape)
+        return made * (1 + 2 * self.machine.k * 2.0**-53)
 
     def _product(self, a: torch.Tensor, w: torch.Tensor, offset: torch.Tensor | None, shape: tuple[int, ...]) -> Array:
         """Torch's float64 product of a layer."""
@@ -106,7 +111,7 @@ class Judge:
     def _bound(self, total: Array, ours: Array, theirs: Array) -> Array:
         bias = 0.0 if self.bias is None else float(self.bias.detach().abs().max())
         how, k = self.machine.accelerator.epilogue, self.machine.k
-        machine, reference = self._machine(total), Sum(total, any_order_bound(total, 0.0, k))
+        machine = self._machine(total)
         if how is None:
             # The bias is one more float32 addition on the machine.
             added = U * (1 + gamma(1)) * (total + machine.error + bias) + ETA
@@ -114,6 +119,8 @@ class Judge:
         else:
             none, added = np.zeros(1), np.full(1, bias)
             bound = epilogue_bound(machine, how.alpha, 0.0, none, added, how.precision).error
+            # A bias may be where the reference's sums begin.
+            reference = Sum(total, any_order_bound(total, bias / abs(how.alpha) if how.alpha else bias, k))
             bound = bound + epilogue_bound(reference, how.alpha, 0.0, none, added, "fp32").error
         output = self.machine.accelerator.output_spec
         rounded = [output.format.element] if output is not None else []
