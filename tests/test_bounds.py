@@ -331,3 +331,25 @@ def test_the_bound_of_any_order_is_within_a_few_times_of_a_chain_that_loses_ever
         got = Fraction(float(matmul(a, b, datapath="fma32")[0, 0]))
         bound = float(any_order_bound(np.array([rounded_up(total)]), 0.0, k)[0])
         assert 0.1 < ratio_of(got - exact, bound) <= 1
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("datapath", sq.datapaths())
+def test_all_of_the_magnitudes_in_one_part_of_k_is_the_worst(datapath: str, scaled: bool) -> None:
+    """What a check rests on where it knows the sum of the magnitudes alone: bounds are convex in it."""
+    rng = np.random.default_rng(len(datapath))
+    path, element = sq.datapaths()[datapath].record, sq.elements()["e4m3"].record
+    for _ in range(200):
+        parts = int(rng.integers(2, 9))
+        size = float(np.exp2(rng.uniform(-60, 60)))
+        shares = rng.dirichlet(np.full(parts, rng.choice([0.05, 1.0, 20.0])))
+        k, tops = int(rng.integers(1, 5000)), np.exp2(rng.uniform(-20, 20, 2))
+
+        def bound(total: Array, k: int = k, tops: Array = tops) -> Array:
+            a, b = (float(top) for top in tops)
+            return datapath_bound(path, Problem(total, k, 7, element, element, a, b, scaled, a_scale=a, b_scale=b))
+
+        worst = bound(np.array([size])) + (parts - 1) * bound(np.zeros(1))
+        assert float(bound(size * shares).sum()) <= float(worst[0]) * (1 + 1e-12)
+        fewer = bound(np.array([size]), max(1, k // 2))
+        assert float(fewer[0]) <= float(bound(np.array([size]))[0]) * (1 + 1e-12)

@@ -105,6 +105,16 @@ def test_a_recorded_cast_names_torch(name: str) -> None:
     assert found.best is not None and "torch-2.13" in found.best.presets
 
 
+def spec_of(rng: np.random.Generator, format: Callable[[], str | sq.Format], chosen: dict[str, Any]) -> sq.Spec:
+    """With as many of the choices as mean something to the format and to one another."""
+    while True:
+        try:
+            return sq.spec(format(), **chosen)
+        except ValueError:
+            names = list(chosen)
+            chosen.pop(names[rng.integers(len(names))])
+
+
 def drawn_spec(rng: np.random.Generator) -> sq.Spec:
     """A format of the catalog with choices of any kind, or with those of a preset, and any block and axis."""
     names = list(sq.formats())
@@ -139,12 +149,7 @@ def drawn_spec(rng: np.random.Generator) -> sq.Spec:
         maybe(0.1, "scale_minimum", [1, 8, 100])
         maybe(0.1, "overflow", ["saturate", "special"])
     maybe(0.4, "block", [8, 16, 32, 64, 128, "row", "tensor", "16x16"])
-    while True:
-        try:
-            return sq.spec(format, **chosen)
-        except ValueError:  # one of the choices means nothing to the format or to another choice
-            names = list(chosen)
-            chosen.pop(names[rng.integers(len(names))])
+    return spec_of(rng, lambda: format, chosen)
 
 
 def drawn_spec_of_any_fields(rng: np.random.Generator) -> sq.Spec:
@@ -162,12 +167,7 @@ def drawn_spec_of_any_fields(rng: np.random.Generator) -> sq.Spec:
         chosen["block"] = blocks[rng.integers(len(blocks))]
     names = list(sq.formats())
     format = sq.formats()[names[rng.integers(len(names))]]
-    while True:
-        try:
-            return sq.spec(format, **chosen)
-        except ValueError:  # one of the choices means nothing to the format or to another choice
-            left = list(chosen)
-            chosen.pop(left[rng.integers(len(left))])
+    return spec_of(rng, lambda: format, chosen)
 
 
 def drawn_two_level_spec(rng: np.random.Generator) -> sq.Spec:
@@ -186,12 +186,7 @@ def drawn_two_level_spec(rng: np.random.Generator) -> sq.Spec:
     }
     chosen: dict[str, Any] = {name: rng.choice(some) for name, some in words.items() if rng.random() < 0.4}
     chosen = {name: str(word) for name, word in chosen.items()}
-    while True:
-        try:
-            return sq.spec(names[rng.integers(len(names))], **chosen)
-        except ValueError:  # one of the choices means nothing to the format or to another choice
-            left = list(chosen)
-            chosen.pop(left[rng.integers(len(left))])
+    return spec_of(rng, lambda: names[rng.integers(len(names))], chosen)
 
 
 def drawn_pair(seed: int, draw: Callable[[np.random.Generator], sq.Spec] = drawn_spec) -> tuple[sq.Spec, Any, Any]:

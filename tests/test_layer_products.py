@@ -3,6 +3,7 @@ loops, added by `machines.py` and met in exact fractions (docs/numerics.md secti
 
 from __future__ import annotations
 
+import copy
 import itertools
 from dataclasses import dataclass, replace
 from typing import Any
@@ -405,7 +406,9 @@ def test_a_check_explains_such_machines_within_bounds_that_are_not_idle(
 ) -> None:
     changes: dict[str, Any] = dict(CHECKED[asked])
     if datapath == "int8_int32" and asked == "parts of bf16":
-        return  # parts of integers meet in integers
+        with pytest.raises(ValueError, match="parts of int32 meet in integers"):
+            Accelerator(weights, activations, datapath=datapath, **changes)
+        return
     machine = Accelerator(weights, activations, datapath=datapath, **changes)
     torch.manual_seed(1)
     model = nn.Sequential(nn.Conv2d(8, 12, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(12 * 36, 10)).eval()
@@ -420,15 +423,44 @@ def test_a_check_explains_such_machines_within_bounds_that_are_not_idle(
     assert not wrong.ok
 
 
-def test_a_check_knows_the_factor_of_an_epilogue() -> None:
-    model = nn.Linear(64, 8)
-    machine = Accelerator("bf16", "bf16", datapath="fma32", epilogue=sq.Epilogue(alpha=2.0))
-    x = torch.randn(5, 64)
-    got = sq.simulate(model, machine)(x)
-    plain = sq.simulate(nn.Linear(64, 8, bias=False), machine)
-    plain.load_state_dict({"weight": model.weight})
-    assert torch.allclose(got, 2 * x @ model.weight.T + model.bias, rtol=0.05, atol=0.1)
-    assert sq.check(model, x, machine).ok
+def test_a_factor_of_two_doubles_every_output(isa: str) -> None:
+    model, x = filled(nn.Linear(64, 8, bias=False)), normal(5, 64, seed=4)
+    plain = Accelerator("bf16", "bf16", datapath="fma32")
+    once = sq.simulate(model, plain)(x)
+    twice = sq.simulate(model, replace(plain, epilogue=sq.Epilogue(alpha=2.0)))(x)
+    assert_same_bits(bits_of(twice.numpy()), bits_of((2 * once).numpy()))
+
+
+@pytest.mark.parametrize("alpha", [0.75, -3.0, 0.0])
+@pytest.mark.parametrize("layer", [nn.Linear(64, 8), nn.Conv2d(4, 6, 3)], ids=["linear", "convolution"])
+def test_the_reference_of_a_check_is_multiplied_and_then_gets_its_bias(alpha: float, layer: nn.Module) -> None:
+    """Sums of small integers are exact in any order, so the machine with those steps gives the reference's bits."""
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randint(-3, 4, parameter.shape) / 8)
+    machine = Accelerator("bf16", "bf16", datapath="fma32", epilogue=sq.Epilogue(alpha=alpha, fused=False))
+    x = torch.randint(-3, 4, (5, 64) if isinstance(layer, nn.Linear) else (2, 4, 5, 5)).float()
+    report = sq.check(layer, x, machine)
+    assert report.ok and report.layers[0].verdict == "equal"
+
+
+def test_a_reproduced_reference_is_multiplied_step_by_step() -> None:
+    torch.manual_seed(3)
+    layer, x = nn.Linear(48, 8), torch.randn(6, 48)
+    machine = Accelerator("bf16", "bf16", datapath="hopper_16", epilogue=sq.Epilogue(alpha=0.703125))
+    with torch.no_grad():
+        layer.weight.copy_(layer.weight.bfloat16())
+    exact = replace(machine, datapath="exact", epilogue=sq.Epilogue(alpha=0.703125, fused=False))
+    report = sq.check(layer, x, machine, against=sq.simulate(layer, exact))
+    assert report.layers[0].reproduced_by == "exact", str(report)
+
+
+def test_machines_are_equal_by_what_they_say() -> None:
+    made = [Accelerator("bf16", "bf16", datapath="hopper_16", epilogue=sq.Epilogue(alpha=0.5)) for _ in range(2)]
+    assert made[0] == made[1] == copy.deepcopy(made[0]) and len({*made}) == 1
+    assert made[0] != replace(made[0], epilogue=sq.Epilogue(alpha=0.5, fused=False))
+    bias = np.ones(3, np.float32)
+    assert sq.Epilogue(bias=bias) == sq.Epilogue(bias=bias) != sq.Epilogue(bias=bias.copy())
 
 
 @pytest.mark.parametrize(

@@ -124,8 +124,9 @@ def test_one_of_many_is_read_without_the_others(tmp_path: Path) -> None:
         sq.load(path, "t9")
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file.safetensors"
+@pytest.mark.parametrize("suffix", [".safetensors", ".gguf"])
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    path = tmp_path / f"file{suffix}"
     old = sq.encode(np.ones((2, 32), np.float32), "mxfp4")
     old.save(path)
 
@@ -136,9 +137,9 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="the disk is full"):
         sq.encode(np.zeros((2, 32), np.float32), "mxfp4").save(path)
     assert sq.load(path) == old
-    assert os.listdir(tmp_path) == ["file.safetensors"]
+    assert os.listdir(tmp_path) == [path.name]
     with pytest.raises(ValueError, match="cannot write there"):
-        old.save(tmp_path / "no" / "file.safetensors")
+        old.save(tmp_path / "no" / path.name)
     with pytest.raises(ValueError, match=r"needed a file named \*\.safetensors"):
         old.save(tmp_path / "file.npz")
 

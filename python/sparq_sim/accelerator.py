@@ -98,6 +98,8 @@ class Accelerator:
                 f"output={self.output_spec.format.name}: needed a format without scales, such as bf16 or fp16"
             )
         object.__setattr__(self, "split_k", split_of(self.split_k))
+        if self.split is not None:
+            self.split.check(self.path)
         self._check_compressed()
         self._check_epilogue()
 

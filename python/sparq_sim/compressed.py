@@ -24,7 +24,7 @@ _SELECTED = 1 << 22
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredOperand:
     """What memory holds of an operand of N:M."""
 
     codes: Array
@@ -35,12 +35,12 @@ class Stored:
     lines: int = 1
     """Of the same length, one after the other in a row: groups start anew at each."""
 
-    def rows_at(self, rows: Array | None) -> Stored:
+    def rows_at(self, rows: Array | None) -> StoredOperand:
         """The same with rows in another order, or repeated; all as they are for None."""
         return self if rows is None else replace(self, codes=self.codes[rows], places=self.places[rows])
 
 
-def stored_of(tensor: object, what: str) -> Stored:
+def stored_of(tensor: object, what: str) -> StoredOperand:
     """The stored elements of an operand.
 
     Raises:
@@ -54,7 +54,7 @@ def stored_of(tensor: object, what: str) -> Stored:
         )
     shape = (math.prod(tensor.shape[:-1]), tensor.shape[-1])
     codes, places = stored_line(tensor.codes.reshape(shape), tensor.mask.reshape(shape), pattern)
-    return Stored(codes, places, pattern)
+    return StoredOperand(codes, places, pattern)
 
 
 def stored_line(codes: Array, mask: Array, pattern: Sparsity) -> tuple[Array, Array]:
@@ -73,15 +73,15 @@ def stored_line(codes: Array, mask: Array, pattern: Sparsity) -> tuple[Array, Ar
     return stored, np.minimum((within + groups[:, None]).reshape(lines, stored.shape[1]), k)
 
 
-def stored_rows(codes: Array, places: Array, pattern: Sparsity, length: int) -> Stored:
+def stored_rows(codes: Array, places: Array, pattern: Sparsity, length: int) -> StoredOperand:
     """Rows of several lines of `length`, from [rows, lines, stored] of what `stored_line` gives."""
     rows, lines, each = codes.shape
     first = np.arange(lines, dtype=np.int32)[:, None] * length
     moved = np.where(places < length, places + first, np.int32(lines * length))
-    return Stored(codes.reshape(rows, lines * each), moved.reshape(rows, lines * each), pattern, lines)
+    return StoredOperand(codes.reshape(rows, lines * each), moved.reshape(rows, lines * each), pattern, lines)
 
 
-def stored_ends(ends: tuple[int, ...], k: int, stored: Stored, what: str) -> tuple[int, ...]:
+def stored_ends(ends: tuple[int, ...], k: int, stored: StoredOperand, what: str) -> tuple[int, ...]:
     """Where segments of K elements end, in stored elements.
 
     Raises:
@@ -142,7 +142,7 @@ def all_finite(operand: Operand) -> bool:
 
 @dataclass(frozen=True)
 class Selection:
-    """Stored rows against the elements that their positions select, each row its own."""
+    """StoredOperand rows against the elements that their positions select, each row its own."""
 
     stored: Operand
     """[groups * rows, stored K]."""
@@ -162,7 +162,7 @@ class Selection:
 
     @classmethod
     def of(
-        cls, left: Operand, right: Operand, path: Datapath, stored: Stored, flipped: bool, groups: int = 1,
+        cls, left: Operand, right: Operand, path: Datapath, stored: StoredOperand, flipped: bool, groups: int = 1,
         threads: int | None = None, counts: Array | None = None,
     ) -> Selection:  # fmt: skip
         """Of operands whose rows, and those of what is stored, are in the core's order; b is that one if `flipped`."""

@@ -4,8 +4,11 @@ time."""
 from __future__ import annotations
 
 import fnmatch
+import functools
 import hashlib
+import io
 import json
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -281,5 +284,5 @@ def _write_rest(source: Path, output: Path, works: list[_Work], config: bytes | 
         write_whole(output / _INDEX, lambda file: file.write(index))
     for path in sorted(source.iterdir()) if source.is_dir() else ():
         if path.is_file() and path.suffix != ".safetensors" and path.name != _INDEX:
-            content = path.read_bytes() if config is None or path.name != _CONFIG else config
-            write_whole(output / path.name, lambda file, content=content: file.write(content))  # type: ignore[misc]
+            with io.BytesIO(config) if config is not None and path.name == _CONFIG else path.open("rb") as content:
+                write_whole(output / path.name, functools.partial(shutil.copyfileobj, content))

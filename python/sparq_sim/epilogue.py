@@ -64,6 +64,16 @@ class Epilogue:
             if getattr(self, name) is not None:
                 _widened(getattr(self, name), name)
 
+    def _key(self) -> tuple[object, ...]:
+        return (self.alpha, self.beta, id(self.source), id(self.bias), self.precision, self.order, self.fused)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal numbers and words, and the very same arrays."""
+        return isinstance(other, Epilogue) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
     def __str__(self) -> str:
         usual = {"alpha": 1.0, "beta": 0.0, "precision": "fp32", "order": TERMS, "fused": True}
         words = [f"{name}={getattr(self, name)}" for name, word in usual.items() if getattr(self, name) != word]

@@ -14,7 +14,7 @@ from sparq_sim._core import Datapath, ElementFormat
 from sparq_sim.arrays import Array, to_numpy
 from sparq_sim.batches import Batches
 from sparq_sim.bounds import Problem, Sum, datapath_bound, epilogue_bound, parts_bound, rounding_bound
-from sparq_sim.compressed import Stored, stored_ends, stored_of
+from sparq_sim.compressed import StoredOperand, stored_ends, stored_of
 from sparq_sim.epilogue import Epilogue
 from sparq_sim.formats import Format, Machine, Spec, find_element
 from sparq_sim.matmul import resolve_datapath
@@ -239,11 +239,11 @@ class _Magnitudes:
     scales: tuple[float, float]
     k: int
     """As the machine counts it."""
-    stored: Stored | None
+    stored: StoredOperand | None
     flipped: bool
 
     @classmethod
-    def of(cls, path: Datapath, a: Operand, b: Operand, stored: Stored | None, flipped: bool) -> _Magnitudes:
+    def of(cls, path: Datapath, a: Operand, b: Operand, stored: StoredOperand | None, flipped: bool) -> _Magnitudes:
         (x, x_scale), (y, y_scale) = _decoded(a, path), _decoded(b, path)
         k, ends = a.k, (a.segment_end, b.segment_end)
         if stored is not None:

@@ -13,7 +13,7 @@ import numpy as np
 from sparq_sim._core import Datapath, Sparsity
 from sparq_sim.accelerator import Accelerator
 from sparq_sim.arrays import Array, float_name, is_torch, to_numpy
-from sparq_sim.compressed import Stored, stored_line, stored_rows
+from sparq_sim.compressed import StoredOperand, stored_line, stored_rows
 from sparq_sim.end_scales import times_end_scales, without_end_scales
 from sparq_sim.epilogue import Epilogue
 from sparq_sim.formats import Spec, block_text, pattern_text
@@ -104,11 +104,10 @@ def _mask_of(tensor: BlockTensor) -> Array:
 
 
 def _stored_lines(tensor: BlockTensor, pattern: Sparsity, length: int) -> tuple[Array, Array]:
-    """Stored codes and places of a tensor's lines along its last axis, or along parts of it of `length`."""
+    """StoredOperand codes and places of a tensor's lines along its last axis, or along parts of it of `length`."""
     shape = (tensor.codes.size // length, length)
     codes, places = stored_line(tensor.codes.reshape(shape), _mask_of(tensor).reshape(shape), pattern)
-    each = tensor.codes.shape[-1] // max(1, length) * group_count(pattern, length) * pattern.kept
-    shape = (*tensor.codes.shape[:-1], each)
+    shape = (*tensor.codes.shape[:-1], tensor.codes.shape[-1] // length * codes.shape[1])
     return codes.reshape(shape), places.reshape(shape)
 
 
@@ -118,7 +117,7 @@ class _Way:
 
     path: Datapath
     weight: Operand
-    stored: Stored | None
+    stored: StoredOperand | None
     """What the machine takes of the weight instead."""
     split: SplitK | None
     epilogue: Epilogue | None
@@ -126,7 +125,7 @@ class _Way:
     groups: int
     threads: int | None
 
-    def product(self, left: Operand, stored: Stored | None) -> Array:
+    def product(self, left: Operand, stored: StoredOperand | None) -> Array:
         """float32 [M, groups * N]; `stored` is what the machine takes of the activations instead."""
         path, right, after = self.path, self.weight, self.epilogue
         integers = path.output == "int32"
@@ -236,15 +235,16 @@ class MachineLayer:
         return None if spec is None else spec.sparsity
 
     @cached_property
-    def _stored_weight(self) -> Stored:
+    def _stored_weight(self) -> StoredOperand:
         """What memory holds of the weight, [out, stored K]."""
-        codes, places = _stored_lines(self.weight, *self._stored_lengths)
-        pattern, length = self._stored_lengths
+        codes, places = _stored_lines(self.weight, *self._stored_groups)
+        pattern, length = self._stored_groups
         shape = (self.weight_shape[0], self._weight_lines, group_count(pattern, length) * pattern.kept)
         return stored_rows(codes.reshape(shape), places.reshape(shape), pattern, length)
 
     @property
-    def _stored_lengths(self) -> tuple[Sparsity, int]:
+    def _stored_groups(self) -> tuple[Sparsity, int]:
+        """The pattern of what is stored, and the length of the lines along which its groups run."""
         pattern = self._stored_pattern
         assert pattern is not None
         return pattern, self.line_length
@@ -329,8 +329,8 @@ class MachineLayer:
             tensor: the activations, from `encode_activations`.
             shape: of the input, [..., in] or [N, in, H, W].
             bias: float32 [out] or None.
-            path: another machine to add on, dense lines in one run and alpha and bias in float32; default the
-                accelerator's.
+            path: another machine to add on, dense lines in one run, times alpha, plus the bias, each in float32;
+                default the accelerator's.
             threads: threads to use; default by size.
         """
         run = self._way(path, bias, threads)
@@ -340,8 +340,8 @@ class MachineLayer:
             left = scaled_operand(tensor.codes, tensor.format.element, scales, 1)
             stored = None
             if compressed:
-                codes, places = _stored_lines(tensor, *self._stored_lengths)
-                stored = stored_rows(codes[:, None], places[:, None], *self._stored_lengths)
+                codes, places = _stored_lines(tensor, *self._stored_groups)
+                stored = stored_rows(codes[:, None], places[:, None], *self._stored_groups)
             out = run.product(left, stored)
             return self._round(out.reshape(*shape[:-1], out.shape[1]))
         rows, columns = self.window.output_size(shape[2], shape[3])
@@ -361,7 +361,7 @@ class MachineLayer:
         groups = 1 if self.window is None else self.window.groups
         how = self.accelerator.epilogue
         if path is not None:
-            after = None if how is None or how.alpha == 1 else Epilogue(alpha=how.alpha)
+            after = None if how is None or how.alpha == 1 else Epilogue(alpha=how.alpha, fused=False)
             return _Way(path, self._weight_on(path), None, None, after, bias, groups, threads)
         whole = self.accelerator.compressed == "weights" and self.weight_spec.sparsity is not None
         stored = self._stored_weight if whole else None
@@ -383,10 +383,10 @@ class MachineLayer:
         lines = 1 if self.windowed else self.taps
         return scaled_operand(codes.reshape(rows, self.k), tensor.format.element, gathered, lines)
 
-    def _stored_windows(self, tensor: BlockTensor, part: slice, positions: int) -> Stored:
+    def _stored_windows(self, tensor: BlockTensor, part: slice, positions: int) -> StoredOperand:
         """What memory holds of the windows of some images, [G * M, stored K]."""
         assert self.window is not None
-        pattern, length = self._stored_lengths
+        pattern, length = self._stored_groups
         lines = 1 if self.windowed else self.taps
         if self.windowed:
             span = slice(part.start * positions, part.stop * positions)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from sparq_sim._core import Datapath
 from sparq_sim.arrays import Array
-from sparq_sim.compressed import Selection, Stored
+from sparq_sim.compressed import Selection, StoredOperand
 from sparq_sim.end_scales import times_end_scales, without_end_scales
 from sparq_sim.operands import Operand, Pair
 from sparq_sim.split import SplitK, sum_of_parts
@@ -21,7 +21,7 @@ class Product:
     path: Datapath
     groups: int = 1
     split: SplitK | None = None
-    stored: Stored | None = None
+    stored: StoredOperand | None = None
     """What the machine takes of one of them instead."""
     flipped: bool = False
     """Whether that is of b."""

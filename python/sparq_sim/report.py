@@ -161,7 +161,7 @@ def _decibels(value: float | None) -> str:
 def _row(layer: LayerReport) -> tuple[str, ...]:
     operands = {True: "equal", False: "DIFFER", None: "not seen"}[layer.operands_equal]
     verdict = layer.verdict if layer.reproduced_by is None else f"{layer.verdict} ({layer.reproduced_by})"
-    ratio = f"{layer.bound_ratio:.3g}" if layer.verdict in ("consistent", "unexplained") and layer.different else ""
+    ratio = f"{layer.bound_ratio:.3g}" if layer.bound_ratio else ""
     return (
         layer.name or "(model)", str(layer.k), operands, verdict, str(layer.max_ulp), ratio, f"{layer.bias:.2g}",
         _decibels(layer.snr_db), _decibels(layer.drift_db),

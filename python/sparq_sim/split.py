@@ -84,6 +84,11 @@ class SplitK:
         words = {"order": (self.order, "ascending"), "precision": (self.precision, "fp32")}
         return " ".join([text, *(f"{name}={word}" for name, (word, usual) in words.items() if word != usual)])
 
+    def check(self, path: Datapath) -> None:
+        """ValueError for a machine whose integers are in no precision."""
+        if path.output == "int32" and self.precision != "fp32":
+            raise ValueError(f"split_k: precision={self.precision!r}: parts of int32 meet in integers")
+
     def ends(self, k: int, path: Datapath) -> list[int]:
         """Where the parts end.
 
@@ -138,8 +143,7 @@ def sum_of_parts(
     """
     ends = how.ends(whole.k, path)
     integers = path.output == "int32"
-    if integers and how.precision != "fp32":
-        raise ValueError(f"split_k: precision={how.precision!r}: parts of int32 meet in integers")
+    how.check(path)
 
     def counted(found: Array, name: str) -> None:
         if counts is not None:

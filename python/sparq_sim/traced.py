@@ -27,6 +27,7 @@ from sparq_sim.matmul import (
 )
 from sparq_sim.operands import Operand, Pair, multiply, operand_of
 from sparq_sim.outputs import output_spec
+from sparq_sim.products import Product
 from sparq_sim.quantize import encode
 from sparq_sim.requantize import Requantization
 from sparq_sim.split import SplitK, fitted, split_of
@@ -100,10 +101,8 @@ def dot_trace(
     )  # fmt: skip
     made = to_numpy(got, "result") if is_torch(got) else got
     split = split_of(split_k)
-    whole: Pair | Selection = Pair(left, right, own)
-    if compressed is not None:
-        stored = stored_of(lines["ab".index(compressed)], compressed)
-        whole = Selection.of(left, right, own, stored, compressed == "b")
+    stored = None if compressed is None else stored_of(lines["ab".index(compressed)], compressed)
+    whole = Product(left, right, own, stored=stored, flipped=compressed == "b").whole()
     story = _Story(own)
     begin = 0.0 if start is None else float(start[0, 0])
     total = story.parts(whole, split, begin) if split is not None else story.part(whole, begin)

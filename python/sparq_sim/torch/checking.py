@@ -25,7 +25,7 @@ from sparq_sim.torch.capture import LayerCall, watch
 from sparq_sim.torch.fake_quant import fake_quantize
 from sparq_sim.torch.judging import Judge
 from sparq_sim.torch.operands import compare_operands
-from sparq_sim.torch.simulate import Simulated, replace_layers, targets, untouched
+from sparq_sim.torch.simulate import Simulated, naming, replace_layers, targets, untouched
 
 # Outputs of a layer that signal-to-noise ratios look at, evenly spaced.
 _SAMPLES = 1 << 16
@@ -184,10 +184,8 @@ def check(
     say("encoding weights")
     watched = {}
     for name in names:
-        try:
+        with naming(name):
             watched[name] = _Layer(name, found[name], accelerator, threads)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}" if name else str(error)) from None
     reference = fake_quantize(subject, accelerator, layers=names) if against is None else against
     runs: dict[str, Any] = {}
 

@@ -142,7 +142,8 @@ class Judge:
         # Bounds are convex in the sums of magnitudes: all of it in one part, and nothing in the others, is the worst.
         parts = [Sum(total, most), *[Sum(np.zeros(1), least)] * (len(lengths) - 1)]
         problem = problems[0]
-        units = problem.a_scale * problem.b_scale
+        # Scales of blocks are in the sums of parts already.
+        units = max(1.0, problem.a_scale * problem.b_scale)
         return scaled_bound(parts_bound(parts, np.zeros(1), split.precision, units), problem.float_scaled)
 
     def _problem(self, total: Array, k: int) -> Problem:

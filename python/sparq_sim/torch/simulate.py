@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -173,6 +174,15 @@ def _take_hooks(made: nn.Module, layer: nn.Module) -> None:
         getattr(made, name).update(kept)
 
 
+@contextlib.contextmanager
+def naming(layer: str) -> Iterator[None]:
+    """ValueErrors inside begin with the layer's name."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{layer}: {error}" if layer else str(error)) from None
+
+
 def replace_layers(model: M, make: Callable[[str, Any], nn.Module], names: list[str]) -> M:
     """A deep copy of a model with the named layers replaced by ``make(name, layer)``, under every name they have."""
     changed = copy.deepcopy(model)
@@ -183,10 +193,8 @@ def replace_layers(model: M, make: Callable[[str, Any], nn.Module], names: list[
     made: dict[int, tuple[nn.Module, nn.Module]] = {}
     for name in names:
         layer = changed.get_submodule(name)
-        try:
+        with naming(name):
             replacement = make(name, layer)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}" if name else str(error)) from None
         _take_hooks(replacement, layer)
         if not name:
             return cast(M, replacement)
