@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -209,3 +210,13 @@ def test_counts_are_asked_for_by_an_object_of_theirs() -> None:
     empty = sq.MatmulEvents(per_output=True)
     sq.matmul(np.ones((2, 0), np.float16), np.ones((3, 0), np.float16), events=empty)
     assert of(empty).shape == (2, 3, 4) and not of(empty).any()
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("cdna3_16", ml_dtypes.bfloat16), ("cdna3_xf32", np.float32)])
+def test_products_that_are_too_large_are_counted_each(name: str, dtype: Any) -> None:
+    a = np.array([[2.0**100, 1, -(2.0**100), 2.0**60]], dtype)
+    b = np.array([[2.0**28, 1, 2.0**27, 2.0**67], [2.0**28, 1, 2.0**28, 2.0**68]], dtype)
+    events = sq.MatmulEvents(per_output=True)
+    got = sq.matmul(a, b, datapath=name, events=events)
+    assert np.isinf(got[0, 0]) and np.isnan(got[0, 1])
+    assert events.overflowed.tolist() == [[1, 3]]

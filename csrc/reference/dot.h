@@ -468,7 +468,10 @@ struct AlignReference {
       for (const AlignTerm& t : terms) {
         int bits = 0;
         while (bits < 64 && t.size >> bits != 0) ++bits;
-        if (t.size != 0 && bits + t.unit > 128) (t.negative ? found.minus : found.plus) = true;
+        if (t.size != 0 && bits + t.unit > 128) {
+          (t.negative ? found.minus : found.plus) = true;
+          ++counts.overflowed;
+        }
       }
     if (found.any()) return found.value();
     return job.path.start == Start::late_floor ? late_floor(terms, acc) : aligned(terms, acc);

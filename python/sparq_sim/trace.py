@@ -259,6 +259,7 @@ class Tracer:
         if not found and self.path.product_overflow:
             values = [Fraction(term.value) for term in terms]
             found = [math.copysign(math.inf, value) for value in values if abs(value) >= large]
+            self.counts["overflowed"] += len(found)
         return sum(found) if found else None
 
     def align_step(self, ks: Sequence[int], acc: float) -> float:
