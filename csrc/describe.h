@@ -407,13 +407,34 @@ struct Fields<Datapath> {
       Field{"scale", &Datapath::scale, "format of such scales where they come as codes"}};
 };
 
-// Flat JSON-like text of a record, for messages and repr.
+// Every field of a record.
 std::string describe(const ElementFormat& record);
 std::string describe(const ScaleLevel& record);
 std::string describe(const BlockFormat& record);
 std::string describe(const Conversion& record);
 std::string describe(const Sparsity& record);
 std::string describe(const Datapath& record);
+
+// For people: the name of an element of the catalog, else the fields that differ from their defaults.
+std::string brief(const ElementFormat& record);
+std::string brief(const ScaleLevel& record);
+std::string brief(const BlockFormat& record);
+std::string brief(const Conversion& record);
+std::string brief(const Sparsity& record);
+std::string brief(const Datapath& record);
+
+// The call that makes a record in Python.
+template <class Record>
+std::string constructor_call(const Record& record) {
+  return brief(record);
+}
+template <>
+std::string constructor_call(const ElementFormat& record);
+template <>
+std::string constructor_call(const BlockFormat& record);
+
+// The fields of a record in which it differs from another.
+std::string difference(const Datapath& record, const Datapath& other);
 
 template <class Enum>
 constexpr std::string_view word_of(Enum value) {

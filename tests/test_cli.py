@@ -56,7 +56,22 @@ def test_show_prints_every_code_of_an_element() -> None:
 
 
 def test_show_names_what_it_knows() -> None:
-    assert "unknown format 'mxfp5'; known: mxfp8_e4m3" in sparq("show", "mxfp5", code=2).stderr
+    assert "unknown format, element or datapath 'mxfp5'; known: mxfp" in sparq("show", "mxfp5", code=2).stderr
+    assert "'hoper_fp8'; known: hopper_fp8, " in sparq("show", "hoper_fp8", code=2).stderr
+
+
+def test_show_reads_a_machine_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text('{"reduce": "align", "group": 8, "fraction_bits": 20, "operands": ["e4m3"]}')
+    shown = table("show", str(file))
+    assert shown["fields"] == {"reduce": "align", "group": 8, "fraction_bits": 20}
+    assert shown["operands"] == ["e4m3"] and shown["evidence"] == "user" and shown["name"] == str(file)
+    assert "group" in sparq("show", str(file)).stdout
+    file.write_text('{"reduce": "align", "groups": 8}')
+    assert "mine.json: Datapath has no field 'groups'" in sparq("show", str(file), code=2).stderr
+    for command in (["show"], ["probe"], ["check", "--datapath"]):
+        stderr = sparq(*command, str(tmp_path / "nothing.json"), code=2).stderr
+        assert "nothing.json: cannot be read (No such file or directory)" in stderr
 
 
 def test_presets_are_listed_with_their_choices() -> None:

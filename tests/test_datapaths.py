@@ -532,7 +532,8 @@ def test_a_machine_comes_back_from_json(tmp_path: Path) -> None:
         file.write_text(text)
         assert sq.load_datapath(file) == machine.record
     ones = np.ones((1, 4), ml_dtypes.float8_e4m3fn)
-    assert float(sq.matmul(ones, ones, datapath=str(tmp_path / "hopper_fp8.json"))[0, 0]) == 4
+    for path in (tmp_path / "hopper_fp8.json", str(tmp_path / "hopper_fp8.json")):
+        assert float(sq.matmul(ones, ones, datapath=path)[0, 0]) == 4
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(ValueError, match="no JSON"):
         sq.load_datapath(tmp_path / "bad.json")
@@ -541,6 +542,11 @@ def test_a_machine_comes_back_from_json(tmp_path: Path) -> None:
         sq.load_datapath(tmp_path / "bad.json")
     with pytest.raises(ValueError, match="nine"):
         sq.datapath_from_dict({"operands": ["nine"]})
+    with pytest.raises(ValueError, match=r"bad\.json: fields that reduce='fma' does not read: group=5:"):
+        (tmp_path / "bad.json").write_text('{"reduce": "fma", "group": 5}')
+        sq.load_datapath(tmp_path / "bad.json")
+    with pytest.raises(ValueError, match=r"gone\.json: cannot be read"):
+        sq.load_datapath(tmp_path / "gone.json")
     with pytest.raises(TypeError, match="no field"):
         sq.datapath_from_dict({"reduces": "align"})
 

@@ -849,7 +849,7 @@ CODES = np.zeros((2, 6), np.uint8)
         (ValueError, "a_tensor_scale", lambda: sq.matmul(SIX, SIX, a_tensor_scale=-1.0)),
         (ValueError, "a_tensor_scale", lambda: sq.matmul(SIX, SIX, a_tensor_scale=0.1)),
         (ValueError, "threads", lambda: sq.matmul(SIX, SIX, threads=0)),
-        (ValueError, "does not take", lambda: sq.matmul(SIX, SIX, datapath="hopper_fp8")),
+        (ValueError, "does not take fp32; it takes e4m3, e5m2$", lambda: sq.matmul(SIX, SIX, datapath="hopper_fp8")),
         (
             ValueError,
             "scale",

@@ -118,7 +118,7 @@ py::dict to_dict(const Record& record) {
 
 template <class Record>
 void add_common(py::class_<Record>& type) {
-  type.def("__repr__", [](const Record& r) { return describe(r); })
+  type.def("__repr__", [](const Record& r) { return constructor_call(r); })
       .def("__hash__", [](const Record& r) { return std::hash<std::string>{}(describe(r)); })
       .def(
           "__eq__", [](const Record& a, const Record& b) { return a == b; }, py::is_operator())

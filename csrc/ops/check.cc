@@ -7,7 +7,7 @@
 namespace sparq::ops {
 
 std::string check_element(const ElementFormat& f) {
-  const std::string it = describe(f);
+  const std::string it = brief(f);
   if (f.exponent_bits < 0 || f.exponent_bits > 8) return "exponent_bits must be 0 to 8: " + it;
   if (f.mantissa_bits < 0 || f.mantissa_bits > 23) return "mantissa_bits must be 0 to 23: " + it;
   if (f.exponent_bits + f.mantissa_bits < 1) return "an element needs at least one magnitude bit: " + it;
@@ -46,27 +46,27 @@ std::string check_scale_format(const ElementFormat& scale) {
   if (!is_float32(scale) && !power && !short_float)
     return "a scale is float32, an unsigned power of two of 1 to 10 exponent bits without zero, or a float of 2 or "
            "more exponent bits, 1 to 10 mantissa bits and specials fn, finite or ieee within float32: " +
-           describe(scale);
+           brief(scale);
   // Decoding goes through float64, elements and all.
   const int top = power ? min_exponent(scale) + static_cast<int>(max_code(scale)) : 0;
   if (power && (min_exponent(scale) < -700 || top > 700))
-    return "scale exponents must lie within +-700: " + describe(scale);
-  if (power && (scale.bias < -512 || scale.bias > 512)) return "bias must be -512 to 512: " + describe(scale);
+    return "scale exponents must lie within +-700: " + brief(scale);
+  if (power && (scale.bias < -512 || scale.bias > 512)) return "bias must be -512 to 512: " + brief(scale);
   return {};
 }
 
 std::string check_micro_level(const ScaleLevel& level, const ScaleLevel& outside) {
   const ElementFormat& f = level.format;
   if (level.combine != Combine::multiply && level.combine != Combine::divide)
-    return "a level inside blocks multiplies or divides: " + describe(level);
+    return "a level inside blocks multiplies or divides: " + brief(level);
   if (!is_power_of_two_scale(f) || f.exponent_bits < 1 || f.exponent_bits > 2 || f.specials != Specials::finite ||
       f.bias < -8 || f.bias > 8)
     return "a level inside blocks is a power of two of 1 or 2 exponent bits without NaN, or its outside is a float32 "
            "scale above short floats: " +
-           describe(level);
+           brief(level);
   if (level.across != 1 || level.along < 1 || level.along > max_micro_block)
     return "a level inside blocks spans 1 to " + std::to_string(max_micro_block) +
-           " elements of a line: " + describe(level);
+           " elements of a line: " + brief(level);
   if (outside.along != whole && outside.along % level.along != 0)
     return "a level inside blocks must divide them: along=" + std::to_string(level.along) +
            " inside along=" + std::to_string(outside.along);
@@ -79,17 +79,16 @@ std::string check_zero_points(const BlockFormat& format, int i) {
   if (i != 1 || format.level_count != 2 || !is_float32(format.levels[0].format))
     return "zero points (combine='subtract') lie directly inside the float32 scales of blocks, and no other level "
            "beside them: " +
-           describe(format);
+           brief(format);
   if (e.signedness != Signedness::twos_complement)
-    return "zero points are for elements of two's complement: " + describe(e);
+    return "zero points are for elements of two's complement: " + brief(e);
   if (code_bits(e) > 16 || unit_exponent(e) < -64 || unit_exponent(e) > 64)
-    return "zero points are for elements of up to 16 bits with a unit of 2^-64 to 2^64: " + describe(e);
+    return "zero points are for elements of up to 16 bits with a unit of 2^-64 to 2^64: " + brief(e);
   if (level.format != zero_point_format(e))
-    return "a zero point is an integer of the bits of the element with unit 1, " + describe(zero_point_format(e)) +
-           ", not " + describe(level.format);
+    return "a zero point is an integer of the bits of the element with unit 1, " + brief(zero_point_format(e)) +
+           ", not " + brief(level.format);
   if (level.along != format.levels[0].along || level.across != format.levels[0].across)
-    return "there is one zero point for each scale: along and across must be those of the scales, not " +
-           describe(level);
+    return "there is one zero point for each scale: along and across must be those of the scales, not " + brief(level);
   return {};
 }
 
@@ -101,13 +100,13 @@ std::string check_level(const BlockFormat& format, int i) {
     return "a scale across all lines spans all of each line (along=0), not along=" + std::to_string(level.along);
   if (i > main_level(format)) return check_micro_level(level, format.levels[static_cast<std::size_t>(i - 1)]);
   if (i == main_level(format) && level.combine != Combine::multiply)
-    return "scales of blocks multiply; a scale above others, and levels inside blocks, may divide: " + describe(level);
+    return "scales of blocks multiply; a scale above others, and levels inside blocks, may divide: " + brief(level);
   if (i < main_level(format)) {
     const ScaleLevel& main = main_scale(format);
-    if (!is_short_float_scale(main.format)) return "a float32 scale lies above short floats: " + describe(main.format);
+    if (!is_short_float_scale(main.format)) return "a float32 scale lies above short floats: " + brief(main.format);
     if (level.along != whole || (level.across != whole && (level.across != 1 || main.across != 1)))
       return "a scale above others is of the tensor (along=0, across=0), or of lines (along=0, across=1): " +
-             describe(level);
+             brief(level);
   }
   return check_scale_format(level.format);
 }
@@ -142,11 +141,11 @@ double largest_value(const ElementFormat& f) {
 std::string check_scale_choices(const BlockFormat& format, const Conversion& how) {
   const ScaleKind kind = scale_kind(format);
   if (!(how.divisor >= 0x1p-100F && how.divisor <= 0x1p100F) && how.divisor != 0)
-    return "divisor must be a positive number between 2^-100 and 2^100, or 0 for the largest element: " + describe(how);
+    return "divisor must be a positive number between 2^-100 and 2^100, or 0 for the largest element: " + brief(how);
   const bool divides = (kind == ScaleKind::floating && how.scale_rule != ScaleRule::signed_max) ||
                        (kind != ScaleKind::none && uses_divisor(how.scale_rule));
   if (how.divisor != 0 && !divides) return "divisor is for scale_rule='rceil', 'floor' and 'amax'";
-  if (how.even_bits < -1 || how.even_bits > 22) return "even_bits must be 0 to 22, or -1: " + describe(how);
+  if (how.even_bits < -1 || how.even_bits > 22) return "even_bits must be 0 to 22, or -1: " + brief(how);
   if (how.even_bits >= 0 && (kind == ScaleKind::none || how.scale_rule != ScaleRule::even))
     return "even_bits is for scale_rule='even'";
   if (how.scale_rule == ScaleRule::fit && (how.rounding == Rounding::stochastic || format.level_count > 1))
@@ -156,7 +155,7 @@ std::string check_scale_choices(const BlockFormat& format, const Conversion& how
     return said("scale_rule", word_of(how.scale_rule)) + " and align_bits are of different machines";
   if (searches(how.scale_rule) && format.level_count > main_level(format) + 1)
     return said("scale_rule", word_of(how.scale_rule)) + " needs blocks without levels inside them";
-  if (how.align_bits < 0 || how.align_bits > 40) return "align_bits must be 0 to 40: " + describe(how);
+  if (how.align_bits < 0 || how.align_bits > 40) return "align_bits must be 0 to 40: " + brief(how);
   if (how.align_bits > 0 && (kind != ScaleKind::power_of_two || format.level_count > 1))
     return "align_bits is for one level of scales that are powers of two";
   if (how.align_bits == 0 && how.align_rounding != AlignRounding::toward_zero) return "align_rounding needs align_bits";
@@ -254,7 +253,7 @@ std::string check_float_choices(const BlockFormat& format, const Conversion& how
            "integer_range='full'";
   if (how.cut_offset == 0) return {};
   if (!(how.cut_offset >= 0.5F && how.cut_offset <= 128.5F))
-    return "cut_offset must be 0, or 0.5 to 128.5: " + describe(how);
+    return "cut_offset must be 0, or 0.5 to 128.5: " + brief(how);
   if (!floating || format.level_count != 1 || !integers || e.mantissa_bits > 15 || magnitude_of(e, 1).exponent != 0 ||
       how.rounding != Rounding::toward_zero || how.scale_apply != ScaleApply::reciprocal ||
       how.apply_compute != ApplyCompute::fp32 || searches(how.scale_rule))
@@ -319,15 +318,15 @@ std::string check_outer_choices(const BlockFormat& format, const Conversion& how
 // Choices about elements that the format may not know.
 std::string check_element_choices(const ElementFormat& element, const Conversion& how) {
   if (how.signed_zero == SignedZero::negative && !has_negative_zero(element))
-    return "signed_zero='negative' needs an element with a negative zero: " + describe(element);
+    return "signed_zero='negative' needs an element with a negative zero: " + brief(element);
   if (how.nonfinite == NonFinite::keep && !has_nan(element))
-    return "nonfinite='keep' needs an element with NaN: " + describe(element);
+    return "nonfinite='keep' needs an element with NaN: " + brief(element);
   if (how.subnormals == Subnormals::flush && element.taper > 0)
-    return "subnormals='flush': a tapered element has no subnormal numbers: " + describe(element);
+    return "subnormals='flush': a tapered element has no subnormal numbers: " + brief(element);
   if (how.subnormals == Subnormals::flush && element.exponent_bits == 0)
-    return "subnormals='flush' would leave an integer nothing: " + describe(element);
+    return "subnormals='flush' would leave an integer nothing: " + brief(element);
   if (how.integer_range == IntegerRange::full && element.signedness != Signedness::twos_complement)
-    return "integer_range='full' is for two's complement: " + describe(element);
+    return "integer_range='full' is for two's complement: " + brief(element);
   return {};
 }
 
@@ -349,7 +348,7 @@ std::string check_conversion(const BlockFormat& format, const Conversion& conver
   const ScaleKind kind = scale_kind(format);
   const std::string rule(word_of(conversion.scale_rule));
   if (conversion.random_bits < 1 || conversion.random_bits > max_random_bits)
-    return "random_bits must be 1 to " + std::to_string(max_random_bits) + ": " + describe(conversion);
+    return "random_bits must be 1 to " + std::to_string(max_random_bits) + ": " + brief(conversion);
   if (kind == ScaleKind::floating && searches(conversion.scale_rule)) {
     if (is_float32(main_scale(format).format))
       return "scale_rule='" + rule + "' chooses among codes of a scale, and this format's scale is a float32 number";
@@ -382,7 +381,7 @@ std::string check_conversion(const BlockFormat& format, const Conversion& conver
   if (kind != ScaleKind::none && conversion.overflow == Overflow::special)
     return "overflow='special' is for formats without a scale: a scaled block saturates (OCP MX v1.0, 6.3)";
   if (conversion.overflow == Overflow::special && !has_nan(format.element))
-    return "overflow='special' needs an element with Inf or NaN: " + describe(format.element);
+    return "overflow='special' needs an element with Inf or NaN: " + brief(format.element);
   return {};
 }
 

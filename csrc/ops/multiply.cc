@@ -132,11 +132,10 @@ std::string check_side(const char* name, const Side& side, std::int64_t k, const
     return it + "block ends must ascend to K";
   if (!side.has_block_scales) return {};
   if (path.presum > 1 && is_short_float_scale(side.scale) && code_bits(side.scale) <= 8) return {};
-  if (!is_power_of_two_scale(side.scale)) return it + "block scales must be powers of two: " + describe(side.scale);
+  if (!is_power_of_two_scale(side.scale)) return it + "block scales must be powers of two: " + brief(side.scale);
   const int lowest = min_exponent(side.scale), highest = lowest + static_cast<int>(max_code(side.scale));
   if (lowest < -largest_scale_exponent || highest > largest_scale_exponent)
-    return it + "scale exponents reach beyond +-" + std::to_string(largest_scale_exponent) + ": " +
-           describe(side.scale);
+    return it + "scale exponents reach beyond +-" + std::to_string(largest_scale_exponent) + ": " + brief(side.scale);
   return {};
 }
 
@@ -151,8 +150,7 @@ std::string check_reach(const Side& a, const Side& b) {
     highest += min_exponent(side->scale) + static_cast<int>(max_code(side->scale));
   }
   if (lowest < -960 || highest > 960)
-    return "products and scales of these operands reach beyond 2^+-960: " + describe(a.element) + ", " +
-           describe(b.element);
+    return "products and scales of these operands reach beyond 2^+-960: " + brief(a.element) + ", " + brief(b.element);
   return {};
 }
 
@@ -264,7 +262,7 @@ std::string check_align(const Datapath& path) {
 }  // namespace
 
 std::string check_datapath(const Datapath& path) {
-  const std::string it = ": " + describe(path);
+  const std::string it = ": " + brief(path);
   if ((path.nan_bits & 0x7FFFFFFF) <= 0x7F800000) return "nan_bits must be the bits of a float32 NaN" + it;
   if (path.group < 0) return "group must not be negative" + it;
   if (path.accumulator_exponent_bits < 2 || path.accumulator_exponent_bits > 8)
@@ -281,10 +279,12 @@ std::string check_datapath(const Datapath& path) {
     if (path.integer_bits < 2 || path.integer_bits > most)
       return "integer_bits must be 2 to " + std::to_string(most) + it;
     if (path.integer_tree < 0) return "integer_tree must not be negative" + it;
-    if (path.output == Output::int32 && path.block_scales) return "an int32 result takes no block scales" + it;
+    if (path.output == Output::int32 && path.block_scales)
+      return "output='int32' needs block_scales=False: scales that vary along K cannot multiply integers" + it;
   }
   if (!(with_meaning(path) == path))
-    return "fields that mean nothing here: differs from " + describe(with_meaning(path)) + it;
+    return "fields that reduce='" + std::string(word_of(path.reduce)) +
+           "' does not read: " + difference(path, with_meaning(path)) + it;
   if (path.reduce != Reduce::align) return {};
   const std::string error = check_align(path);
   return error.empty() ? error : error + it;
@@ -294,13 +294,13 @@ namespace {
 
 std::string check_element_of(const Datapath& path, const ElementFormat& f) {
   if (path.reduce == Reduce::integer && (f.exponent_bits != 0 || f.signedness == Signedness::unsigned_code))
-    return "an integer datapath takes signed integer elements: " + describe(f);
+    return "an integer datapath takes signed integer elements: " + brief(f);
   if (path.reduce != Reduce::align) return {};
   if (f.signedness == Signedness::unsigned_code || f.taper != 0)
-    return "an align datapath takes signed elements with one number of mantissa bits: " + describe(f);
+    return "an align datapath takes signed elements with one number of mantissa bits: " + brief(f);
   if (path.dropped_bits > 0 && f.mantissa_bits > 23 - path.dropped_bits && !is_float32(f))
     return "this datapath reads float32 words without their low " + std::to_string(path.dropped_bits) +
-           " bits, or elements that fit what is left: " + describe(f);
+           " bits, or elements that fit what is left: " + brief(f);
   return {};
 }
 
@@ -314,8 +314,8 @@ std::string check_operands(const Datapath& path, const ElementFormat& a, const E
     if (path.operand_count != 0 && std::find(path.operands.begin(), accepted, *f) == accepted) {
       std::string takes;
       for (auto known = path.operands.begin(); known != accepted; ++known)
-        takes += (takes.empty() ? "" : ", ") + describe(*known);
-      return "this datapath does not take " + describe(*f) + "; it takes " + takes;
+        takes += (takes.empty() ? "" : ", ") + brief(*known);
+      return "this datapath does not take " + brief(*f) + "; it takes " + takes;
     }
     if (std::string error = check_element(*f); !error.empty()) return error;
     if (std::string error = check_element_of(path, *f); !error.empty()) return error;
@@ -325,8 +325,8 @@ std::string check_operands(const Datapath& path, const ElementFormat& a, const E
     const int bits = integer_bits(a) + integer_bits(b) + static_cast<int>(std::bit_width(length));
     const int top = max_exponent(a) + max_exponent(b) + 4 + static_cast<int>(std::bit_width(std::uint64_t(path.group)));
     if (bits > 31 || top + path.fraction_bits > largest_sum_bits)
-      return "sums of " + std::to_string(path.presum) + " products of these elements are too wide: " + describe(a) +
-             ", " + describe(b);
+      return "sums of " + std::to_string(path.presum) + " products of these elements are too wide: " + brief(a) + ", " +
+             brief(b);
   }
   return {};
 }

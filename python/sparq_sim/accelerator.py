@@ -9,8 +9,8 @@ from typing import Any
 from sparq_sim import _core
 from sparq_sim._core import Datapath, Sparsity
 from sparq_sim.epilogue import Epilogue
-from sparq_sim.formats import Format, Machine, Spec, datapaths, parse_sparsity, pattern_text, spec
-from sparq_sim.matmul import resolve_datapath
+from sparq_sim.formats import Format, Spec, datapaths, parse_sparsity, pattern_text, spec
+from sparq_sim.machines import AnyDatapath, resolve_datapath
 from sparq_sim.split import SplitK, split_of
 
 #: How blocks lie in a convolution: along the channels of one tap, or along the flattened window.
@@ -56,7 +56,7 @@ class Accelerator:
     activations: str | Format | Spec = "mxfp8_e4m3"
     weight_sparsity: str | Sparsity | None = None
     activation_sparsity: str | Sparsity | None = None
-    datapath: str | Machine | Datapath = "exact"
+    datapath: AnyDatapath = "exact"
     output: str | Format | None = None
     compressed: str | None = None
     split_k: SplitK | int | None = None

@@ -10,8 +10,9 @@ import numpy as np
 
 from sparq_sim._core import Datapath, ElementFormat
 from sparq_sim.arrays import Array
-from sparq_sim.formats import Machine, find_element
-from sparq_sim.matmul import as_result, machine_for, resolve_datapath, result_of, start_of
+from sparq_sim.formats import find_element
+from sparq_sim.machines import AnyDatapath, resolve_datapath
+from sparq_sim.matmul import as_result, machine_for, result_of, start_of
 from sparq_sim.operands import Operand, multiply, operand_of
 from sparq_sim.variants import with_fields
 
@@ -59,7 +60,7 @@ class Accumulator:
 
     def __init__(
         self,
-        datapath: str | Machine | Datapath,
+        datapath: AnyDatapath,
         shape: tuple[int, int],
         *,
         a_format: str | ElementFormat | None = None,

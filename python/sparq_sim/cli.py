@@ -14,7 +14,7 @@ from rich.progress import track
 from rich.table import Table
 
 import sparq_sim as sq
-from sparq_sim import cli_machines, cli_storage, files, ranking_plot
+from sparq_sim import _core, cli_machines, cli_storage, files, ranking_plot
 from sparq_sim._core import ScaleLevel
 from sparq_sim.arrays import bfloat16_values
 from sparq_sim.compare import snr_db
@@ -29,6 +29,7 @@ from sparq_sim.fields import base_format, side
 from sparq_sim.formats import Element, Format, Machine, Spec, block_text, code_text
 from sparq_sim.identify import identify_sources
 from sparq_sim.matmul import offered_results
+from sparq_sim.names import unknown_name
 from sparq_sim.presets import Preset
 from sparq_sim.rank import rank_tensors
 
@@ -121,6 +122,13 @@ def datapaths(as_json: JsonFlag = False) -> None:
     return None
 
 
+def _machine_of(name: str) -> Machine | None:
+    """A machine of the catalog, or of a JSON file; None for other names."""
+    if name.endswith(".json"):
+        return Machine(name, sq.load_datapath(name), "a file", "user")
+    return sq.datapaths().get(name)
+
+
 def _show_machine(machine: Machine, as_json: bool) -> None:
     """Every field that is not at its default, with what it means."""
     row = _machine_row(machine)
@@ -177,22 +185,23 @@ def _element_of(name: str, like: str | None) -> tuple[Element, Format | None]:
         if like is not None:
             raise ValueError(f"--like {like}: {name} is an element; presets choose for formats")
         return elements[name], None
-    try:
-        format_ = sq.spec(name).format
-    except ValueError as error:
-        raise ValueError(f"{error}; elements: {', '.join(elements)}") from None
-    format_ = sq.spec(format_, like=like).format
+    known = [*sq.formats(), *dict(_core.aliases), *elements, *sq.datapaths()]
+    if name not in known:
+        raise unknown_name("format, element or datapath", name, known)
+    format_ = sq.spec(name, like=like).format
     return next(e for e in elements.values() if e.record == format_.element), format_
 
 
 @app.command()
 def show(
-    format: Annotated[str, typer.Argument(help="A format, an element or a datapath: mxfp4, e4m3, hopper_fp8.")],
+    format: Annotated[
+        str, typer.Argument(help="A format, an element, a datapath or a machine.json: mxfp4, e4m3, hopper_fp8.")
+    ],
     like: Like = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Show a format (its fields, its bits and the value of every code of up to 8 bits) or a datapath (its fields)."""
-    machine = sq.datapaths().get(format)
+    machine = _machine_of(format)
     if machine is not None:
         if like is not None:
             raise ValueError(f"--like {like}: {format} is a datapath; presets choose for formats")

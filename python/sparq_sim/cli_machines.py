@@ -12,7 +12,8 @@ from sparq_sim.arrays import numpy_dtype
 from sparq_sim.console import JsonFlag, Threads, log, out, print_json
 from sparq_sim.formats import elements
 from sparq_sim.identify_datapath import identify_datapath as identify
-from sparq_sim.matmul import RESULTS, matmul, resolve_datapath, result_of
+from sparq_sim.machines import resolve_datapath
+from sparq_sim.matmul import RESULTS, matmul, result_of
 from sparq_sim.probe import probe as probe_function
 
 _ONE = "An npy file, or FILE:NAME of an npz, safetensors or GGUF file"

@@ -14,6 +14,7 @@ import numpy as np
 
 from sparq_sim import _core
 from sparq_sim._core import BlockFormat, Conversion, Datapath, ElementFormat, ScaleLevel, Sparsity
+from sparq_sim.names import unknown_name
 from sparq_sim.presets import find_preset
 
 #: Version of the JSON that `Spec.to_json` writes; others are refused.
@@ -325,16 +326,12 @@ def datapaths() -> dict[str, Machine]:
     return {name: Machine(name, record, source, evidence) for name, record, source, evidence in _core.datapaths}
 
 
-def _unknown(what: str, given: object, known: Sequence[str]) -> ValueError:
-    return ValueError(f"unknown {what} {given!r}; known: {', '.join(known)}")
-
-
 def find_format(name: str) -> Format:
     """A format by its name or short name; ValueError lists the known names."""
     known = _catalog()
     short = dict(_core.aliases)
     if short.get(name, name) not in known:
-        raise _unknown("format", name, [*known, *short])
+        raise unknown_name("format", name, [*known, *short])
     return known[short.get(name, name)]
 
 
@@ -342,7 +339,7 @@ def find_element(name: str) -> ElementFormat:
     """An element record by its name; ValueError lists the known names."""
     known = elements()
     if name not in known:
-        raise _unknown("element format", name, list(known))
+        raise unknown_name("element format", name, list(known))
     return known[name].record
 
 
@@ -350,14 +347,14 @@ def find_datapath(name: str) -> Machine:
     """A machine by its name; ValueError lists the known names."""
     known = datapaths()
     if name not in known:
-        raise _unknown("datapath", name, list(known))
+        raise unknown_name("datapath", name, list(known))
     return known[name]
 
 
 def checked_order(word: str) -> str:
     """An order word; ValueError lists the known ones."""
     if word not in _WORDS["order"]:
-        raise _unknown("order", word, _WORDS["order"])
+        raise unknown_name("order", word, _WORDS["order"])
     return word
 
 
@@ -379,7 +376,7 @@ SCALE_SPACES = ("dense", "stored")
 
 def _check_scale_space(format: Format, pattern: Sparsity | None, space: str) -> None:
     if space not in SCALE_SPACES:
-        raise _unknown("scale_space", space, SCALE_SPACES)
+        raise unknown_name("scale_space", space, SCALE_SPACES)
     if space == "dense":
         return
     if pattern is None:
@@ -566,7 +563,7 @@ def spec(
         if record.outer_combine is None:
             raise ValueError(f"outer_combine={combine!r}: {record.name} has no float32 scale above those of blocks")
         if combine not in conversions()["outer_combine"]:
-            raise _unknown("outer_combine", combine, conversions()["outer_combine"])
+            raise unknown_name("outer_combine", combine, conversions()["outer_combine"])
     chosen = {name: choices[name] for name in _CONVERSION_CHOICES if choices.get(name) is not None}
     for name in ("scale_rule", "divisor", "even_bits"):
         if name in chosen and not record.levels:

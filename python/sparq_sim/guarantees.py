@@ -16,8 +16,8 @@ from sparq_sim.batches import Batches
 from sparq_sim.bounds import Problem, Sum, datapath_bound, epilogue_bound, parts_bound, rounding_bound
 from sparq_sim.compressed import StoredOperand, stored_ends, stored_of
 from sparq_sim.epilogue import Epilogue
-from sparq_sim.formats import Format, Machine, Spec, find_element
-from sparq_sim.matmul import resolve_datapath
+from sparq_sim.formats import Format, Spec, find_element
+from sparq_sim.machines import AnyDatapath, resolve_datapath
 from sparq_sim.operands import Operand, operand_of, segment_run
 from sparq_sim.outputs import output_spec
 from sparq_sim.split import SplitK, split_of
@@ -98,7 +98,7 @@ def error_bound(
     a: object,
     b: object,
     *,
-    datapath: str | Machine | Datapath,
+    datapath: AnyDatapath,
     k: int | None = None,
     c: object = None,
     a_format: str | ElementFormat | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from sparq_sim.arrays import Array, dtype_name, to_numpy
 from sparq_sim.candidates import WRITTEN, Candidate, canonical, steps_apart
 from sparq_sim.datapath_matches import DatapathIdentification, DatapathMatch
 from sparq_sim.formats import Machine, datapaths
-from sparq_sim.matmul import offered_results, resolve_datapath
+from sparq_sim.machines import AnyDatapath, resolve_datapath
+from sparq_sim.matmul import offered_results
 from sparq_sim.operands import Operand, operand_of
 from sparq_sim.telling import Telling, tell_apart
 from sparq_sim.variants import changed, variants
@@ -127,13 +129,13 @@ class _Pool:
     bases: dict[str, Datapath] = field(default_factory=dict)
 
 
-def _named(given: Iterable[str | Machine | Datapath] | None) -> Iterator[tuple[str, Datapath]]:
+def _named(given: Iterable[AnyDatapath] | None) -> Iterator[tuple[str, Datapath]]:
     """The catalog, and what the caller gave."""
     for name, machine in datapaths().items():
         yield name, machine.record
     for number, one in enumerate(given or ()):
         record = resolve_datapath(one)
-        name = one if isinstance(one, str) else one.name if isinstance(one, Machine) else f"given {number}"
+        name = str(one) if isinstance(one, (str, Path)) else one.name if isinstance(one, Machine) else f"given {number}"
         if name not in datapaths():
             yield name, record
 
@@ -195,7 +197,7 @@ def identify_datapath(
     a_tensor_scale: float | None = None,
     b_tensor_scale: float | None = None,
     d_format: str | None = None,
-    machines: Iterable[str | Machine | Datapath] | None = None,
+    machines: Iterable[AnyDatapath] | None = None,
     threads: int | None = None,
 ) -> DatapathIdentification:
     """Which machines turn these operands into d: those of the catalog, given ones, and variants of both in which a few
@@ -256,7 +258,7 @@ def identify_datapath(
     )
 
 
-def _ask_named(pool: _Pool, machines: Iterable[str | Machine | Datapath] | None) -> dict[str, str]:
+def _ask_named(pool: _Pool, machines: Iterable[AnyDatapath] | None) -> dict[str, str]:
     """The sample, from every named machine; why some refuse."""
     refused = {}
     for name, record in _named(machines):

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from sparq_sim.names import unknown_name
+
 #: What a layout places.
 KINDS = ("elements", "scales", "positions")
 
@@ -430,5 +432,5 @@ def find_layout(name: str | Layout) -> Layout:
         return name
     known = layouts()
     if name not in known:
-        raise ValueError(f"unknown layout {name!r}; known: {', '.join(known)}")
+        raise unknown_name("layout", name, known)
     return known[name]

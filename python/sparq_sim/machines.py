@@ -9,7 +9,10 @@ from typing import Any
 
 from sparq_sim import _core
 from sparq_sim._core import Datapath, ElementFormat
-from sparq_sim.formats import elements, find_element
+from sparq_sim.formats import Machine, elements, find_datapath, find_element
+
+#: What names a machine: a name of the catalog, a JSON file, an entry of the catalog, or a record.
+AnyDatapath = str | Path | Machine | Datapath
 
 
 def _element(value: object, field: str) -> ElementFormat:
@@ -60,11 +63,33 @@ def datapath_to_dict(record: Datapath) -> dict[str, Any]:
 
 
 def load_datapath(path: str | Path) -> Datapath:
-    """A machine from a JSON file of its fields."""
+    """A machine from a JSON file of its fields.
+
+    Raises:
+        ValueError: a file that cannot be read, is no JSON object, or means nothing; each names the file.
+    """
     try:
-        fields = json.loads(Path(path).read_text())
-    except json.JSONDecodeError as error:
+        fields = json.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:  # no JSON, or no UTF-8
         raise ValueError(f"{path}: no JSON: {error}") from None
     if not isinstance(fields, dict):
         raise ValueError(f"{path}: needed an object of fields")
-    return datapath_from_dict(fields)
+    try:
+        return datapath_from_dict(fields)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def resolve_datapath(datapath: AnyDatapath) -> Datapath:
+    """The record of a name, of a JSON file, of a catalog entry, or of the user's; ValueError if it means nothing."""
+    if isinstance(datapath, Path) or (isinstance(datapath, str) and datapath.endswith(".json")):
+        return load_datapath(datapath)
+    if isinstance(datapath, str):
+        datapath = find_datapath(datapath)
+    record = datapath.record if isinstance(datapath, Machine) else datapath
+    if not isinstance(record, Datapath):
+        raise TypeError(f"datapath: needed a name, a JSON file or a Datapath, got {type(record).__name__}")
+    _core.check_datapath(record)
+    return record

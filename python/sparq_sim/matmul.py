@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from sparq_sim import _core
 from sparq_sim._core import Datapath, ElementFormat
 from sparq_sim.arrays import Array, as_float32_exactly, is_torch, to_numpy
 from sparq_sim.batches import Batches
 from sparq_sim.compressed import stored_of
 from sparq_sim.epilogue import Epilogue
 from sparq_sim.events import MatmulEvents
-from sparq_sim.formats import Format, Machine, Spec, find_datapath
-from sparq_sim.machines import load_datapath
+from sparq_sim.formats import Format, Spec
+from sparq_sim.machines import AnyDatapath, resolve_datapath
 from sparq_sim.operands import SHAPES, operand_of
 from sparq_sim.outputs import output_spec, written
 from sparq_sim.products import Product
@@ -22,20 +21,6 @@ from sparq_sim.requantize import Requantization
 from sparq_sim.split import SplitK, split_of
 from sparq_sim.steps import rounded_to
 from sparq_sim.tensor import BlockTensor
-
-
-def resolve_datapath(datapath: str | Machine | Datapath) -> Datapath:
-    """The record of a name, of a JSON file, of a catalog entry, or of the user's; ValueError if it means nothing."""
-    if isinstance(datapath, str) and datapath.endswith(".json"):
-        return load_datapath(datapath)
-    if isinstance(datapath, str):
-        datapath = find_datapath(datapath)
-    record = datapath.record if isinstance(datapath, Machine) else datapath
-    if not isinstance(record, Datapath):
-        raise TypeError(f"datapath: needed a name or a Datapath, got {type(record).__name__}")
-    _core.check_datapath(record)
-    return record
-
 
 #: What a result can be read as: its dtype, and the bits of c and of the accumulator.
 RESULTS: dict[str, np.dtype[Any]] = {
@@ -107,7 +92,7 @@ def matmul(
     a: object,
     b: object,
     *,
-    datapath: str | Machine | Datapath = "exact",
+    datapath: AnyDatapath = "exact",
     c: object = None,
     a_format: str | ElementFormat | None = None,
     b_format: str | ElementFormat | None = None,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
+
+from sparq_sim.names import unknown_name
 
 _Choices = Mapping[str, Any]
 
@@ -482,7 +483,5 @@ def find_preset(name: str) -> Preset:
     if not isinstance(name, str):
         raise TypeError(f"like: needed the name of a preset, got {type(name).__name__}")
     if name not in _BY_NAME:
-        close = difflib.get_close_matches(name, _BY_NAME, n=4, cutoff=0.5)
-        known = [*close, *(other for other in _BY_NAME if other not in close)]
-        raise ValueError(f"unknown preset {name!r}; known: {', '.join(known)}")
+        raise unknown_name("preset", name, _BY_NAME)
     return _BY_NAME[name]

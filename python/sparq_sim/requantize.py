@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparq_sim.arrays import Array, as_float32_exactly, dtype_name, is_torch, to_numpy
+from sparq_sim.names import unknown_name
 from sparq_sim.steps import NOTHING, fused_step
 
 #: Integers that sums are requantized to.
@@ -133,7 +134,7 @@ class Requantization:
     def __post_init__(self) -> None:
         if not isinstance(self.rule, RequantizationRule):
             if self.rule not in requantizations():
-                raise ValueError(f"unknown requantization {self.rule!r}; known: {', '.join(requantizations())}")
+                raise unknown_name("requantization", self.rule, requantizations())
             object.__setattr__(self, "rule", requantizations()[self.rule])
         if self.output not in OUTPUTS:
             raise ValueError(f"output={self.output!r}: choose one of {', '.join(OUTPUTS)}")

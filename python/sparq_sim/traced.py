@@ -14,14 +14,14 @@ from sparq_sim.arrays import Array, is_torch, to_numpy
 from sparq_sim.compressed import Selection, stored_of
 from sparq_sim.epilogue import Epilogue
 from sparq_sim.events import DOT_COUNTS
-from sparq_sim.formats import Format, Machine, Spec
+from sparq_sim.formats import Format, Spec
+from sparq_sim.machines import AnyDatapath, resolve_datapath
 from sparq_sim.matmul import (
     RESULTS,
     as_result,
     core_start,
     machine_for,
     matmul,
-    resolve_datapath,
     result_of,
     rounds_afterwards,
 )
@@ -43,7 +43,7 @@ def dot_trace(
     b: object,
     c: float | int | None = None,
     *,
-    datapath: str | Machine | Datapath,
+    datapath: AnyDatapath,
     a_format: str | ElementFormat | None = None,
     b_format: str | ElementFormat | None = None,
     a_scales: object = None,
