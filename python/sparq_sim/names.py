@@ -8,6 +8,6 @@ from difflib import get_close_matches
 
 def unknown_name(what: str, given: object, known: Collection[str]) -> ValueError:
     """The error for a name that is not known: it lists those that are, the ones that are like it first."""
-    close = get_close_matches(given, known, n=4, cutoff=0.5) if isinstance(given, str) else []
+    close = get_close_matches(given.lower(), known, n=4, cutoff=0.5) if isinstance(given, str) else []
     names = [*close, *(name for name in known if name not in close)]
     return ValueError(f"unknown {what} {given!r}; known: {', '.join(names)}")
