@@ -19,7 +19,7 @@ enum class Reduce : std::uint8_t {
 };
 
 // How products are cut when they are aligned, and how the accumulator is rounded.
-enum class Cut : std::uint8_t { toward_zero, down, nearest_even };
+enum class Cut : std::uint8_t { toward_zero, down, nearest_even, to_odd };
 enum class AccumulatorRounding : std::uint8_t { toward_zero, nearest_even };
 
 // Whether zero products count when the largest exponent is sought, which public models dispute.

@@ -257,8 +257,10 @@ struct Words<Reduce> {
 template <>
 struct Words<Cut> {
   static constexpr std::string_view what = "align_rounding";
-  static constexpr Word<Cut> list[] = {
-      {"toward_zero", Cut::toward_zero}, {"down", Cut::down}, {"nearest_even", Cut::nearest_even}};
+  static constexpr Word<Cut> list[] = {{"toward_zero", Cut::toward_zero},
+                                       {"down", Cut::down},
+                                       {"nearest_even", Cut::nearest_even},
+                                       {"to_odd", Cut::to_odd}};
 };
 template <>
 struct Words<AccumulatorRounding> {

@@ -84,6 +84,8 @@ def rounded_shift(value: int, shift: int, mode: str) -> int:
     if mode == "down":
         return below
     rest, half = value - (below << shift), 1 << (shift - 1)
+    if mode == "to_odd":
+        return below + (rest > 0 and below % 2 == 0)
     return below + (rest > half or (rest == half and below & 1 == 1))
 
 

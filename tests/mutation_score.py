@@ -39,7 +39,7 @@ from test_datapaths import (
 )
 
 WORDS = {
-    "align_rounding": ("toward_zero", "down", "nearest_even"),
+    "align_rounding": ("toward_zero", "down", "nearest_even", "to_odd"),
     "accumulator_rounding": ("toward_zero", "nearest_even"),
     "zero_products": ("absent", "lowest"),
     "start": ("aligned", "after_instruction", "late_floor"),

@@ -198,11 +198,16 @@ inline void add_cut_products(int shift_up, const std::int32_t* row, std::int64_t
 // A signed integer times 2^-drop, rounded; a negative drop is exact.
 inline std::int64_t cut_integer(std::int64_t value, std::int64_t drop, Cut how) {
   if (drop <= 0) return value * (std::int64_t{1} << (-drop & 63));  // far beyond 63 for a zero alone
-  if (drop > 62) return how == Cut::down && value < 0 ? -1 : 0;
+  if (drop > 62) {
+    if (how == Cut::to_odd) return value < 0 ? -1 : value > 0;
+    return how == Cut::down && value < 0 ? -1 : 0;
+  }
   if (how == Cut::toward_zero) return value < 0 ? -(-value >> drop) : value >> drop;
   const std::int64_t below = value >> drop;
   if (how == Cut::down) return below;
-  const std::int64_t rest = value - below * (std::int64_t{1} << drop), half = std::int64_t{1} << (drop - 1);
+  const std::int64_t rest = value - below * (std::int64_t{1} << drop);
+  if (how == Cut::to_odd) return below | (rest != 0 ? 1 : 0);
+  const std::int64_t half = std::int64_t{1} << (drop - 1);
   return below + (rest > half || (rest == half && (below & 1) != 0) ? 1 : 0);
 }
 

@@ -279,6 +279,7 @@ inline Dyadic add_cut(Fixed& sum, const AlignTerm& term, int quantum, Cut how) {
   const bool inexact = drop < 64 ? kept << drop != term.size : term.size != 0;
   std::uint64_t units = kept;
   if (how == Cut::down && term.negative && inexact) ++units;
+  if (how == Cut::to_odd && inexact) units |= 1;
   if (how == Cut::nearest_even && inexact && drop <= 64) {
     const std::uint64_t half = std::uint64_t{1} << (drop - 1),
                         rest = drop < 64 ? term.size - (kept << drop) : term.size;

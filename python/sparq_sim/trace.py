@@ -123,6 +123,9 @@ def _to_multiple(value: Fraction, exponent: int, mode: str) -> Fraction:
     units = value / quantum
     if mode == "down":
         return math.floor(units) * quantum
+    if mode == "to_odd":
+        below = math.floor(units)
+        return (below if below == units or below % 2 else below + 1) * quantum
     return (math.trunc(units) if mode == "toward_zero" else round(units)) * quantum  # round: ties to even
 
 

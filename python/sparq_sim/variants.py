@@ -66,7 +66,7 @@ def _changes(record: Datapath, k: int) -> Iterator[dict[str, Any]]:
 
 def _aligning(record: Datapath, k: int) -> Iterator[dict[str, Any]]:
     yield from ({"fraction_bits": record.fraction_bits + step} for step in _STEPS)
-    yield from ({"align_rounding": word} for word in ("toward_zero", "down", "nearest_even"))
+    yield from ({"align_rounding": word} for word in ("toward_zero", "down", "nearest_even", "to_odd"))
     yield from ({"zero_products": word} for word in ("absent", "lowest"))
     yield from ({"normalize": not record.normalize}, {"product_overflow": not record.product_overflow})
     steps = max(1, record.instruction // record.group) if record.instruction else 0
