@@ -24,6 +24,8 @@ def test_size_says_both_numbers() -> None:
     made = table("size", "mxfp6", "--sparsity", "2:4", "--shape", "1024x1024", "--gemm", "16x1024x1024")
     assert made["bits_per_element"] == 4.25 and round(made["elements_alone_against_fp32"], 1) == 10.7
     assert made["gemm"]["b_bytes"] == 1024 * 1024 * 4.25 / 8
+    rank = table("size", "mxfp4", "--sparsity", "2:4", "--encoding", "rank", "--gemm", "16x100x100")
+    assert rank["gemm"]["b_bytes"] == sq.storage("mxfp4", (100, 100), sparsity="2:4", encoding="rank").total // 8
     shown = sparq("size", "mxfp6", "--sparsity", "2:4").stdout
     assert "7.529 times smaller" in shown and "10.67 times (what papers often count)" in shown
 

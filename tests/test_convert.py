@@ -289,6 +289,23 @@ def test_flipped_positions_move_elements_within_their_groups(pattern: str) -> No
         assert sq.unpack(made.pack()) == sq.unpack(tensor.pack()) or made != tensor
 
 
+def test_places_are_those_of_the_words_one_after_the_other() -> None:
+    """As the docstring says, drawn one by one."""
+    tensor = sq.encode(np.random.default_rng(4).standard_normal((40, 64), dtype=np.float32), "mxfp4")
+    total, wanted = tensor.codes.size * 4, tensor.codes.size * 3
+    words = sq.Philox(9).words(40 * total).astype(np.uint64)
+    seen: dict[int, None] = {}
+    for first, second in words.reshape(-1, 2).tolist():
+        if len(seen) < wanted:
+            seen.setdefault((first << 32 | second) % total)
+    codes = tensor.codes.copy().ravel()
+    for place in seen:
+        codes[place // 4] ^= 1 << place % 4
+    assert len(seen) == wanted
+    assert np.array_equal(sq.flip_bits(tensor, count=wanted, seed=9).codes.ravel(), codes)
+    assert np.array_equal(sq.flip_bits(tensor, rate=1.0, seed=9).codes, tensor.codes ^ 15)
+
+
 def test_flips_that_mean_nothing_are_refused() -> None:
     dense = sq.encode(np.ones((2, 32), np.float32), "mxfp4")
     sparse = sq.encode(np.ones((2, 32), np.float32), "mxfp4", sparsity="2:4")
@@ -304,6 +321,9 @@ def test_flips_that_mean_nothing_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             sq.flip_bits(dense, **how)
+    for count in (1.5, True, "3"):
+        with pytest.raises(TypeError, match="needed an integer"):
+            sq.flip_bits(dense, count=count)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"no more than [0-9]+ flips leave a tensor"):
         sq.flip_bits(sparse, "positions", count=60)
     with pytest.raises(ValueError, match="bf16 has no scales"):

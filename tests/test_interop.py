@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -88,6 +89,57 @@ def test_a_tensor_of_given_codes_decodes_and_packs_as_any_other() -> None:
     assert kept.structured("2:4").positions.tolist() == [[0, 1] * 16]
     shared = np.from_dlpack(torch.zeros(4, 32, dtype=torch.uint8))
     assert sq.BlockTensor.from_codes(shared, np.zeros((4, 1), np.uint8), format="mxfp4").shape == (4, 32)
+
+
+def test_pairs_of_fp4_come_in_too() -> None:
+    tensor = sq.encode(X, "mxfp4")
+    packed = tensor.pack()
+    pairs, scales = packed.elements_as(torch.float4_e2m1fn_x2), tensor.scales_as(torch.float8_e8m0fnu)
+    assert sq.BlockTensor.from_codes(pairs, scales, format="mxfp4") == replace(tensor, library="torch")
+    planes = {"elements": pairs, "scales": scales}
+    assert sq.unpack(planes, spec="mxfp4", shape=X.shape, layout="row_major") == tensor
+    plain = sq.matmul(tensor.codes, tensor.codes, a_format="e2m1", b_format="e2m1")
+    assert_same_bits(sq.matmul(pairs, pairs), torch.from_numpy(plain))
+    with pytest.raises(TypeError, match="needed float4_e2m1fn, float4_e2m1fn_x2, uint8 codes"):
+        sq.BlockTensor.from_codes(torch.ones(2, 32), scales, format="mxfp4")
+
+
+def test_bytes_in_the_other_order_are_turned() -> None:
+    for dtype in (">f2", ">u2"):
+        given = X.astype(np.float16) if dtype == ">f2" else X.astype(np.float16).view(np.uint16)
+        assert_same_bits(
+            sq.BlockTensor.from_codes(given.astype(dtype), format="fp16").decode("float16"), X.astype(np.float16)
+        )
+    rows = sq.encode(X, "int8")
+    assert isinstance(rows.scales, np.ndarray)
+    assert sq.BlockTensor.from_codes(rows.codes, rows.scales.astype(">f4"), format="int8") == rows
+    halves = sq.encode(X, "q8_0")
+    assert isinstance(halves.scales, np.ndarray)
+    turned = halves.scales.view(np.float16).astype(">f2")
+    assert sq.BlockTensor.from_codes(halves.codes, turned, format="q8_0") == halves
+
+
+def test_elements_of_float32_are_codes_too() -> None:
+    plain = sq.Format("fp32", sq.elements()["fp32"].record)
+    assert_same_bits(sq.BlockTensor.from_codes(X, format=plain).decode(), X)
+
+
+def test_a_mask_is_what_the_codes_and_the_pattern_say() -> None:
+    mask = np.tile([True, False, True, False], (1, 8))
+    one = np.uint8([[127]])
+    codes = np.where(mask, 3, 8).astype(np.uint8)  # -0 is a zero too
+    made = sq.BlockTensor.from_codes(codes, one, format="mxfp4", mask=mask, sparsity="2:4")
+    assert_same_bits(made.decode() + 0, np.where(mask, np.float32(1.5), 0).astype(np.float32))
+    for given, message in (
+        ({"codes": np.ones_like(codes), "mask": mask}, r"codes: 0.5 at \[0, 1\], where the mask says pruned"),
+        ({"codes": codes, "mask": mask, "sparsity": "1:4"}, "the mask is not 1:4"),
+        ({"codes": codes, "sparsity": "2:4"}, "needed mask=, which elements were kept"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sq.BlockTensor.from_codes(scales=one, format="mxfp4", **given)
+    affine = sq.encode(X, "int8_affine", mask=X > 0)
+    again = sq.BlockTensor.from_codes(affine.codes, list(affine.scale_planes), format="int8_affine", mask=X > 0)
+    assert again == affine
 
 
 def test_dtypes_of_other_codes_are_refused() -> None:

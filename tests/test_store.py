@@ -316,6 +316,25 @@ def test_traffic_of_a_product() -> None:
     assert (moved.result, moved.operations) == (2 * 16 * 4096, 2 * 16 * 4096 * 2048)
     assert moved.total == moved.a + moved.b + moved.result
     assert moved.intensity == moved.operations / moved.total
+    # b in the layout and encoding of one's own.
+    for how in ({"encoding": "rank"}, {"layout": "bytes", "encoding": "bitmask"}):
+        b = sq.spec("mxfp4", sparsity="2:4")
+        assert sq.traffic(16, 100, 100, "mxfp8", b, **how).b == sq.storage(b, (100, 100), **how).total // 8
+
+
+def test_sizes_that_are_none_are_refused() -> None:
+    assert sq.storage("mxfp4", 4096).bits_per_element == 4.25
+    with pytest.raises(ValueError, match="below zero"):
+        sq.storage("mxfp4", (-4, 32))
+    for shape in ((4.0, 32), True, "4x32"):
+        with pytest.raises(TypeError, match="shape: needed integers"):
+            sq.storage("mxfp4", shape)  # type: ignore[arg-type]
+    int8 = sq.spec("int8", sparsity="2:4")
+    tensor = sq.encode(np.ones((4, 32), np.float32), int8)
+    for call in (lambda: sq.storage(int8, (4, 32), layout="ascend", encoding="rank"),
+                 lambda: tensor.pack("ascend", encoding="rank")):  # fmt: skip
+        with pytest.raises(ValueError, match="layout ascend: positions: 3 bits do not divide a byte"):
+            call()
 
 
 def test_size_against_noise(tmp_path: Path) -> None:
@@ -358,8 +377,28 @@ def test_the_bits_of_a_block() -> None:
     assert len(block.elements) == 32 and block.elements[0].index == (2, 32)
     kept = [(one.index[1], one.position, one.code, one.fields, one.value) for one in block.elements[:4] if one.kept]
     assert kept == [(33, 1, 0xF, "1 11 1", -6.0), (34, 2, 0x4, "0 10 0", 2.0)]
+    assert [(s.first, s.count, s.combine) for s in block.scales] == [(0, 32, "multiply")]
     nested = sq.inspect_block(sq.encode(x, "nvfp4", axis=0), (0, 33))
     assert [one.index for one in nested.elements] == [(k, 33) for k in range(4)]
     assert nested.scales[0].value == float(np.float32(6 / 2688))
     with pytest.raises(ValueError, match="needed one of a tensor of shape"):
         sq.inspect_block(tensor, (4, 0))
+
+
+# Scales under a scale of the tensor meet that one first, in float32.
+@pytest.mark.parametrize("format", [name for name, one in sq.formats().items() if one.outer_combine is None])
+def test_scales_and_elements_of_a_block_make_its_values(format: str) -> None:
+    """Those that are shown with each element, and nothing else."""
+    x = np.random.default_rng(8).standard_normal((3, 96)).astype(np.float32) * np.float32(8)
+    tensor = sq.encode(x, format)
+    combine = {"multiply": np.multiply, "divide": np.divide, "subtract": np.subtract}
+    for index in ((0, 0), (2, 70), (1, 95)):
+        block = sq.inspect_block(tensor, index)
+        assert index in [one.index for one in block.elements]
+        for place, one in enumerate(block.elements):
+            value = np.float64(one.element)
+            for scale in reversed(block.scales):
+                if scale.first <= place < scale.first + scale.count:
+                    value = combine[scale.combine](value, np.float64(scale.value))
+            assert one.value == tensor.decode("float64", inexact="round")[one.index], (index, place)
+            assert np.float32(value) == np.float32(one.value), (index, place)  # float scales round to float32

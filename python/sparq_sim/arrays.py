@@ -72,6 +72,22 @@ def bits_view(x: Array) -> Array:
     return x.view(np.uint16) if x.dtype.itemsize == 2 and x.dtype != np.uint16 else x
 
 
+def sizes_of(shape: object) -> tuple[int, ...]:
+    """A shape, or the size of one axis.
+
+    Raises:
+        TypeError: what is no integer.
+        ValueError: a size below zero.
+    """
+    sizes = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
+    for size in sizes:
+        if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
+            raise TypeError(f"shape: needed integers, got {shape!r}")
+        if size < 0:
+            raise ValueError(f"shape {tuple(sizes)}: a size is below zero")
+    return tuple(int(size) for size in sizes)
+
+
 def to_numpy(x: object, what: str) -> Array:
     """A NumPy view (bfloat16 torch tensors as ``uint16`` bits) of an array or tensor.
 
@@ -89,6 +105,11 @@ def to_numpy(x: object, what: str) -> Array:
     if isinstance(x, np.generic):
         return np.asarray(x)
     raise TypeError(f"{what}: needed a NumPy array or a torch tensor, got {type(x).__name__}")
+
+
+def native(array: Array) -> Array:
+    """The array in this machine's order of bytes: itself, or a copy."""
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 @dataclass(frozen=True)
@@ -140,9 +161,7 @@ def source(x: object, what: str, *, in_order: bool = False) -> Source:
     name = float_name(x.dtype, what) if hasattr(x, "dtype") else ""
     array = to_numpy(x, what)
     shape = array.shape
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    data = bits_view(array)
+    data = bits_view(native(array))
     if data.ndim == 0:
         data = data.reshape(1)
     order = tuple(range(data.ndim))

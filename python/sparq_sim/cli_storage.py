@@ -108,7 +108,7 @@ def size(
     moved = None
     if gemm is not None:
         m, n, k = _sizes(gemm, 3, "--gemm")
-        moved = traffic(m, n, k, activations, spec(made, axis=-1))
+        moved = traffic(m, n, k, activations, spec(made, axis=-1), layout=layout, encoding=encoding)
     if as_json:
         return print_json(
             {"spec": str(made), **counted.to_dict(), **({} if moved is None else {"gemm": moved.to_dict()})}
@@ -192,7 +192,10 @@ def _shown(name: str) -> str:
 def _print_block(name: str, made: str, block: BlockBits) -> None:
     out.print(f"{_shown(name)}: {made}", highlight=False, markup=False, soft_wrap=True)
     for scale in block.scales:
-        out.print(f"scale {scale.level}: {scale.bits} = {scale.value:.9g}", highlight=False)
+        whole = scale.count == len(block.elements)
+        of = "" if whole else f" of {scale.first} to {scale.first + scale.count - 1}"
+        does = "" if scale.combine == "multiply" else f" ({scale.combine})"
+        out.print(f"scale {scale.level}{of}: {scale.bits} = {scale.value:.9g}{does}", highlight=False)
     table = Table()
     for column in ("index", "position", "code", "s e m", "element", "value"):
         table.add_column(column, justify="right")

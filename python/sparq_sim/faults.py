@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +13,8 @@ from sparq_sim.random import Philox
 from sparq_sim.tensor import BlockTensor, stored_scales
 
 WHERE = ("codes", "scales", "positions")
+# Places that are drawn at once.
+_DRAWN = 1 << 20
 
 
 def flip_bits(
@@ -34,7 +36,8 @@ def flip_bits(
 
     Args:
         where: ``codes`` (those that are stored: pruned ones are not), ``scales``, or ``positions`` of an N:M tensor as
-            indices; what moves takes its code along.
+            indices; what moves takes its code along. Memory stores N of every group, so afterwards all of them count as
+            kept.
         count: bits to be flipped; default 1.
         rate: instead of it, the share of all bits, rounded to the nearest count.
         seed: of the places.
@@ -43,6 +46,7 @@ def flip_bits(
 
     Raises:
         ValueError: nothing of the kind in the tensor, or fewer bits than are to be flipped.
+        TypeError: a count that is no integer.
 
     >>> import numpy as np, sparq_sim as sq
     >>> t = sq.encode(np.float32([1, 2, 3, 4]), "mxfp4")
@@ -69,9 +73,10 @@ def _flip(
     rate: float | None,
     seed: int,
     bit: int | None,
-    flip: Callable[[int, int], bool],
+    flip: Callable[[Array, Array], int],
 ) -> None:
-    """Draws places until `flip` took as many as are wanted; it says whether it did."""
+    """Draws places until `flip` took as many as are wanted; it is given items and their bits, and says how many of
+    them it took."""
     if bit is not None and not 0 <= bit < width:
         raise ValueError(f"bit={bit}: needed 0 to {width - 1}")
     bits = 1 if bit is not None else width
@@ -81,31 +86,51 @@ def _flip(
             raise ValueError(f"rate={rate}: needed 0 to 1")
         count = round(rate * total)
     wanted = 1 if count is None else count
+    if isinstance(wanted, bool) or not isinstance(wanted, (int, np.integer)):
+        raise TypeError(f"count={wanted!r}: needed an integer")
     if not 0 <= wanted <= total:
         raise ValueError(f"count={wanted}: there are {total} such bits")
-    tried: set[int] = set()
-    offset = taken = 0
-    while taken < wanted:
-        if len(tried) == total:
-            raise ValueError(f"count={wanted}: no more than {taken} flips leave a tensor")
-        words = Philox(seed, 0, offset).words(2048).astype(np.uint64)
-        offset += 2048
-        for draw in ((words[0::2] << np.uint64(32) | words[1::2]) % np.uint64(total)).tolist():
-            if draw in tried:
-                continue
-            tried.add(draw)
-            taken += flip(draw // bits, draw % bits if bit is None else bit)
+    taken = 0
+    if not wanted:
+        return
+    for fresh in _places(total, seed, wanted):
+        while fresh.size:
+            now, fresh = fresh[: wanted - taken], fresh[wanted - taken :]
+            taken += flip(now // bits, now % bits if bit is None else np.full(now.shape, bit))
             if taken == wanted:
                 return
+    raise ValueError(f"count={wanted}: no more than {taken} flips leave a tensor")
+
+
+def _places(total: int, seed: int, wanted: int) -> Iterator[Array]:
+    """All numbers below `total`, int64, some at a time, in the order in which they are drawn first."""
+    drawn = np.zeros((total + 7) // 8, np.uint8)
+    left, offset = total, 0
+    while left:
+        size = min(_DRAWN, max(1024, 2 * wanted))
+        words = Philox(seed, 0, offset).words(2 * size).astype(np.uint64)
+        offset += 2 * size
+        draws = ((words[0::2] << np.uint64(32) | words[1::2]) % np.uint64(total)).astype(np.int64)
+        found, first = np.unique(draws, return_index=True)
+        draws = found[np.argsort(first)]
+        fresh = draws[(drawn[draws >> 3] >> (draws & 7).astype(np.uint8)) & 1 == 0]
+        np.bitwise_or.at(drawn, fresh >> 3, np.uint8(1) << (fresh & 7).astype(np.uint8))
+        left -= fresh.size
+        yield fresh
+
+
+def _one_by_one(flip: Callable[[int, int], bool]) -> Callable[[Array, Array], int]:
+    """Of a flip that depends on those before it, and says whether it was one."""
+    return lambda places, bits: sum(flip(place, bit) for place, bit in zip(places.tolist(), bits.tolist(), strict=True))
 
 
 def _flip_codes(tensor: BlockTensor, count: int | None, rate: float | None, seed: int, bit: int | None) -> BlockTensor:
     codes = tensor.codes.flatten()
     kept = np.arange(codes.size) if tensor.mask is None else np.flatnonzero(tensor.mask)
 
-    def flip(place: int, one: int) -> bool:
-        codes[kept[place]] ^= codes.dtype.type(1 << one)
-        return True
+    def flip(places: Array, bits: Array) -> int:
+        np.bitwise_xor.at(codes, kept[places], np.left_shift(1, bits).astype(codes.dtype))
+        return int(places.size)
 
     _flip(kept.size, tensor.format.element.code_bits, count, rate, seed, bit, flip)
     return replace(tensor, codes=codes.reshape(tensor.shape))
@@ -130,7 +155,7 @@ def _flip_scales(
         bits[place] ^= bits.dtype.type(1 << one)
         return False
 
-    _flip(flat.size, tensor.format.levels[at].format.code_bits, count, rate, seed, bit, flip)
+    _flip(flat.size, tensor.format.levels[at].format.code_bits, count, rate, seed, bit, _one_by_one(flip))
     return replace(tensor, scales=stored_scales(planes))
 
 
@@ -158,7 +183,7 @@ def _flip_positions(
         group[place % slots] ^= np.uint8(1 << one)
         return False
 
-    _flip(groups.size, encoded_items(pattern, "index").bits, count, rate, seed, bit, flip)
+    _flip(groups.size, encoded_items(pattern, "index").bits, count, rate, seed, bit, _one_by_one(flip))
     codes = np.ascontiguousarray(np.moveaxis(stored, axis, -1))
     lines = codes.reshape(-1, codes.shape[-1])
     made = expand(lines, groups.reshape(lines.shape[0], -1), pattern, length, "lowest")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from sparq_sim.arrays import widened
+from sparq_sim._core import ScaleLevel
+from sparq_sim.arrays import Array, widened
 from sparq_sim.formats import code_text
-from sparq_sim.scales import scale_values
-from sparq_sim.tensor import BlockTensor
+from sparq_sim.scales import neighbour_axis, scale_values
+from sparq_sim.tensor import BlockTensor, stored_scales
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,15 @@ class ElementBits:
 
 @dataclass(frozen=True)
 class ScaleBits:
-    """The scale of a level above a block."""
+    """A scale of a block, or of some of its elements."""
 
     level: int
+    """0 is the outermost."""
+    first: int
+    """Of the elements of the block that it is of, counted from the block's first."""
+    count: int
+    combine: str
+    """What it does to them: ``multiply``, ``divide``, ``subtract`` (a zero point), …; see `ScaleLevel`."""
     bits: str
     """As hex: a code, or a float32."""
     value: float
@@ -42,7 +49,7 @@ class ScaleBits:
 
 @dataclass(frozen=True)
 class BlockBits:
-    """A block of the main level: its scales, outermost first, and its elements."""
+    """A block of the main level: the scales of each level, outermost first, and its elements."""
 
     scales: tuple[ScaleBits, ...]
     elements: tuple[ElementBits, ...]
@@ -66,8 +73,8 @@ def _json_number(value: float) -> float | str:
 
 
 def inspect_block(tensor: BlockTensor, index: tuple[int, ...] = ()) -> BlockBits:
-    """The block of the line through `index` (the first one by default) that holds the element there. Inside it are
-    scales of every level, each that of the block's first element.
+    """The block of the line through `index` (the first one by default) that holds the element there, with all scales
+    above its elements.
 
     Raises:
         ValueError: an index that is none.
@@ -85,7 +92,7 @@ def inspect_block(tensor: BlockTensor, index: tuple[int, ...] = ()) -> BlockBits
     block = min(length, 64) if format_.main is None else format_.main.block_length(length)
     start = at[axis] // block * block
     places = [(*at[:axis], k, *at[axis + 1 :]) for k in range(start, min(start + block, length))]
-    codes, values = tensor.codes.reshape(shape), np.asarray(_numbers(tensor)).reshape(shape)
+    codes, values = tensor.codes.reshape(shape), _line_values(tensor, shape, at)
     pattern, mask = tensor.spec.sparsity, None if tensor.mask is None else tensor.mask.reshape(shape)
     made = []
     for place in places:
@@ -97,37 +104,58 @@ def inspect_block(tensor: BlockTensor, index: tuple[int, ...] = ()) -> BlockBits
         made.append(
             ElementBits(
                 place, kept, position, code, code_text(format_.element, code), format_.element.value(code),
-                float(values[place]),
+                float(values[place[axis]]),
             )
         )  # fmt: skip
-    return BlockBits(_scales_above(tensor, places[0]), tuple(made))
+    return BlockBits(_scales_above(tensor, places), tuple(made))
 
 
-def _numbers(tensor: BlockTensor) -> Any:
-    values = tensor.decode("float64", inexact="round")
-    return values if isinstance(values, np.ndarray) else values.numpy()
-
-
-def _scales_above(tensor: BlockTensor, place: tuple[int, ...]) -> tuple[ScaleBits, ...]:
-    from sparq_sim.scales import neighbour_axis
-
-    found = []
+def _line_scales(tensor: BlockTensor, at: tuple[int, ...]) -> list[Array]:
+    """The scales of each level above the line through a place, [its blocks]."""
     shape, axis = tensor.shape or (1,), tensor.axis
     neighbour = neighbour_axis(axis, len(shape))
-    for number, (level, plane) in enumerate(zip(tensor.format.levels, tensor.scale_planes, strict=True)):
-        at = list(place)
-        at[axis] //= level.block_length(shape[axis])
+    lines = []
+    for level, plane in zip(tensor.format.levels, tensor.scale_planes, strict=True):
+        where: list[Any] = [0 if level.across == 0 else i for i in at]
         if neighbour is not None and level.across > 1:
-            at[neighbour] //= level.across
-        if level.across == 0:
-            at = [0] * len(shape)
-        one = plane.reshape(plane.shape or (1,))[tuple(at)].reshape(1)
-        if one.dtype == np.float32:
-            found.append(ScaleBits(number, f"0x{int(one.view(np.uint32)[0]):08X}", float(widened(one)[0])))
-            continue
-        code, record = int(one[0]), level.format
-        value = record.value(code) if record.is_power_of_two_scale or level.combine == "subtract" else 0.0
-        if level.combine != "subtract" and not record.is_power_of_two_scale:
-            value = float(widened(scale_values(level, one))[0])
-        found.append(ScaleBits(number, f"0x{code:0{(record.code_bits + 3) // 4}X}", value))
+            where[neighbour] //= level.across
+        where[axis] = slice(None)
+        lines.append(np.ascontiguousarray(plane.reshape(plane.shape or (1,))[tuple(where)]))
+    return lines
+
+
+def _line_values(tensor: BlockTensor, shape: tuple[int, ...], at: tuple[int, ...]) -> Array:
+    """What the elements of the line through a place decode to, float64."""
+    where: list[Any] = list(at)
+    where[tensor.axis] = slice(None)
+    codes = np.ascontiguousarray(tensor.codes.reshape(shape)[tuple(where)])
+    alone = replace(tensor.spec, axis=0, sparsity=None, order="sparsify_first")
+    line = BlockTensor(codes, stored_scales(_line_scales(tensor, at)), None, alone, "float64", "numpy")
+    values: Array = line.decode(inexact="round")
+    return values
+
+
+def _scales_above(tensor: BlockTensor, places: list[tuple[int, ...]]) -> tuple[ScaleBits, ...]:
+    found, axis = [], tensor.axis
+    length = (tensor.shape or (1,))[axis]
+    line = _line_scales(tensor, places[0])
+    start = places[0][axis]
+    for number, (level, plane) in enumerate(zip(tensor.format.levels, line, strict=True)):
+        each = length if level.across == 0 else level.block_length(length)
+        for block in range(start // each, (places[-1][axis]) // each + 1):
+            one = plane[block : block + 1]
+            first, end = (max(start, block * each), min(places[-1][axis] + 1, (block + 1) * each))
+            bits, value = _scale_text(level, one)
+            found.append(ScaleBits(number, first - start, end - first, level.combine, bits, value))
     return tuple(found)
+
+
+def _scale_text(level: ScaleLevel, one: Array) -> tuple[str, float]:
+    """A scale as hex, and its value."""
+    if one.dtype == np.float32:
+        return f"0x{int(one.view(np.uint32)[0]):08X}", float(widened(one)[0])
+    code, record = int(one[0]), level.format
+    text = f"0x{code:0{(record.code_bits + 3) // 4}X}"
+    if level.combine == "subtract" or record.is_power_of_two_scale:
+        return text, record.value(code)
+    return text, float(widened(scale_values(level, one))[0])

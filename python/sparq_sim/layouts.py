@@ -134,6 +134,11 @@ class Layout:
                 raise ValueError("container_bits, run, run_bytes, word_bytes and shift must not be negative")
             if plane.slices and not plane.run:
                 raise ValueError("slices need a run")
+            ends = [0]
+            for low, bits in sorted(plane.slices):
+                if bits < 1 or low != ends[-1]:
+                    raise ValueError(f"slices={plane.slices}: they leave bits of a code out, or overlap")
+                ends.append(low + bits)
         if self.chunk < 0 or len(self.multiple) != 2 or min(self.multiple) < 1:
             raise ValueError("chunk must not be negative, and multiple two positive numbers")
         if sorted(self.sequence) != ["elements", "scales"]:

@@ -13,13 +13,12 @@ from sparq_sim._core import Datapath, ElementFormat
 from sparq_sim.arrays import (
     Array,
     as_float32_exactly,
-    dtype_name,
     is_torch,
     positive_finite_or_nan,
     thread_argument,
     to_numpy,
 )
-from sparq_sim.dtypes import DTYPE_ELEMENTS
+from sparq_sim.dtypes import DTYPE_ELEMENTS, DTYPE_PAIRS, named_items
 from sparq_sim.formats import elements, find_element
 from sparq_sim.scales import LineScales, exact_float, line_scales
 from sparq_sim.tensor import BlockTensor
@@ -173,10 +172,7 @@ def operand_of(
         return operand_from_tensor(x, path, what)
     if not (is_torch(x) or isinstance(x, np.ndarray)):
         raise TypeError(f"{what}: needed a BlockTensor, a NumPy array or a torch tensor, got {type(x).__name__}")
-    name = dtype_name(x.dtype)  # type: ignore[attr-defined]
-    array = to_numpy(x, what)
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
+    name, array = named_items(x, what)
     array = np.require(array, requirements=["A"])
     shape = _matrices(array.shape, what)
     if format is not None:
@@ -191,7 +187,7 @@ def operand_of(
         codes = np.ascontiguousarray(array).view(np.dtype(f"uint{8 * element.code_bytes}"))
     else:
         raise TypeError(
-            f"{what}: dtype {name}; needed a BlockTensor, a dtype among {', '.join(DTYPE_ELEMENTS)}, "
+            f"{what}: dtype {name}; needed a BlockTensor, a dtype among {', '.join([*DTYPE_ELEMENTS, *DTYPE_PAIRS])}, "
             f"or unsigned integer codes with {what}_format="
         )
     operand = Operand(

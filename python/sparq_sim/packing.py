@@ -17,11 +17,14 @@ from sparq_sim.arrays import (
     float_name,
     normal_axis,
     positive_finite_or_nan,
+    sizes_of,
     thread_argument,
+    to_numpy,
     widened,
 )
 from sparq_sim.dtypes import DTYPE_ELEMENTS, DTYPE_PAIRS, in_dtype
 from sparq_sim.formats import Format, Spec, find_format, levels_with_outer, pattern_text, scale_bits
+from sparq_sim.formats import spec as spec_of
 from sparq_sim.layouts import Digit, Layout, Plane, find_layout, layouts, parse_order
 from sparq_sim.positions import (
     ENCODINGS,
@@ -448,7 +451,6 @@ def plan(spec: Spec, shape: tuple[int, ...], layout: Layout) -> _Plan:
         "elements", layout.elements, (batch, lines, stored), element.code_bits,
         np.dtype(f"uint{8 * element.code_bytes}"), lead,
     )  # fmt: skip
-    _require_width(codes, layout)
     scales = []
     for level in format_.levels:
         extents_ = space.moved(scale_shape(level, shape or (1,), space.axis))
@@ -467,26 +469,27 @@ def plan(spec: Spec, shape: tuple[int, ...], layout: Layout) -> _Plan:
             "positions", layout.positions, (batch, lines, count), own.bits,
             np.dtype(np.uint32 if layout.encoding == "rank" else np.uint8), lead,
         )  # fmt: skip
+    for items in (codes, *scales, *([] if positions is None else [positions])):
+        _require_width(items, layout)
     made = _Plan(layout, spec, shape, space, codes, tuple(scales), positions)
     if layout.chunk:
         _require_chunks(made)
     return made
 
 
-def _require_width(codes: _Items, layout: Layout) -> None:
-    container, plane = layout.elements.container_bits, layout.elements
-    width = (container or codes.bits) if not plane.slices else max(bits for _, bits in plane.slices)
+def _require_width(items: _Items, layout: Layout) -> None:
+    plane, it = items.plane, f"layout {layout.name}: {items.kind}"
+    container = plane.container_bits
+    width = (container or items.bits) if not plane.slices else max(bits for _, bits in plane.slices)
     if plane.run_bytes and plane.run_bytes < (plane.run * width + 7) // 8:
-        raise ValueError(
-            f"layout {layout.name}: a run of {plane.run} codes of {width} bits does not fit {plane.run_bytes} bytes"
-        )
-    if container and codes.bits + layout.elements.shift > container:
-        raise ValueError(f"layout {layout.name}: codes of {codes.bits} bits do not fit {container}")
-    if layout.elements.first == "high" and not layout.elements.slices and 8 % (container or codes.bits):
-        raise ValueError(f"layout {layout.name}: codes of {codes.bits} bits do not divide a byte")
-    for low, bits in layout.elements.slices:
-        if low + bits > codes.bits:
-            raise ValueError(f"layout {layout.name}: codes of {codes.bits} bits have no bits {low} to {low + bits - 1}")
+        raise ValueError(f"{it}: a run of {plane.run} of {width} bits does not fit {plane.run_bytes} bytes")
+    if container and items.bits + plane.shift > container:
+        raise ValueError(f"{it}: {items.bits} bits do not fit {container}")
+    if plane.first == "high" and not plane.slices and items.bits and 8 % (container or items.bits):
+        raise ValueError(f"{it}: {items.bits} bits do not divide a byte, on top of which the first is to lie")
+    held = sum(bits for _, bits in plane.slices)
+    if plane.slices and held != items.bits:
+        raise ValueError(f"{it}: slices hold {held} bits, not {items.bits}")
 
 
 def _require_chunks(made: _Plan) -> None:
@@ -648,9 +651,9 @@ def _rounded(wide: Array) -> Array:
 
 
 def unpack(
-    packed: Packed | Mapping[str, Array],
+    packed: Packed | Mapping[str, Any],
     *,
-    spec: Spec | None = None,
+    spec: str | Format | Spec | None = None,
     shape: tuple[int, ...] | None = None,
     layout: str | Layout | None = None,
     encoding: str | None = None,
@@ -662,7 +665,8 @@ def unpack(
 
     Args:
         packed: what `BlockTensor.pack` made; or arrays of bytes by name (``elements``, ``scales``, …, as in
-            `Packed.planes`) of any shape, and then `spec`, the dense `shape` and `layout` say how to read them.
+            `Packed.planes`; arrays of uint8, or torch tensors of dtypes of one byte) of any shape, and then `spec`, the
+            dense `shape` and `layout` say how to read them.
         encoding, fill: as in `BlockTensor.pack`.
         dtype: what `BlockTensor.decode` gives by default.
         threads: threads to use; default by size.
@@ -691,7 +695,9 @@ def unpack(
         if spec is None or shape is None or layout is None:
             raise ValueError("bytes alone do not say what they are: needed spec=, shape= and layout=")
         planes, library = packed, "numpy"
-    made = plan(spec, tuple(shape), chosen_layout(layout, encoding, fill))
+        if not isinstance(spec, Spec):
+            spec = spec_of(spec)
+    made = plan(spec, sizes_of(shape), chosen_layout(layout, encoding, fill))
     data = _data_of(made, planes)
     space = made.space
     codes = made.elements.from_bytes(data["elements"], threads)
@@ -738,9 +744,9 @@ def _scales_of(made: _Plan, data: Mapping[str, Array], threads: int | None) -> l
 def _plane_bytes(planes: Mapping[str, Array], name: str, shape: tuple[int, ...]) -> Array:
     if name not in planes:
         raise ValueError(f"no plane {name!r}; there are: {', '.join(planes) or 'none'}")
-    plane = planes[name]
-    if not isinstance(plane, np.ndarray) or plane.dtype != np.uint8:
-        raise TypeError(f"{name}: needed a NumPy array of uint8")
+    plane = to_numpy(planes[name], name)
+    if plane.dtype != np.uint8:
+        raise TypeError(f"{name}: {dtype_name(planes[name].dtype)}; needed uint8, or a torch dtype of one byte")
     if plane.size != math.prod(shape):
         raise ValueError(f"{name}: {plane.size} bytes; needed {math.prod(shape)}")
     return np.ascontiguousarray(plane).reshape(shape)

@@ -16,6 +16,7 @@ from sparq_sim.arrays import (
     float_name,
     is_torch,
     like,
+    native,
     source,
     thread_argument,
     to_numpy,
@@ -88,8 +89,7 @@ def sparsify(
     ranked = data
     if score is not None:
         float_name(getattr(score, "dtype", type(score).__name__), "score")
-        array = to_numpy(score, "score")
-        array = bits_view(array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("=")))
+        array = bits_view(native(to_numpy(score, "score")))
         if array.shape != data.shape:
             raise ValueError(f"score: shape {array.shape}; needed the shape of x, {data.shape}")
         ranked = Source(data.from_user(array), dtype_name(score.dtype), data.shape, data.order)  # type: ignore[attr-defined]

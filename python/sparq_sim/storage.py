@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from sparq_sim.arrays import sizes_of
 from sparq_sim.formats import Format, Spec, scale_bits, spec
 from sparq_sim.layouts import Layout
 from sparq_sim.packing import chosen_layout, plan
@@ -89,7 +90,7 @@ def _times(whole: int, part: int) -> float:
 
 def storage(
     format: str | Format | Spec,
-    shape: tuple[int, ...],
+    shape: tuple[int, ...] | int,
     *,
     layout: str | Layout = "row_major",
     encoding: str | None = None,
@@ -104,10 +105,12 @@ def storage(
         layout, encoding, fill: as in `BlockTensor.pack`.
 
     Raises:
-        ValueError: a layout that does not hold such tensors.
+        ValueError: a layout that does not hold such tensors; sizes below zero.
+        TypeError: sizes that are no integers.
     """
     made = spec(format, **choices)
-    held = plan(made, tuple(shape), chosen_layout(layout, encoding, fill))
+    shape = sizes_of(shape)
+    held = plan(made, shape, chosen_layout(layout, encoding, fill))
     size, pattern = math.prod(shape), made.sparsity
     length = held.length
     lines = size // length if length else 0
@@ -156,12 +159,23 @@ class Traffic:
         }  # fmt: skip
 
 
-def traffic(m: int, n: int, k: int, a: str | Format | Spec, b: str | Format | Spec, result: str = "bf16") -> Traffic:
-    """Bytes of a product a [M, K] times b [N, K], both K last, packed line by line.
+def traffic(
+    m: int,
+    n: int,
+    k: int,
+    a: str | Format | Spec,
+    b: str | Format | Spec,
+    result: str = "bf16",
+    *,
+    layout: str | Layout = "row_major",
+    encoding: str | None = None,
+) -> Traffic:
+    """Bytes of a product a [M, K] times b [N, K], both K last.
 
     Args:
         a, b: a format, or a spec with sparsity.
         result: the format of the result, such as ``bf16`` or ``fp16``.
+        layout, encoding: of b, as in `BlockTensor.pack`; a and the result are packed line by line.
 
     >>> import sparq_sim as sq
     >>> sq.traffic(1, 4096, 4096, "mxfp8", sq.spec("mxfp4", sparsity="2:4")).b / 4096**2
@@ -169,7 +183,6 @@ def traffic(m: int, n: int, k: int, a: str | Format | Spec, b: str | Format | Sp
     """
     if min(m, n, k) < 0:
         raise ValueError(f"M={m}, N={n}, K={k}: needed sizes")
-    first, second, made = (
-        storage(one, extents).total // 8 for one, extents in ((a, (m, k)), (b, (n, k)), (result, (m, n)))
-    )
+    first, made = (storage(one, extents).total // 8 for one, extents in ((a, (m, k)), (result, (m, n))))
+    second = storage(b, (n, k), layout=layout, encoding=encoding).total // 8
     return Traffic(first, second, made, 2 * m * n * k)

@@ -244,7 +244,8 @@ class BlockTensor:
 
     def codes_as(self, dtype: Any) -> Any:
         """The codes as an array or tensor of a dtype whose items they are, over the same memory: torch's and ml_dtypes'
-        float8, ml_dtypes' float6 and float4 (one to a byte), float16, bfloat16, int8.
+        float8, ml_dtypes' float6 and float4 (one to a byte), float16, bfloat16, int8. Not to be written to, which torch
+        does not know of its tensors.
 
         Raises:
             TypeError: a dtype of other codes.
@@ -280,18 +281,19 @@ class BlockTensor:
     ) -> BlockTensor:
         """A tensor of codes and scales that are there already, over their own memory where that is contiguous: arrays
         or torch tensors of dtypes that `codes_as` and `scales_as` take, or of unsigned integers. Others come in by
-        ``numpy.from_dlpack``.
+        ``numpy.from_dlpack``. torch's float4_e2m1fn_x2 is taken apart, and bytes in the other order are turned: both
+        are copies. Nobody may write to what is shared.
 
         Args:
             codes: shaped like the tensor.
             scales: of the blocks; a list of all levels, outermost first, where there are several.
             format, choices: as in `spec`.
-            mask: bool, True where an element was kept.
+            mask: bool, True where an element was kept; codes elsewhere are zeros. A spec with a pattern needs one.
             dtype: what `decode` gives by default.
 
         Raises:
             TypeError: dtypes that are other codes.
-            ValueError: shapes that do not fit.
+            ValueError: shapes that do not fit; a mask that is not N:M, or under which elements are no zeros.
 
         >>> import torch, sparq_sim as sq
         >>> x = torch.tensor([[1.0, -3.0]]).to(torch.float8_e4m3fn)
@@ -310,9 +312,25 @@ class BlockTensor:
         ]
         kept = None if mask is None else np.ascontiguousarray(to_numpy(mask, "mask")).view()
         library = "torch" if is_torch(codes) else "numpy"
-        return cls(
-            np.ascontiguousarray(own).view(), stored_scales(planes), kept, made, float_name(dtype, "dtype"), library
-        )
+        own = np.ascontiguousarray(own)
+        own = own.view(f"u{own.itemsize}")  # float32 elements are codes too
+        tensor = cls(own, stored_scales(planes), kept, made, float_name(dtype, "dtype"), library)
+        tensor._check_pruned()
+        return tensor
+
+    def _check_pruned(self) -> None:
+        """ValueError for a pattern without mask, a mask that is none of its, or pruned elements that are no zeros."""
+        if self.mask is None:
+            if self.spec.sparsity is not None:
+                raise ValueError(f"{self.spec}: needed mask=, which elements were kept")
+            return
+        if self.spec.sparsity is not None:
+            self.compressed()  # for its error
+        values = np.asarray(self.decode("float64", inexact="round"))
+        wrong = ~self.mask & (values != 0) & ~np.isnan(values)  # NaN: of a scale
+        if wrong.any():
+            place = [int(i) for i in np.argwhere(wrong)[0]]
+            raise ValueError(f"codes: {float(values[tuple(place)])} at {place}, where the mask says pruned")
 
     def storage(
         self, layout: str | Layout = "row_major", *, encoding: str | None = None, fill: str | None = None

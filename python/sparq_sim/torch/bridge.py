@@ -12,7 +12,14 @@ Array = npt.NDArray[Any]
 
 #: Dtypes that NumPy lacks, seen through an integer of the same width.
 _BITS: dict[torch.dtype, torch.dtype] = {torch.bfloat16: torch.uint16}
-for _name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"):
+for _name in (
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float8_e4m3fnuz",
+    "float8_e5m2fnuz",
+    "float8_e8m0fnu",
+    "float4_e2m1fn_x2",
+):
     if hasattr(torch, _name):
         _BITS[getattr(torch, _name)] = torch.uint8
 
