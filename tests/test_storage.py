@@ -529,6 +529,20 @@ def test_layouts_of_chunks_hold_tensors_without_elements() -> None:
                 assert tensor.storage(layout).total == 0
 
 
+def test_scales_that_no_tensor_has_are_refused_on_every_way() -> None:
+    packed = sq.encode(np.ones((2, 32), np.float32), "nvfp4").pack()
+    for name, byte, value, message in (
+        ("scales1", 0, 0xFE, "a code of 0xfe has more than 7 bits"),
+        ("scales0", 3, 0xBF, "needed positive finite numbers, or NaN"),
+    ):
+        plane = packed.planes[name].copy()
+        plane.reshape(-1)[byte] = value
+        wrong = replace(packed, planes={**packed.planes, name: plane})
+        for call in (lambda wrong=wrong: sq.unpack(wrong), lambda wrong=wrong: wrong.decode()):
+            with pytest.raises(ValueError, match=message):
+                call()
+
+
 def test_slices_hold_all_of_a_code() -> None:
     for slices in (((1, 2),), ((0, 2), (1, 2)), ((0, 1), (2, 2)), ((0, 0),)):
         with pytest.raises(ValueError, match="leave bits of a code out, or overlap"):

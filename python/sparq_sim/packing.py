@@ -38,7 +38,7 @@ from sparq_sim.positions import (
     require_dense_or_sparse,
 )
 from sparq_sim.scales import level_dtype, neighbour_axis, scale_shape
-from sparq_sim.tensor import BlockTensor, decoded_values, empty_values, inexact_policy, stored_scales
+from sparq_sim.tensor import BlockTensor, check_scales, decoded_values, empty_values, inexact_policy, stored_scales
 
 
 @dataclass(frozen=True, eq=False)
@@ -738,6 +738,7 @@ def _scales_of(made: _Plan, data: Mapping[str, Array], threads: int | None) -> l
         if made.layout.reciprocal_outer and level == 0 and format_.outer_combine == "multiply":
             plane = _reciprocal(plane)
         scales.append(plane)
+    check_scales(format_, scales)
     return scales
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,18 +108,7 @@ class BlockTensor:
         bits = format_.element.code_bits
         if bits < 8 * self.codes.dtype.itemsize and self.codes.size and int(self.codes.max()) >> bits:
             raise ValueError(f"codes: {int(self.codes.max()):#x} has more than the {bits} bits of {format_.name}")
-        for at, (plane, level) in enumerate(zip(planes, format_.levels, strict=True)):
-            offset = level.combine == "subtract"
-            width = bits if offset else level.format.code_bits
-            if plane.dtype.kind == "u" and width < 8 * plane.itemsize and plane.size and int(plane.max()) >> width:
-                what = "a zero point" if offset else "a code"
-                raise ValueError(f"scales: {what} of {int(plane.max()):#x} has more than {width} bits")
-            if plane.dtype != np.float32:
-                continue
-            # One that encoders multiply by may overflow (outer_overflow="infinity").
-            endless = at == 0 and format_.outer_combine not in (None, "multiply")
-            if not positive_finite_or_nan(plane[plane != np.inf] if endless else plane):
-                raise ValueError("scales: needed positive finite numbers, or NaN")
+        check_scales(format_, planes)
 
     @property
     def scale_planes(self) -> tuple[Array, ...]:
@@ -408,6 +397,22 @@ class BlockTensor:
         if order != tuple(range(values.ndim)):
             values = np.ascontiguousarray(values.transpose(np.argsort(order)))
         return decoded_values(values, counts, self.format, result, policy, self.library)
+
+
+def check_scales(format: Format, planes: Sequence[Array]) -> None:
+    """ValueError for scales of all levels that no tensor of the format has."""
+    for at, (plane, level) in enumerate(zip(planes, format.levels, strict=True)):
+        offset = level.combine == "subtract"
+        width = format.element.code_bits if offset else level.format.code_bits
+        if plane.dtype.kind == "u" and width < 8 * plane.itemsize and plane.size and int(plane.max()) >> width:
+            what = "a zero point" if offset else "a code"
+            raise ValueError(f"scales: {what} of {int(plane.max()):#x} has more than {width} bits")
+        if plane.dtype != np.float32:
+            continue
+        # One that encoders multiply by may overflow (outer_overflow="infinity").
+        endless = at == 0 and format.outer_combine not in (None, "multiply")
+        if not positive_finite_or_nan(plane[plane != np.inf] if endless else plane):
+            raise ValueError("scales: needed positive finite numbers, or NaN")
 
 
 def empty_values(shape: tuple[int, ...], dtype: str) -> Array:
