@@ -496,6 +496,20 @@ def test_a_layer_that_is_never_called_is_a_finding() -> None:
     never = next(layer for layer in report.layers if layer.name == "never")
     assert [layer.name for layer in report.layers if not layer.ok] == ["never"]
     assert never.verdict == "unexplained" and any("never called" in f for f in never.findings)
+
+
+def test_a_batch_without_rows_is_nothing_to_check() -> None:
+    report = sq.check(nn.Linear(8, 4), torch.zeros(0, 8), sq.Accelerator("mxfp8", "mxfp8", datapath="block_fp32"))
+    assert not report.ok
+    assert report.summary()[:2] == [
+        "1 layer: 1 unexplained", "finding: (model): called without a row of input: nothing was checked"
+    ]  # fmt: skip
+
+
+def test_a_bare_layer_that_stays_dense_has_a_name() -> None:
+    machine = sq.Accelerator("mxfp8", "mxfp8", "2:4", datapath="block_fp32")
+    summary = sq.check(nn.Linear(3, 4), torch.ones(2, 3), machine).summary()
+    assert "kept dense (lines shorter than a group): (model)" in summary
     assert sq.check(branches(), torch.randn(4, 8), layers=["twice", "once"]).ok
 
 

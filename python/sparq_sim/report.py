@@ -51,6 +51,11 @@ class LayerReport:
     """Too few channels per group for the N:M pattern."""
     findings: list[str] = field(default_factory=list)
 
+    @property
+    def label(self) -> str:
+        """The name; ``(model)`` where the layer is all there is."""
+        return self.name or "(model)"
+
     def find(self, finding: str) -> None:
         """Notes a finding once."""
         if finding not in self.findings:
@@ -88,7 +93,7 @@ class Report:
     @property
     def findings(self) -> list[str]:
         """Of all layers, each with the layer's name."""
-        return [f"{layer.name}: {finding}" for layer in self.layers for finding in layer.findings]
+        return [f"{layer.label}: {finding}" for layer in self.layers for finding in layer.findings]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; infinite ratios are None."""
@@ -125,20 +130,22 @@ class Report:
         """Lines for people: counts by verdict, findings, metric."""
         counts = {word: sum(layer.verdict == word for layer in self.layers) for word in VERDICTS}
         lines = [
-            f"{len(self.layers)} layers: " + ", ".join(f"{n} {word}" for word, n in counts.items() if n),
+            f"{_count(len(self.layers), 'layer')}: " + ", ".join(f"{n} {word}" for word, n in counts.items() if n),
         ]
         lines += [f"finding: {finding}" for finding in self.findings[:10]]
         if len(self.findings) > 10:
             lines.append(f"finding: {len(self.findings) - 10} more")
-        dense = [layer.name for layer in self.layers if layer.kept_dense]
+        dense = [layer.label for layer in self.layers if layer.kept_dense]
         if dense:
             lines.append(f"kept dense (lines shorter than a group): {', '.join(dense)}")
-        wild = [layer.name for layer in self.layers if layer.nonfinite]
+        wild = [layer.label for layer in self.layers if layer.nonfinite]
         if wild:
-            lines.append(f"NaN or Inf in the reference's outputs: {len(wild)} layers, from {wild[0]}")
-        unseen = [layer.name for layer in self.layers if layer.operands_equal is None]
+            lines.append(f"NaN or Inf in the reference's outputs: {_count(len(wild), 'layer')}, from {wild[0]}")
+        unseen = [layer.label for layer in self.layers if layer.operands_equal is None]
         if unseen:
-            lines.append(f"operands not seen, judged by outputs alone: {len(unseen)} layers, from {unseen[0]}")
+            lines.append(
+                f"operands not seen, judged by outputs alone: {_count(len(unseen), 'layer')}, from {unseen[0]}"
+            )
         if self.skipped:
             lines.append(f"not on the machine: {', '.join(self.skipped)}")
         for name in next(iter(self.metric.values()), {}):
@@ -154,6 +161,10 @@ class Report:
         return "\n".join([text.rstrip("\n"), *self.summary()])
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def _decibels(value: float | None) -> str:
     return "" if value is None else "inf" if value == float("inf") else f"{value:.1f}"
 
@@ -163,6 +174,6 @@ def _row(layer: LayerReport) -> tuple[str, ...]:
     verdict = layer.verdict if layer.reproduced_by is None else f"{layer.verdict} ({layer.reproduced_by})"
     ratio = f"{layer.bound_ratio:.3g}" if layer.bound_ratio else ""
     return (
-        layer.name or "(model)", str(layer.k), operands, verdict, str(layer.max_ulp), ratio, f"{layer.bias:.2g}",
+        layer.label, str(layer.k), operands, verdict, str(layer.max_ulp), ratio, f"{layer.bias:.2g}",
         _decibels(layer.snr_db), _decibels(layer.drift_db),
     )  # fmt: skip

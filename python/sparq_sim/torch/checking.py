@@ -31,6 +31,7 @@ from sparq_sim.torch.simulate import Simulated, naming, replace_layers, targets,
 _SAMPLES = 1 << 16
 # Machines whose accumulation is float32 arithmetic in some order: what a float32 claim may turn out to be.
 _FLOAT32_REDUCTIONS = ("exact", "blocks", "fma", "tree")
+_NEVER = "never called: nothing was checked"
 # 16-bit models round every output once more.
 _NARROW = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -211,10 +212,10 @@ def check(
     reports = []
     for name in names:
         report = watched[name].report
-        if report.outputs == 0 and not report.findings:
-            report.findings.append("never called: nothing was checked")
-            report.verdict = "unexplained"
         calls = [sum(key[0] == name for key in run.outputs) for run in (in_float, in_reference)]
+        if report.outputs == 0 and not report.findings:
+            report.find("called without a row of input: nothing was checked" if calls[1] else _NEVER)
+            report.worsen("unexplained")
         if calls[0] != calls[1] and calls[1]:
             report.findings.append(f"called {calls[0]} times by the model, {calls[1]} times by the reference")
         report.snr_db = in_float.snr(in_machine, name)
