@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sparq_sim._core import Datapath
+from sparq_sim.probe_places import Ways
 from sparq_sim.summation import START, Node, chain_of, places_text
 
 
@@ -19,6 +20,10 @@ class Probe:
     dtype: str
     """Of the outputs."""
     takes_c: bool
+    at: tuple[int, int] | None = None
+    """Row and column of the output that was looked into; None: the most places that agree."""
+    ways: Ways | None = None
+    """Which places agree, where not all of them add in the same way."""
     tree: Node | None = None
     """The order of summation; None if it was not found, or sums are exact."""
     exact_groups: tuple[tuple[int, ...], ...] | None = None
@@ -69,11 +74,16 @@ class Probe:
         """The machine as a record, which `matmul` takes; fields that were not found out have their defaults.
 
         Raises:
-            ValueError: the order is one that no record has, or was not found.
+            ValueError: the order is one that no record has, or was not found, or places add in several ways.
         """
         if self.record is None:
             raise ValueError(f"no record: {self.no_record}")
         return self.record
+
+    def require_one_way(self) -> None:
+        """ValueError if the findings are those of some places, and not of one that was asked for."""
+        if self.ways is not None and self.at is None:
+            raise ValueError(f"{self.ways}; at=(row, column) asks one place")
 
     @property
     def fused(self) -> bool:
@@ -156,7 +166,10 @@ class Probe:
         if self.takes_c:
             rows.append(("c", self._start_text()))
         rows += [("unknown", text) for text in self.unknowns]
-        lines = [f"K = {self.k}, {self.a_format} x {self.b_format} -> {self.dtype}"]
+        if self.ways is not None:
+            rows = [*self.ways.lines(), *rows]
+        where = f", at {self.at}" if self.at else ""
+        lines = [f"K = {self.k}, {self.a_format} x {self.b_format} -> {self.dtype}{where}"]
         lines += [f"{name:<10} {text}" for name, text in rows]
         if self.tree is not None and self.steps and not self.fused:
             lines.append("then ".join(f"{places_text(step)} " for step in self.steps).strip())
@@ -198,12 +211,13 @@ class Probe:
         plain = {
             name: value
             for name, value in vars(self).items()
-            if name not in ("record", "tree", "unknowns", "names", "exact_groups")
+            if name not in ("record", "tree", "unknowns", "names", "exact_groups", "ways")
         }
         tree = None if self.tree is None else _tree_text(self.tree)
         record = None if self.record is None else datapath_to_dict(self.record)
+        ways = None if self.ways is None else asdict(self.ways)
         return {
-            **plain, "tree": tree, "exact_groups": self.exact_groups, "unknowns": list(self.unknowns),
+            **plain, "ways": ways, "tree": tree, "exact_groups": self.exact_groups, "unknowns": list(self.unknowns),
             "names": list(self.names), "record": record,
         }  # fmt: skip
 
