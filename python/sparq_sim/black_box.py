@@ -110,8 +110,9 @@ class BlackBox:
         return self.a_format, self.b_format
 
     def reach(self, normal: bool = True) -> tuple[int, int]:
-        """The smallest and the largest power of two that a product can be, and that sums of the result hold."""
-        low, high = _REACH[self.dtype]
+        """The smallest and the largest power of two that a product can be, and that c and sums of the result hold."""
+        held = [_REACH[dtype] for dtype in (self.dtype, self.c_dtype) if dtype]
+        low, high = max(low for low, _ in held), min(high for _, high in held)
         lists = [side.powers(normal) for side in self.sides]
         highest = max(lists[0]) + max(lists[1])
         # Room for 1.5 times as much, where the element is short.
@@ -172,9 +173,11 @@ class BlackBox:
         return canonical(made.view(f"u{made.itemsize}"), self.dtype)
 
     def drawn_start(self, rng: np.random.Generator, shape: tuple[int, int], spread: int) -> Array | None:
-        """Random values of c, where it is taken."""
-        result = {"float16": "fp16", "int32": "int32"}.get(str(self.c_dtype), "fp32")
-        return drawn_start(rng, shape, result, spread) if self.takes_c else None
+        """Random values of c that its dtype holds, where it is taken; those of bfloat16 are float32."""
+        if not self.takes_c:
+            return None
+        made = drawn_start(rng, shape, {"float16": "fp16", "int32": "int32"}.get(str(self.c_dtype), "fp32"), spread)
+        return made.astype(numpy_dtype("bfloat16")).astype(np.float32) if self.c_dtype == "bfloat16" else made
 
     def ask(self, a: Array, b: Array, start: Array | None) -> Any:
         """What the function makes of codes and values of c, in the form in which it takes them."""

@@ -220,8 +220,8 @@ def probe(
             `tile` of them: expect `tile` times the calls.
 
     Returns:
-        A `Probe`, which prints as a table and a tree; `.datapath()` is the record, which `matmul` accepts; `.unknowns`
-        says what was not found out, and why.
+        A `Probe`, which prints as a table and a tree; `.datapath()` is the record, which `matmul` accepts, if it makes
+        all random outputs; `.unknowns` says what was not found out, and why.
 
     Raises:
         ValueError: a k or tile that is too small, a place outside the tile, a format or form of operands that is
@@ -265,7 +265,7 @@ def probe(
     except ValueError as error:
         record = None
         found = replace(found, no_record=str(error))
-    return replace(verify(box, replace(found, record=record), survey.mask(), dots), calls=box.calls)
+    return replace(verify(box, found, record, survey.mask(), dots), calls=box.calls)
 
 
 def _surveyed(asker: Asker, survey: Survey, found: Probe) -> Probe:

@@ -136,8 +136,10 @@ def _cancelled(box: BlackBox, rng: np.random.Generator, spread: int) -> _Terms:
 
 
 def _negative(codes: Array, element: ElementFormat) -> Array:
-    sign = codes.dtype.type(1 << (element.code_bits - 1))
-    other = codes ^ sign if element.signedness == "sign_magnitude" else (~codes + codes.dtype.type(1)) & (2 * sign - 1)
+    if element.signedness == "sign_magnitude":
+        other = codes ^ codes.dtype.type(1 << (element.code_bits - 1))
+    else:
+        other = (~codes + codes.dtype.type(1)) & codes.dtype.type((1 << element.code_bits) - 1)
     return np.where(codes == 0, codes, other).astype(codes.dtype)
 
 

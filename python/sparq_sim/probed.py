@@ -8,6 +8,7 @@ from typing import Any
 from sparq_sim._core import Datapath
 from sparq_sim.probe_places import Ways
 from sparq_sim.summation import START, Node, chain_of, places_text
+from sparq_sim.telling import Telling
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,15 @@ class Probe:
     unknowns: tuple[str, ...] = ()
     """What was not found out, and why."""
     record: Datapath | None = field(default=None, repr=False)
+    """The machine, which makes all random outputs."""
+    nearest: Datapath | None = field(default=None, repr=False)
+    """The record that follows from the findings, where it does not make all of them, or could not be asked."""
+    misfit: Telling | None = None
+    """One that `nearest` does not make."""
     no_record: str = ""
+    """Why there is none."""
     equal: int = 0
-    """Outputs of random operands that the record makes too."""
+    """Outputs of random operands that the record, or `nearest`, makes too."""
     total: int = 0
     names: tuple[str, ...] = ()
     """Machines of the catalog that make all of them."""
@@ -74,7 +81,9 @@ class Probe:
         """The machine as a record, which `matmul` takes; fields that were not found out have their defaults.
 
         Raises:
-            ValueError: the order is one that no record has, or was not found, or places add in several ways.
+            ValueError: the order is one that no record has, or was not found; places add in several ways, and none
+                was asked for; the record that follows (`nearest`) does not make one of the random outputs, which the
+                message shows as codes of the operands and the bits of both results.
         """
         if self.record is None:
             raise ValueError(f"no record: {self.no_record}")
@@ -180,9 +189,8 @@ class Probe:
         if self.record is None:
             lines.append(f"no record  {self.no_record}")
         else:
-            share = f"all {self.total}" if self.equal == self.total else f"{self.equal} of {self.total}"
             also = f"; so do {', '.join(self.names)}" if self.names else ""
-            lines.append(f"random     {share} equal to the record{also}")
+            lines.append(f"random     all {self.total} equal to the record{also}")
         return lines
 
     def _start_text(self) -> str:
@@ -208,17 +216,20 @@ class Probe:
         """As JSON has it."""
         from sparq_sim.machines import datapath_to_dict
 
+        parts = {
+            "ways": self.ways and asdict(self.ways), "misfit": self.misfit and asdict(self.misfit),
+            "record": self.record and datapath_to_dict(self.record),
+            "nearest": self.nearest and datapath_to_dict(self.nearest),
+        }  # fmt: skip
         plain = {
             name: value
             for name, value in vars(self).items()
-            if name not in ("record", "tree", "unknowns", "names", "exact_groups", "ways")
+            if name not in ("tree", "unknowns", "names", "exact_groups", *parts)
         }
         tree = None if self.tree is None else _tree_text(self.tree)
-        record = None if self.record is None else datapath_to_dict(self.record)
-        ways = None if self.ways is None else asdict(self.ways)
         return {
-            **plain, "ways": ways, "tree": tree, "exact_groups": self.exact_groups, "unknowns": list(self.unknowns),
-            "names": list(self.names), "record": record,
+            **plain, "tree": tree, "exact_groups": self.exact_groups, "unknowns": list(self.unknowns),
+            "names": list(self.names), **parts,
         }  # fmt: skip
 
 
