@@ -53,7 +53,7 @@ def test_a_record_that_could_not_be_compared_is_not_handed_out() -> None:
     """float32 does not hold random c of int32."""
 
     def box(a: Any, b: Any, c: Any) -> Any:
-        names = {"a_format": "int8", "b_format": "int8"}
+        names: dict[str, Any] = {"a_format": "int8", "b_format": "int8"}
         return sq.matmul(a, b, c=c, datapath="int8_int32", **names).astype(np.float32)
 
     found = sq.probe(box, 32, a_format="int8", operands="codes", c_dtype="int32")

@@ -217,7 +217,7 @@ def probe(
         tile: rows of both operands. Kernels may add in another order where shapes differ, and at places beyond it.
         dots: random outputs to compare at the end.
         at: (row, column) of the one output to look into, each below `tile`. A call then answers one question, not
-            `tile` of them: expect `tile` times the calls.
+            `tile` of them, and compares one output: `tile` times the calls for the order, and `dots` at the end.
 
     Returns:
         A `Probe`, which prints as a table and a tree; `.datapath()` is the record, which `matmul` accepts, if it makes
