@@ -62,3 +62,25 @@ def test_a_record_that_could_not_be_compared_is_not_handed_out() -> None:
     assert found.lines()[-1] == f"no record  {said}"
     with pytest.raises(ValueError, match=f"no record: {said}"):
         found.datapath()
+
+
+@pytest.mark.parametrize("machine", ["ampere_16", "fma32"])
+def test_c_that_joins_after_products_has_no_record(machine: str) -> None:
+    """It had the record of c that comes first, which is another machine."""
+
+    def box(a: Any, b: Any, c: Any) -> Any:
+        return sq.matmul(a, b, datapath=machine) + c
+
+    found = sq.probe(box, 32, c_dtype="float32")
+    assert "added to the sum of 0..31" in str(found)
+    with pytest.raises(ValueError, match=r"no record: c joins a sum of products: .* which a longer k shows"):
+        found.datapath()
+
+
+def test_an_instruction_is_told_by_more_than_one_of_them() -> None:
+    def box(a: Any, b: Any, c: Any) -> Any:
+        return sq.matmul(a, b, c=c, datapath="hopper_fp8_mma_sync", a_format="e4m3", b_format="e4m3")
+
+    one, three = (sq.probe(box, k, a_format="e4m3", operands="codes", c_dtype="float32") for k in (32, 96))
+    assert one.record is None and "which a longer k shows" in one.no_record and "hopper_fp8_mma_sync" in one.names
+    assert three.datapath().instruction == 32
