@@ -10,8 +10,10 @@ import numpy as np
 
 from sparq_sim._core import ElementFormat
 from sparq_sim.arrays import Array, bfloat16_values, dtype_name, numpy_dtype, to_numpy
+from sparq_sim.candidates import canonical
 from sparq_sim.dtypes import DTYPE_ELEMENTS
 from sparq_sim.formats import find_element
+from sparq_sim.telling import drawn_start
 
 Function = Callable[..., Any]
 
@@ -79,6 +81,8 @@ class BlackBox:
     dtype: str = ""
     sides: tuple[_Side, _Side] = field(init=False)
     splits: dict[int, tuple[int, int]] = field(init=False)
+    places: list[tuple[Array, Array]] = field(init=False)
+    """Rows and columns of outputs that answer a call's questions; calls take turns, so that all of them are asked."""
 
     def __post_init__(self) -> None:
         made = [_Side(element, *element_values(element)) for element in map(find_element, self.formats)]
@@ -91,8 +95,9 @@ class BlackBox:
                     held = ea + eb not in self.splits or normal
                     if held and (ea + eb not in self.splits or abs(ea - eb) <= abs(np.subtract(*self.splits[ea + eb]))):
                         self.splits[ea + eb] = (ea, eb)
+        self.watch(np.ones((self.tile, self.tile), np.bool_))
         zeros = np.zeros((self.tile, self.k))
-        self._call(zeros, zeros, None)
+        self._call(zeros, zeros, np.zeros(self.tile))
 
     @property
     def takes_c(self) -> bool:
@@ -105,15 +110,27 @@ class BlackBox:
         return self.a_format, self.b_format
 
     def reach(self, normal: bool = True) -> tuple[int, int]:
-        """The smallest and the largest power of two that a product can be, and that sums of the result hold."""
-        low, high = _REACH[self.dtype]
+        """The smallest and the largest power of two that a product can be, and that c and sums of the result hold."""
+        held = [_REACH[dtype] for dtype in (self.dtype, self.c_dtype) if dtype]
+        low, high = max(low for low, _ in held), min(high for _, high in held)
         lists = [side.powers(normal) for side in self.sides]
         highest = max(lists[0]) + max(lists[1])
         # Room for 1.5 times as much, where the element is short.
         return max(min(lists[0]) + min(lists[1]), low), min(highest, high)
 
+    def watch(self, mask: Array) -> None:
+        """Ask only these places, [tile, tile]: those of a diagonal at once, which share no row and no column."""
+        rows = np.arange(self.tile)
+        diagonals = ((rows, (rows + shift) % self.tile) for shift in range(self.tile))
+        chosen = ((i[mask[i, j]], j[mask[i, j]]) for i, j in diagonals)
+        self.places = [(i, j) for i, j in chosen if len(i)]
+
     def dots(self, products: Array, starts: Array | None = None) -> Array:
         """The results, as float64, of rows of products that are 1 or 1.5 times powers of two, or zero."""
+        return self.results(*self.factors(products), starts)
+
+    def factors(self, products: Array) -> tuple[Array, Array]:
+        """Numbers of a and of b that make such products."""
         mantissa, exponent = np.frexp(np.abs(products))
         power = exponent - 1
         pairs = {p: self.splits[p] for p in np.unique(power[products != 0]).tolist()}
@@ -122,25 +139,45 @@ class BlackBox:
             here = (power == p) & (products != 0)
             a[here] = np.sign(products[here]) * np.ldexp(2 * mantissa[here], ea)
             b[here] = 2.0**eb
-        return self.results(a, b, starts)
+        return a, b
 
     def results(self, a: Array, b: Array, starts: Array | None) -> Array:
         """One dot product per row."""
         out = np.empty(len(a))
-        for first in range(0, len(a), self.tile):
-            rows = slice(first, first + self.tile)
-            count = len(a[rows])
-            block = np.zeros((2, self.tile, self.k))
-            block[0, :count], block[1, :count] = a[rows], b[rows]
-            c = None if starts is None else np.concatenate([starts[rows], np.zeros(self.tile - count)])
-            out[rows] = np.diagonal(self._call(block[0], block[1], c))[:count]
+        done = 0
+        while done < len(a):
+            rows, columns = self.places[self.calls % len(self.places)]
+            part = slice(done, done + len(rows))
+            rows, columns = rows[: len(a[part])], columns[: len(a[part])]
+            left, right = np.zeros((self.tile, self.k)), np.zeros((self.tile, self.k))
+            left[rows], right[columns] = a[part], b[part]
+            c = np.zeros(self.tile)
+            if starts is not None:
+                c[rows] = starts[part]
+            out[part] = self._call(left, right, c)[rows, columns]
+            done += len(rows)
         return out
 
-    def _call(self, a: Array, b: Array, c: Array | None) -> Array:
-        codes = [side.encoded(x) for side, x in zip(self.sides, (a, b), strict=True)]
-        start = np.zeros((self.tile, self.tile)) if c is None else np.repeat(c[:, None], self.tile, axis=1)
-        made = to_numpy(self.ask(codes[0], codes[1], start if self.takes_c else None), "d")
+    def encoded(self, a: Array, b: Array) -> tuple[Array, Array]:
+        """Codes of numbers."""
+        return self.sides[0].encoded(a), self.sides[1].encoded(b)
+
+    def _call(self, a: Array, b: Array, c: Array) -> Array:
+        start = np.repeat(c[:, None], self.tile, axis=1) if self.takes_c else None
+        made = to_numpy(self.ask(*self.encoded(a, b), start), "d")
         return (bfloat16_values(made) if self.dtype == "bfloat16" else made).astype(np.float64)
+
+    def bits(self, a: Array, b: Array, start: Array | None) -> Array:
+        """Canonical bits of the outputs of codes and values of c."""
+        made = np.ascontiguousarray(to_numpy(self.ask(a, b, start), "d"))
+        return canonical(made.view(f"u{made.itemsize}"), self.dtype)
+
+    def drawn_start(self, rng: np.random.Generator, shape: tuple[int, int], spread: int) -> Array | None:
+        """Random values of c that its dtype holds, where it is taken; those of bfloat16 are float32."""
+        if not self.takes_c:
+            return None
+        made = drawn_start(rng, shape, {"float16": "fp16", "int32": "int32"}.get(str(self.c_dtype), "fp32"), spread)
+        return made.astype(numpy_dtype("bfloat16")).astype(np.float32) if self.c_dtype == "bfloat16" else made
 
     def ask(self, a: Array, b: Array, start: Array | None) -> Any:
         """What the function makes of codes and values of c, in the form in which it takes them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 
@@ -14,13 +14,16 @@ from sparq_sim.black_box import BlackBox, Function
 from sparq_sim.operands import CODE_FORMATS
 from sparq_sim.probe_asker import CUTS, ROUNDINGS, Asker
 from sparq_sim.probe_exact import beside_start, integer_overflow
+from sparq_sim.probe_places import Survey
 from sparq_sim.probed import Probe
 from sparq_sim.probed_record import record_of
-from sparq_sim.summation import START, Node, exact_groups, tree_of
+from sparq_sim.summation import START, Node, exact_groups, nodes_of, tree_of
 from sparq_sim.verified import verify
 
 _BATCH = 4096
 _WIDE_SPAN = 50
+#: Nodes of a tree, at least, that all places are asked about.
+_CONFIRMING = 16
 
 
 def _swamped(asker: Asker) -> Array:
@@ -41,12 +44,6 @@ def _swamped(asker: Asker) -> Array:
     return survivors
 
 
-def _nodes(tree: Node) -> Iterator[Node]:
-    yield tree
-    for below in tree.nodes:
-        yield from _nodes(below)
-
-
 def _products(node: Node) -> tuple[int, ...]:
     return tuple(sorted(leaf for leaf in node.leaves if leaf != START))
 
@@ -54,7 +51,7 @@ def _products(node: Node) -> tuple[int, ...]:
 def _last_group(found: Probe) -> tuple[int, ...]:
     """The products of the last group that has enough: what comes after a sum may cut it again."""
     if found.tree is not None:
-        sized = [_products(node) for node in _nodes(found.tree)]
+        sized = [_products(node) for node in nodes_of(found.tree)]
     else:
         sized = list(found.exact_groups or (tuple(range(found.k)),))
     enough = min(3, max(len(group) for group in sized))
@@ -171,7 +168,7 @@ def _start(asker: Asker, found: Probe) -> Probe:
     """What is kept of c, where it is one more term of a group."""
     if found.tree is None:
         return found
-    node = next(node for node in _nodes(found.tree) if START in node.leaves)
+    node = next(node for node in nodes_of(found.tree) if START in node.leaves)
     products = _products(node)
     if len(products) < 2 or found.fraction_bits is None:
         return found
@@ -200,6 +197,7 @@ def probe(
     c_dtype: str | None = None,
     tile: int = 16,
     dots: int = 1024,
+    at: tuple[int, int] | None = None,
 ) -> Probe:
     """What a function that multiplies matrices does inside, from its outputs alone: which products are added in one go
     and in what order, how many bits alignment and accumulator keep, how they round, and where c enters.
@@ -216,16 +214,19 @@ def probe(
         operands: how they are given: ``"numpy"`` (float16, float32, int8, and what ml_dtypes has), ``"torch"``
             tensors, or ``"codes"``, unsigned integers.
         c_dtype: of c, [tile, tile], ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"int32"``, if there is one.
-        tile: rows of both operands. Kernels may add in another order where shapes differ.
+        tile: rows of both operands. Kernels may add in another order where shapes differ, and at places beyond it.
         dots: random outputs to compare at the end.
+        at: (row, column) of the one output to look into, each below `tile`. A call then answers one question, not
+            `tile` of them, and compares one output: `tile` times the calls for the order, and `dots` at the end.
 
     Returns:
-        A `Probe`, which prints as a table and a tree; `.datapath()` is the record, which `matmul` accepts; `.unknowns`
-        says what was not found out, and why.
+        A `Probe`, which prints as a table and a tree; `.datapath()` is the record, which `matmul` accepts, if it makes
+        all random outputs; `.unknowns` says what was not found out, and why.
 
     Raises:
-        ValueError: a k or tile that is too small, a format or form of operands that is unknown, outputs of another
-            shape, a function that makes 0 of a product.
+        ValueError: a k or tile that is too small, a place outside the tile, a format or form of operands that is
+            unknown, outputs of another shape, a function that makes 0 of a product, or another result of the same
+            operands when it is called again.
         TypeError: outputs of another dtype.
 
     >>> import sparq_sim as sq
@@ -242,13 +243,13 @@ def probe(
     >>> found.datapath().group
     8
     """
-    box = _box(function, k, a_format, b_format or a_format, operands, c_dtype, tile)
+    box = _box(function, k, a_format, b_format or a_format, operands, c_dtype, tile, at)
     low, high = box.reach()
     lowest = box.reach(normal=False)[0]
     # Subnormal units, which a machine may flush, only where normal ones are not small enough.
     asker = Asker(box, low if high - low >= _WIDE_SPAN else lowest, lowest, high)
-    _require_products(asker)
-    found = _ordered(asker, Probe(k, a_format, b_format or a_format, box.dtype, box.takes_c))
+    survey = Survey(asker, at)
+    found = _surveyed(asker, survey, Probe(k, a_format, b_format or a_format, box.dtype, box.takes_c, at=at))
     found = _dropped(asker, found)
     if found.exact_span is not None:
         if box.sides[0].element.exponent_bits == 0:
@@ -259,11 +260,24 @@ def probe(
         found = _inside(asker, found)
     record: Datapath | None
     try:
+        found.require_one_way()
         record = record_of(found)
     except ValueError as error:
         record = None
         found = replace(found, no_record=str(error))
-    return replace(verify(box, replace(found, record=record), dots), calls=box.calls)
+    return replace(verify(box, found, record, survey.mask(), dots), calls=box.calls)
+
+
+def _surveyed(asker: Asker, survey: Survey, found: Probe) -> Probe:
+    """The order of summation of places that agree, which are fewer if its own nodes tell them apart."""
+    while True:
+        asker.box.watch(survey.mask())
+        _require_products(asker)
+        before = asker.box.calls
+        made = _ordered(asker, found)
+        spent = asker.box.calls - before
+        if made.tree is None or survey.confirms(made.tree, max(_CONFIRMING, spent // 4)):
+            return replace(made, ways=survey.ways())
 
 
 def _require_products(asker: Asker) -> None:
@@ -314,7 +328,6 @@ def _ordered(asker: Asker, found: Probe) -> Probe:
     """The order of summation."""
     survivors = _swamped(asker)
     count = asker.terms
-    leaves = [*range(found.k), *([START] if found.takes_c else [])]
     off = ~np.eye(count, dtype=np.bool_)
     span = asker.high - asker.low
     if (survivors[off] < 0).any():
@@ -323,23 +336,34 @@ def _ordered(asker: Asker, found: Probe) -> Probe:
         return replace(found, exact_span=span).unknown(
             f"the order of products: none is lost beside others 2^{span} times as large"
         )
-    tree = tree_of(count - survivors, leaves)
+    tree = tree_of(count - survivors, asker.leaves)
     if tree is not None:
         return replace(found, tree=tree)
-    groups = exact_groups(np.where(off, count - 2 - survivors, 0), leaves)
+    groups = exact_groups(np.where(off, count - 2 - survivors, 0), asker.leaves)
     if groups is not None:
         return replace(found, exact_groups=groups)
-    return found.unknown("the order: what survives fits no tree")
+    alone = "" if found.at else "; at=(row, column) asks one place alone"
+    return found.unknown(f"the order: what survives fits no tree{alone}")
 
 
 def _box(
-    function: Function, k: int, a_format: str, b_format: str, operands: str, c_dtype: str | None, tile: int
+    function: Function,
+    k: int,
+    a_format: str,
+    b_format: str,
+    operands: str,
+    c_dtype: str | None,
+    tile: int,
+    at: tuple[int, int] | None,
 ) -> BlackBox:
     if not callable(function):
         raise TypeError(f"function: needed a callable, got {type(function).__name__}")
     for value, name, least in ((k, "k", 3), (tile, "tile", 1)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name}={value!r}: needed an integer, at least {least}")
+    inside = isinstance(at, tuple) and [type(x) for x in at] == [int, int] and all(0 <= x < tile for x in at)
+    if at is not None and not inside:
+        raise ValueError(f"at={at!r}: needed a row and a column, each from 0 to {tile - 1}")
     if operands not in ("numpy", "torch", "codes"):
         raise ValueError(f"operands={operands!r}; known: numpy, torch, codes")
     if c_dtype not in (None, "float32", "float16", "bfloat16", "int32"):

@@ -35,6 +35,11 @@ class Asker:
     def terms(self) -> int:
         return self.box.k + int(self.box.takes_c)
 
+    @property
+    def leaves(self) -> list[int]:
+        """What its columns are."""
+        return [*range(self.box.k), *([START] if self.box.takes_c else [])]
+
     def column(self, leaf: int) -> int:
         return self.box.k if leaf == START else leaf
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sparq_sim._core import Datapath
+from sparq_sim.probe_places import Ways
 from sparq_sim.summation import START, Node, chain_of, places_text
+from sparq_sim.telling import Telling
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,10 @@ class Probe:
     dtype: str
     """Of the outputs."""
     takes_c: bool
+    at: tuple[int, int] | None = None
+    """Row and column of the output that was looked into; None: the most places that agree."""
+    ways: Ways | None = None
+    """Which places agree, where not all of them add in the same way."""
     tree: Node | None = None
     """The order of summation; None if it was not found, or sums are exact."""
     exact_groups: tuple[tuple[int, ...], ...] | None = None
@@ -53,9 +59,15 @@ class Probe:
     unknowns: tuple[str, ...] = ()
     """What was not found out, and why."""
     record: Datapath | None = field(default=None, repr=False)
+    """The machine, which makes all random outputs."""
+    nearest: Datapath | None = field(default=None, repr=False)
+    """The record that follows from the findings, where it does not make all of them, or could not be asked."""
+    misfit: Telling | None = None
+    """One that `nearest` does not make."""
     no_record: str = ""
+    """Why there is none."""
     equal: int = 0
-    """Outputs of random operands that the record makes too."""
+    """Outputs of random operands that the record, or `nearest`, makes too."""
     total: int = 0
     names: tuple[str, ...] = ()
     """Machines of the catalog that make all of them."""
@@ -69,11 +81,18 @@ class Probe:
         """The machine as a record, which `matmul` takes; fields that were not found out have their defaults.
 
         Raises:
-            ValueError: the order is one that no record has, or was not found.
+            ValueError: the order is one that no record has, or was not found; places add in several ways, and none
+                was asked for; the record that follows (`nearest`) does not make one of the random outputs, which the
+                message shows as codes of the operands and the bits of both results.
         """
         if self.record is None:
             raise ValueError(f"no record: {self.no_record}")
         return self.record
+
+    def require_one_way(self) -> None:
+        """ValueError if the findings are those of some places, and not of one that was asked for."""
+        if self.ways is not None and self.at is None:
+            raise ValueError(f"{self.ways}; at=(row, column) asks one place")
 
     @property
     def fused(self) -> bool:
@@ -156,7 +175,10 @@ class Probe:
         if self.takes_c:
             rows.append(("c", self._start_text()))
         rows += [("unknown", text) for text in self.unknowns]
-        lines = [f"K = {self.k}, {self.a_format} x {self.b_format} -> {self.dtype}"]
+        if self.ways is not None:
+            rows = [*self.ways.lines(), *rows]
+        where = f", at {self.at}" if self.at else ""
+        lines = [f"K = {self.k}, {self.a_format} x {self.b_format} -> {self.dtype}{where}"]
         lines += [f"{name:<10} {text}" for name, text in rows]
         if self.tree is not None and self.steps and not self.fused:
             lines.append("then ".join(f"{places_text(step)} " for step in self.steps).strip())
@@ -167,9 +189,8 @@ class Probe:
         if self.record is None:
             lines.append(f"no record  {self.no_record}")
         else:
-            share = f"all {self.total}" if self.equal == self.total else f"{self.equal} of {self.total}"
             also = f"; so do {', '.join(self.names)}" if self.names else ""
-            lines.append(f"random     {share} equal to the record{also}")
+            lines.append(f"random     all {self.total} equal to the record{also}")
         return lines
 
     def _start_text(self) -> str:
@@ -195,16 +216,20 @@ class Probe:
         """As JSON has it."""
         from sparq_sim.machines import datapath_to_dict
 
+        parts = {
+            "ways": self.ways and asdict(self.ways), "misfit": self.misfit and asdict(self.misfit),
+            "record": self.record and datapath_to_dict(self.record),
+            "nearest": self.nearest and datapath_to_dict(self.nearest),
+        }  # fmt: skip
         plain = {
             name: value
             for name, value in vars(self).items()
-            if name not in ("record", "tree", "unknowns", "names", "exact_groups")
+            if name not in ("tree", "unknowns", "names", "exact_groups", *parts)
         }
         tree = None if self.tree is None else _tree_text(self.tree)
-        record = None if self.record is None else datapath_to_dict(self.record)
         return {
             **plain, "tree": tree, "exact_groups": self.exact_groups, "unknowns": list(self.unknowns),
-            "names": list(self.names), "record": record,
+            "names": list(self.names), **parts,
         }  # fmt: skip
 
 

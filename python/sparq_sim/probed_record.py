@@ -23,6 +23,8 @@ def record_of(found: Probe) -> Datapath:
         return Datapath(reduce="blocks", group=_group(found))
     if found.tree is None:
         raise ValueError("the order of summation was not found")
+    if any(START in group for group in (chain_of(found.tree) or ())[1:]):
+        raise ValueError("c joins a sum of products: no record has that, but for instructions, which a longer k shows")
     if not found.fused:
         return _pairs(found)
     return datapath_from_dict({**_aligned(found), "output": output, "block_scales": False})

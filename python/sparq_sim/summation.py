@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,13 @@ class Node:
     def size(self) -> int:
         """Number of leaves below."""
         return len(self.leaves) + sum(node.size for node in self.nodes)
+
+
+def nodes_of(tree: Node) -> Iterator[Node]:
+    """The tree's nodes, each before those below it."""
+    yield tree
+    for below in tree.nodes:
+        yield from nodes_of(below)
 
 
 def places_text(leaves: Sequence[int]) -> str:

@@ -44,6 +44,12 @@ class Telling:
     first_bits: str
     second_bits: str
 
+    @classmethod
+    def of(cls, first: str, second: str, a: Array, b: Array, c: float | None, one: Any, other: Any) -> Telling:
+        """Of codes, [K], and the bits of two answers, in their unsigned dtype."""
+        made = (f"0x{int(bits):0{2 * bits.dtype.itemsize}X}" for bits in (one, other))
+        return cls(first, second, tuple(a.tolist()), tuple(b.tolist()), c, *made)
+
     def __str__(self) -> str:
         start = "" if self.c is None else f", c = {self.c!r}"
         places = [k for k in range(len(self.a)) if self.a[k] and self.b[k]]
@@ -146,13 +152,13 @@ def _smaller(
 ) -> Telling:
     """Elements set to zero, and cut off the end, as long as the answers differ."""
 
-    def answers(x: Array, y: Array, start: Array | None) -> tuple[int, int]:
+    def answers(x: Array, y: Array, start: Array | None) -> tuple[Any, Any]:
         made = [_asked(one, x, y, start, elements, dtype)[0, 0] for one in (first, second)]
-        return int(made[0]), int(made[1])
+        return made[0], made[1]
 
     def differ(x: Array, y: Array, start: Array | None) -> bool:
         one, other = answers(x, y, start)
-        return one != other
+        return bool(one != other)
 
     def each(lines: Array) -> Array:
         """Whether the answers differ, with each of these lines for a."""
@@ -190,9 +196,5 @@ def _smaller(
     while a.shape[1] > 1 and differ(np.ascontiguousarray(a[:, :-1]), np.ascontiguousarray(b[:, :-1]), c):
         a, b = np.ascontiguousarray(a[:, :-1]), np.ascontiguousarray(b[:, :-1])
     one, other = answers(a, b, c)
-    digits = {"float32": 8, "int32": 8}.get(dtype, 4)
     value: Any = None if c is None else c[0, 0].item()
-    return Telling(
-        first.label, second.label, tuple(a[0].tolist()), tuple(b[0].tolist()), value,
-        f"0x{one:0{digits}X}", f"0x{other:0{digits}X}",
-    )  # fmt: skip
+    return Telling.of(first.label, second.label, a[0], b[0], value, one, other)

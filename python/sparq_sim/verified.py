@@ -6,52 +6,92 @@ from dataclasses import replace
 
 import numpy as np
 
-from sparq_sim.arrays import Array, to_numpy
+from sparq_sim._core import Datapath
+from sparq_sim.arrays import Array
 from sparq_sim.black_box import BlackBox
 from sparq_sim.candidates import WRITTEN, Candidate, canonical
 from sparq_sim.formats import datapaths
 from sparq_sim.matmul import RESULTS, offered_results
 from sparq_sim.operands import Operand
 from sparq_sim.probed import Probe
-from sparq_sim.telling import drawn_line, drawn_start
+from sparq_sim.telling import Telling, drawn_line
+
+#: Operands, and c where it is taken.
+_Asked = tuple[Operand, Operand, Array | None]
 
 
-def verify(box: BlackBox, found: Probe, dots: int) -> Probe:
-    """How many of some random outputs the record makes, and which machines of the catalog make all of them."""
+def verify(box: BlackBox, found: Probe, record: Datapath | None, mask: Array, dots: int) -> Probe:
+    """The findings with the record, if it makes all of some random outputs at places of the mask, [tile, tile]; else
+    with one that it does not make. Which machines of the catalog make all of them."""
     rng = np.random.default_rng(11)
     elements = [side.element for side in box.sides]
     machines = [Candidate(name, m.record, *w) for name, m in datapaths().items() for w in WRITTEN[box.dtype]]
-    records = [] if found.record is None else [found.record]
-    own = [Candidate("record", record, *w) for record in records for w in WRITTEN[box.dtype]]
-    equal, total, alive = np.zeros(len(own), np.int64), 0, None
-    for number in range(max(1, -(-dots // box.tile**2))):
+    own = [Candidate("record", record, *w) for w in WRITTEN[box.dtype] if record is not None]
+    equal = np.zeros(len(own), np.int64)
+    misfits: dict[int, Telling] = {}
+    refused = ""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    inside = mask[np.ix_(rows, columns)]
+    rounds = max(1, -(-dots // int(mask.sum())))
+    for number in range(rounds):
         spread = (4, 8, 1)[number % 3]
         a, b = (drawn_line(rng, element, (box.tile, box.k), spread) for element in elements)
-        # c as values that the result's dtype holds, and of them what comes out.
-        result = {"float16": "fp16", "int32": "int32"}.get(str(box.c_dtype), "fp32")
-        start = drawn_start(rng, (box.tile, box.tile), result, spread) if box.takes_c else None
-        given = to_numpy(box.ask(a, b, start), "d")
-        wanted = canonical(np.ascontiguousarray(given).view(f"u{given.itemsize}"), box.dtype)
-        left, right = Operand(a, elements[0]), Operand(b, elements[1])
-        if alive is None:
-            alive = [one for one in machines if _takes(one, left, right, start)]
-        alive = [one for one in alive if _makes(one, left, right, start, box.dtype, wanted) == wanted.size]
-        made = [_makes(one, left, right, start, box.dtype, wanted) for one in own]
-        equal += np.array(made, np.int64)
-        total += wanted.size
-    names = tuple(dict.fromkeys(one.base for one in alive or ()))
-    return replace(found, equal=int(equal.max(initial=0)), total=total, names=names)
+        start = box.drawn_start(rng, (box.tile, box.tile), spread)
+        wanted = box.bits(a, b, start)[np.ix_(rows, columns)]
+        c = None if start is None else start[np.ix_(rows, columns)]
+        asked = Operand(a[rows], elements[0]), Operand(b[columns], elements[1]), c
+        if number == 0:
+            refused = "; ".join(filter(None, (_refusal(one, asked) for one in own)))
+            own = [one for one in own if _refusal(one, asked) is None]
+            machines = [one for one in machines if _refusal(one, asked) is None]
+        machines = [one for one in machines if (_outputs(one, asked, box.dtype) == wanted)[inside].all()]
+        for at, one in enumerate(own):
+            made = _outputs(one, asked, box.dtype)
+            same = made == wanted
+            equal[at] += int(same[inside].sum())
+            if at not in misfits and not same[inside].all():
+                i, j = np.argwhere(~same & inside)[0]
+                value = None if c is None else c[i, j].item()
+                misfits[at] = Telling.of(
+                    "function", "record", a[rows[i]], b[columns[j]], value, wanted[i, j], made[i, j]
+                )
+        if not machines and not own:
+            break
+    names = tuple(dict.fromkeys(one.base for one in machines))
+    total = rounds * int(mask.sum()) if own else 0
+    best = int(np.argmax(equal)) if own else 0
+    found = replace(found, equal=int(equal.max(initial=0)), total=total, names=names)
+    if record is None:
+        return found
+    if not own:
+        return replace(found, nearest=record, no_record=f"the one that follows could not be compared: {refused}")
+    if best in misfits:
+        said = f"{found.equal} of {total} random outputs are equal to the one that follows; {misfits[best]}"
+        return replace(found, nearest=record, misfit=misfits[best], no_record=said)
+    return replace(found, record=record)
 
 
-def _takes(one: Candidate, a: Operand, b: Operand, start: Array | None) -> bool:
+def _refusal(one: Candidate, asked: _Asked) -> str | None:
+    """Why it does not write such results of such operands and c, if it does not."""
+    a, b, start = asked
     if one.result not in offered_results(one.record):
-        return False
-    own = None if start is None else start[:1, :1]
-    return one.refusal(a, b, own) is None
+        return f"it writes {' or '.join(offered_results(one.record))}"
+    own = _converted(one, start)
+    if start is not None and own is None:
+        return f"c is {start.dtype}, and its accumulator {one.result}"
+    return one.refusal(a, b, own)
 
 
-def _makes(one: Candidate, a: Operand, b: Operand, start: Array | None, dtype: str, wanted: Array) -> int:
-    """Outputs that are equal."""
-    if one.result not in offered_results(one.record) or (start is not None and start.dtype != RESULTS[one.result]):
-        return 0
-    return int((canonical(one.outputs(a, b, start), dtype) == wanted).sum())
+def _converted(one: Candidate, start: Array | None) -> Array | None:
+    """c in the machine's own type, where that holds it."""
+    if start is None:
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        made: Array = start.astype(RESULTS[one.result])
+    return made if np.array_equal(made, start) else None
+
+
+def _outputs(one: Candidate, asked: _Asked, dtype: str) -> Array:
+    """Canonical bits."""
+    a, b, start = asked
+    return canonical(one.outputs(a, b, _converted(one, start)), dtype)
