@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sparq_sim._core import Datapath
+from sparq_sim.formats import find_element
 from sparq_sim.machines import datapath_from_dict
 from sparq_sim.probed import Probe
 from sparq_sim.summation import START, Node, chain_of
@@ -61,7 +62,7 @@ def _in_order(steps: tuple[tuple[int, ...], ...]) -> bool:
 def _pairs(found: Probe) -> Datapath:
     steps = found.steps
     if steps and _in_order(steps) and all(len(step) == 1 for step in steps[1:]):
-        return Datapath(reduce="fma")
+        return _fused(found)
     whole = found.tree
     if whole is not None and START in whole.leaves and len(whole.nodes) == 1:
         whole = whole.nodes[0]
@@ -74,6 +75,19 @@ def _pairs(found: Probe) -> Datapath:
     if len(sizes) == 1 and all(_balanced(part, list(part.members)) for part in parts):
         return datapath_from_dict({"reduce": "tree", "group": sizes.pop(), "block_scales": False})
     raise ValueError("sums of pairs in an order that no record has")
+
+
+def _fused(found: Probe) -> Datapath:
+    """One rounded sum per product: of float32, or of a narrower accumulator (docs/numerics.md section 10)."""
+    bits = found.output_fraction
+    if bits is None or bits >= 23 or found.dtype != "float32":
+        return Datapath(reduce="fma")
+    operands = sum(find_element(format).mantissa_bits for format in (found.a_format, found.b_format))
+    return datapath_from_dict({
+        "reduce": "align", "group": 1, "fraction_bits": min(44, bits + operands + 3), "align_rounding": "to_odd",
+        "accumulator_fraction": bits, "accumulator_rounding": _word(found.output_rounding, _WORDS, "the accumulator"),
+        "block_scales": False,
+    })  # fmt: skip
 
 
 def _balanced(node: Node, members: list[int]) -> bool:
