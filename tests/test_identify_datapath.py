@@ -73,6 +73,35 @@ def test_a_machine_in_no_catalog_is_found_by_turning_knobs(base: str, changes: d
     assert np.array_equal(sq.matmul(a, b, datapath=best.record), sq.matmul(a, b, datapath=record))
 
 
+@pytest.mark.parametrize(
+    ("base", "k", "split", "result"),
+    [
+        ("hopper_16", 256, sq.SplitK(parts=4), None),
+        ("ampere_16", 200, sq.SplitK(length=64, order="tree"), None),
+        ("fma32", 192, sq.SplitK(parts=3), None),
+        ("hopper_16", 256, sq.SplitK(parts=2), "fp16"),
+    ],
+)
+def test_products_in_parts_of_k_are_found(base: str, k: int, split: sq.SplitK, result: str | None) -> None:
+    rng = np.random.default_rng(14)
+    a, b = (rng.standard_normal((20, k)).astype(np.float16) for _ in range(2))
+    d = sq.matmul(a, b, datapath=base, split_k=split, result=result)
+    found = sq.identify_datapath(a, b, d)
+    best = found.best
+    assert best is not None and best.exact and best.split is not None and base in best.names
+    assert best.split.ends(k, best.record) == split.ends(k, best.record) and best.split.order == split.order
+    assert best.label == f"{best.names[0]} in {best.split}"
+    again = sq.matmul(a, b, datapath=best.record, split_k=best.split, result=best.result)
+    assert np.array_equal(bits_of(again), bits_of(d))
+    assert found.to_dict()["candidates"][0]["split_k"]["length"] == best.split.length
+    # One wrong output is traced through its parts.
+    d[3, 4] = np.nextafter(d[3, 4], d.dtype.type(np.inf))
+    near = sq.identify_datapath(a, b, d).best
+    assert near is not None and near.index == (3, 4) and near.split == best.split
+    trace = near.trace()
+    assert trace.bits == int(bits_of(again)[3, 4]) and sum(step.what == "part" for step in trace.steps) > 0
+
+
 def test_a_given_machine_is_named() -> None:
     rng = np.random.default_rng(4)
     a, b = e4m3(rng, 8, 64), e4m3(rng, 8, 64)

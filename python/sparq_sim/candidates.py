@@ -12,9 +12,12 @@ from sparq_sim import _core
 from sparq_sim._core import Datapath
 from sparq_sim.arrays import Array
 from sparq_sim.identify.trial import INF_NAN
-from sparq_sim.matmul import RESULTS, as_result, core_start, machine_for
-from sparq_sim.operands import Operand, multiply
+from sparq_sim.matmul import RESULTS, as_result, core_start, machine_for, rounds_afterwards
+from sparq_sim.operands import Operand
+from sparq_sim.products import Product
 from sparq_sim.quantize import encode
+from sparq_sim.split import SplitK
+from sparq_sim.steps import rounded_to
 from sparq_sim.variants import arithmetic
 
 #: What an output of a dtype can have been: the machine's result, and the format that a float32 result was rounded to.
@@ -38,13 +41,15 @@ class Candidate:
     """The format that a float32 result is rounded to, nearest even; None: it is written as it is."""
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Fields that differ from those of the named machine."""
+    split: SplitK | None = None
 
     @property
     def label(self) -> str:
         """The named machine and what differs."""
         turned = ", ".join(f"{name} {value}" for name, value in self.changes.items())
         written = f", float32 rounded to {self.rounded}" if self.rounded else ""
-        return self.base + (f" with {turned}" if turned else "") + written
+        parts = f" in {self.split}" if self.split is not None else ""
+        return self.base + (f" with {turned}" if turned else "") + parts + written
 
     @property
     def path(self) -> Datapath:
@@ -55,7 +60,7 @@ class Candidate:
     def key(self) -> tuple[Any, ...]:
         """Equal for machines that compute the same."""
         scale = tuple(self.record.scale.to_dict().values())
-        return (self.result, self.rounded, scale, *arithmetic(self.path).values())
+        return (self.result, self.rounded, self.split, scale, *arithmetic(self.path).values())
 
     def refusal(self, a: Operand, b: Operand, start: Array | None) -> str | None:
         """Why it does not take these operands, if it does not."""
@@ -75,7 +80,10 @@ class Candidate:
     def outputs(self, a: Operand, b: Operand, start: Array | None, threads: int | None = None) -> Array:
         """[M, N] bits of what it writes; `start` is of its result's dtype."""
         path = self.path
-        values = multiply(a, b, path, None if start is None else core_start(start), threads=threads)
+        work = Product(a, b, path, split=self.split)
+        values = work.run(None if start is None else core_start(start), threads)
+        if rounds_afterwards(self.result, self.split, None):
+            values = rounded_to(values, self.result)
         if self.rounded:
             return encode(values, self.rounded, overflow="special", threads=threads).codes
         made = as_result(values, path, self.result)

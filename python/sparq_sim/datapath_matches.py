@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.table import Table
@@ -12,6 +12,7 @@ from sparq_sim._core import Datapath
 from sparq_sim.arrays import Array
 from sparq_sim.candidates import Candidate
 from sparq_sim.operands import Operand
+from sparq_sim.split import SplitK
 from sparq_sim.telling import Telling
 from sparq_sim.trace import DotTrace
 from sparq_sim.traced import trace_operands
@@ -31,6 +32,8 @@ class DatapathMatch:
     rounded: str | None
     """The format that a float32 result was rounded to afterwards."""
     changes: Mapping[str, Any]
+    split: SplitK | None
+    """Parts of K that it added up by themselves: what `matmul` takes as ``split_k=``."""
     equal: int
     """Outputs that are equal bit for bit, NaN as NaN."""
     total: int
@@ -61,14 +64,15 @@ class DatapathMatch:
         """
         if self.lines is None:
             raise ValueError(f"{self.label}: no output differs")
-        return trace_operands(*self.lines, self.record, self.result)
+        return trace_operands(*self.lines, self.record, self.result, self.split)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         place = {"index": self.index, "given_bits": self.given_bits, "our_bits": self.our_bits}
+        split = None if self.split is None else asdict(self.split)
         return {
             "label": self.label, "names": list(self.names), "result": self.result, "rounded": self.rounded,
-            "changes": dict(self.changes), "equal": self.equal, "total": self.total,
+            "changes": dict(self.changes), "split_k": split, "equal": self.equal, "total": self.total,
             "first_difference": None if self.index is None else place,
         }  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,17 @@ from sparq_sim.formats import Machine, datapaths
 from sparq_sim.machines import AnyDatapath, resolve_datapath
 from sparq_sim.matmul import offered_results
 from sparq_sim.operands import Operand, operand_of
+from sparq_sim.split import SplitK
 from sparq_sim.telling import Telling, tell_apart
 from sparq_sim.variants import changed, variants
 
 #: Rows and columns of the outputs that the first pass looks at, and of those among which it chooses.
 _SAMPLE, _CHOSEN_FROM = 16, 48
 _BEAM, _ROUNDS, _LISTED, _PAIRS = 8, 4, 8, 12
+#: Machines that are asked for parts of K, how many parts, and the multiples of K that kernels cut it into.
+_SPLIT = 8
+_PARTS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)
+_TILES = (16, 32, 64, 128)
 
 
 @dataclass
@@ -73,7 +78,7 @@ class _Question:
             start = None if self.start is None else self.start[i : i + 1, j : j + 1]
             lines = (left.rows_at(np.array([i])), right.rows_at(np.array([j])), start)
         return DatapathMatch(
-            one.label, names, one.record, one.result, one.rounded, one.changes,
+            one.label, names, one.record, one.result, one.rounded, one.changes, one.split,
             int(made.size - different.sum()), made.size, index, given, ours, one, lines,
         )  # fmt: skip
 
@@ -115,7 +120,7 @@ class _Pool:
             return one
         taking = {name: self.bases[name] for names in self.names.values() for name in names}
         base = min(taking, key=lambda name: len(changed(one.record, taking[name])))
-        return Candidate(base, one.record, one.result, one.rounded, changed(one.record, taking[base]))
+        return replace(one, base=base, changes=changed(one.record, taking[base]))
 
     def vary(self, key: tuple[Any, ...], k: int) -> None:
         """Every machine one knob away."""
@@ -124,7 +129,7 @@ class _Pool:
         for record in variants(one.record, k):
             changes = changed(record, base)
             if changes:
-                self.ask(Candidate(one.base, record, one.result, one.rounded, changes))
+                self.ask(replace(one, record=record, changes=changes))
 
     bases: dict[str, Datapath] = field(default_factory=dict)
 
@@ -244,6 +249,7 @@ def identify_datapath(
     question.start = _started(c, bits.shape)
     pool = _Pool(question, *_sample(question, *bits.shape))
     refused = _ask_named(pool, machines)
+    _split(pool, left.k)
     _turn_knobs(pool, left.k)
     kept = _kept(pool)
     matches = sorted(
@@ -284,12 +290,36 @@ def _ask_named(pool: _Pool, machines: Iterable[AnyDatapath] | None) -> dict[str,
     return refused
 
 
+def _split(pool: _Pool, k: int) -> None:
+    """Parts of K, of every named machine, where none fits the sample; once one does, of no more than the closest."""
+    if pool.fits():
+        return
+    for number, key in enumerate(pool.ranked()):
+        if number >= _SPLIT and pool.fits():
+            return
+        one = pool.members[key]
+        unit = max(1, one.path.instruction or one.path.group)
+        # Equal parts in whole instructions, and in whole tiles of kernels.
+        lengths = {-(-k // (parts * tile)) * tile for parts in _PARTS for tile in (unit, *_TILES)}
+        found: dict[tuple[int, ...], SplitK] = {}
+        for length in sorted(length for length in lengths if length < k):
+            split = SplitK(length=length)
+            found.setdefault(tuple(split.ends(k, one.path)), split)
+        for split in found.values():
+            for order in ("ascending", "tree"):
+                parts = replace(one, split=replace(split, order=order))
+                pool.ask(parts)
+                pool.names[parts.key] = pool.names[key]
+
+
 def _turn_knobs(pool: _Pool, k: int) -> None:
-    """Variants of what fits the sample; where nothing does, of what comes closest, several knobs deep."""
+    """Variants of what fits the sample; where nothing does, of what comes closest in one run through K, several knobs
+    deep."""
     varied: set[tuple[Any, ...]] = set()
     for turn in range(_ROUNDS):
         fits = pool.fits()
-        chosen = fits[:_BEAM] or pool.ranked()[: _BEAM if turn else None]
+        whole = [key for key in pool.ranked() if pool.members[key].split is None]
+        chosen = fits[:_BEAM] or whole[: _BEAM if turn else None]
         for key in [key for key in chosen if key not in varied]:
             varied.add(key)
             pool.vary(key, k)

@@ -115,7 +115,8 @@ def _lengths(*candidates: Candidate) -> list[int]:
     made = {1, 2, 3, 4, 8, 16}
     for one in candidates:
         path = one.record
-        for length in (path.group, path.instruction, path.chunk):
+        part = 0 if one.split is None or one.split.length is None else one.split.length
+        for length in (path.group, path.instruction, path.chunk, part):
             made |= {length, 2 * length, length + max(1, path.group)}
     return sorted(length for length in made if 0 < length <= _LONGEST)
 

@@ -25,12 +25,13 @@ from sparq_sim.matmul import (
     result_of,
     rounds_afterwards,
 )
-from sparq_sim.operands import Operand, Pair, multiply, operand_of
+from sparq_sim.operands import Operand, Pair, operand_of
 from sparq_sim.outputs import output_spec
 from sparq_sim.products import Product
 from sparq_sim.quantize import encode
 from sparq_sim.requantize import Requantization
 from sparq_sim.split import SplitK, fitted, split_of
+from sparq_sim.steps import rounded_to
 from sparq_sim.tensor import BlockTensor
 from sparq_sim.trace import DotTrace, Tracer, TraceStep, to_float
 
@@ -121,7 +122,9 @@ def dot_trace(
     return DotTrace(path, tuple(story.steps), value, bits, story.counts)
 
 
-def trace_operands(a: Operand, b: Operand, start: Array | None, path: Datapath, result: str) -> DotTrace:
+def trace_operands(
+    a: Operand, b: Operand, start: Array | None, path: Datapath, result: str, split: SplitK | None = None
+) -> DotTrace:
     """`dot_trace` of operands of one line each that were read; `start` is [1, 1] of the result's dtype.
 
     Raises:
@@ -129,10 +132,22 @@ def trace_operands(a: Operand, b: Operand, start: Array | None, path: Datapath, 
     """
     _check_lines(a, b)
     own = machine_for(path, result)
-    got = as_result(multiply(a, b, own, None if start is None else core_start(start)), own, result)
-    tracer = Tracer(own, a, b)
-    tracer.run(0.0 if start is None else float(start[0, 0]))
-    return DotTrace(path, tuple(tracer.steps), got[0, 0].item(), int(got.view(f"u{got.itemsize}")[0, 0]), tracer.counts)
+    work = Product(a, b, own, split=split)
+    sums = work.run(None if start is None else core_start(start))
+    begin = 0.0 if start is None else float(start[0, 0])
+    if split is None:
+        tracer = Tracer(own, a, b)
+        tracer.run(begin)
+        steps, counts = tracer.steps, tracer.counts
+    else:
+        story = _Story(own)
+        total = story.parts(work.whole(), split, begin)
+        if rounds_afterwards(result, split, None):
+            sums = rounded_to(sums, result)
+            story.step("result", total, _exact(total), story.narrow(_exact(total), result))
+        steps, counts = story.steps, story.counts
+    got = as_result(sums, own, result)
+    return DotTrace(path, tuple(steps), got[0, 0].item(), int(got.view(f"u{got.itemsize}")[0, 0]), counts)
 
 
 def _start(c: float, result: str) -> Array:
