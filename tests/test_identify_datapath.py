@@ -55,7 +55,6 @@ def test_every_machine_of_the_catalog_is_recognised(name: str) -> None:
         ("hopper_fp8", {"group": 16, "fraction_bits": 14}),
         ("hopper_fp8", {"accumulator_fraction": 11, "align_rounding": "nearest_even"}),
         ("blackwell_f8f6f4", {"accumulator_rounding": "nearest_even"}),
-        ("hopper_fp8_promoted", {"chunk": 64}),
         ("mxdotp", {"group": 16}),
     ],
 )
@@ -71,6 +70,18 @@ def test_a_machine_in_no_catalog_is_found_by_turning_knobs(base: str, changes: d
     assert changed(best.record, record) == {} and len(best.changes) <= len(changes)
     assert best.label.split(" with ")[0] in sq.datapaths()
     assert np.array_equal(sq.matmul(a, b, datapath=best.record), sq.matmul(a, b, datapath=record))
+
+
+def test_a_promotion_is_the_same_as_parts() -> None:
+    rng = np.random.default_rng(3)
+    a, b = spread_e4m3(rng, 24, 384), spread_e4m3(rng, 24, 384)
+    record = with_fields(sq.datapaths()["hopper_fp8_promoted"].record, {"chunk": 64})
+    assert record is not None
+    d = sq.matmul(a, b, datapath=record)
+    found = sq.identify_datapath(a, b, d)
+    labels = [one.label for one in found.matches]
+    assert labels[0] == "hopper_fp8 in parts of 64 of K"
+    assert np.array_equal(sq.matmul(a, b, datapath="hopper_fp8", split_k=found.matches[0].split), d)
 
 
 @pytest.mark.parametrize(

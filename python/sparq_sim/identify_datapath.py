@@ -302,7 +302,8 @@ def _split(pool: _Pool, k: int) -> None:
         # Equal parts in whole instructions, and in whole tiles of kernels.
         lengths = {-(-k // (parts * tile)) * tile for parts in _PARTS for tile in (unit, *_TILES)}
         found: dict[tuple[int, ...], SplitK] = {}
-        for length in sorted(length for length in lengths if length < k):
+        # Within a chunk, parts are another chunk.
+        for length in sorted(length for length in lengths if (one.path.chunk or 1) <= length < k):
             split = SplitK(length=length)
             found.setdefault(tuple(split.ends(k, one.path)), split)
         for split in found.values():
