@@ -62,6 +62,16 @@ def test_a_nan_becomes_that_of_the_element_or_an_error_where_there_is_none(isa: 
         sq.matmul(x, ONE, output="e2m1")
 
 
+def test_inf_stays_inf_where_outputs_are_wide(isa: str) -> None:
+    x = np.float32([[1e30], [-np.inf], [2.5]])
+    for output in ("fp32", "bf16", "fp16"):
+        made = sq.matmul(x, np.float32([[1e30]]), output=output).astype(np.float32)[:, 0]
+        assert np.isposinf(made[0]) and np.isneginf(made[1]) and np.isposinf(made[2]) == (output == "fp16")
+    assert sq.matmul(x, ONE, output="fp32").tolist() == x.tolist()
+    for output, largest in (("e5m2", 57344.0), ("e4m3", 448.0)):
+        assert sq.matmul(x, ONE, output=output).astype(np.float32)[:, 0].tolist() == [largest, -largest, 2.5]
+
+
 def test_the_dtype_is_the_one_whose_items_are_the_codes() -> None:
     x, t = np.float32([[1.5]]), torch.tensor([[1.5]])
     dtypes = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sparq_sim._core import ElementFormat
 from sparq_sim.arrays import Array, is_torch, numpy_dtype
 from sparq_sim.dtypes import DTYPE_ELEMENTS, in_dtype
 from sparq_sim.formats import Format, Spec, elements, find_element, formats, spec
@@ -20,7 +21,8 @@ def output_spec(output: str | Format | Spec) -> Spec:
     if isinstance(output, str) and output not in formats() and output in elements():
         if find_element(output).signedness == "unsigned":
             raise ValueError(f"output={output!r}: codes of scales hold no results")
-        made = spec(Format(output, find_element(output), (), source="elements()"))
+        element = find_element(output)
+        made = spec(Format(output, element, (), source="elements()"), overflow="special" if _is_wide(element) else None)
     else:
         made = spec(output)
     if made.conversion.rounding == "stochastic":
@@ -28,6 +30,11 @@ def output_spec(output: str | Format | Spec) -> Spec:
             f"output: {made.format.name} with rounding='stochastic' needs random bits: encode the result with random="
         )
     return made
+
+
+def _is_wide(element: ElementFormat) -> bool:
+    """With Inf, and of more than 8 bits: those overflow, as bf16 and fp16 do; shorter ones saturate."""
+    return element.code_bits > 8 and element.infinity_code is not None
 
 
 def written(values: Any, made: Spec, threads: int | None) -> Any:
