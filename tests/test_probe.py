@@ -96,7 +96,9 @@ def test_without_c_the_order_is_the_same() -> None:
         {"group": 5, "fraction_bits": 18, "align_rounding": "down", "accumulator_fraction": 23},
         {"group": 16, "fraction_bits": 16, "accumulator_fraction": 18, "accumulator_rounding": "toward_zero"},
         {"group": 4, "instruction": 16, "run": 1, "fraction_bits": 22, "start": "after_instruction"},
-        {"group": 1, "fraction_bits": 24, "align_rounding": "to_odd", "accumulator_fraction": 7},
+        {"group": 1, "fraction_bits": 40, "align_rounding": "to_odd", "accumulator_fraction": 7},
+        {"group": 1, "fraction_bits": 24, "accumulator_fraction": 10, "accumulator_rounding": "toward_zero"},
+        {"group": 1, "fraction_bits": 25, "accumulator_fraction": 16},
     ],
 )
 def test_machines_of_no_catalog_are_recovered(fields: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from sparq_sim.probe_asker import CUTS, ROUNDINGS, Asker
 from sparq_sim.probe_exact import beside_start, integer_overflow
 from sparq_sim.probe_places import Survey
 from sparq_sim.probed import Probe
-from sparq_sim.probed_record import record_of
+from sparq_sim.probed_record import adds_one_by_one, is_float32_fma, record_of
 from sparq_sim.summation import START, Node, exact_groups, nodes_of, tree_of
 from sparq_sim.verified import verify
 
@@ -312,7 +312,28 @@ def _inside(asker: Asker, found: Probe) -> Probe:
     found = _carried(asker, _output(asker, group, found))
     if found.takes_c:
         found = _start(asker, found)
+    found = _beside(asker, found)
     return replace(found, outer_fraction=_outer(asker, found))
+
+
+def _beside(asker: Asker, found: Probe) -> Probe:
+    """Where products are added one by one and float32 arithmetic it is not: how far below a sum a product still breaks
+    a tie, or is seen by a rounding toward zero."""
+    bits = found.output_fraction
+    if bits is None or not adds_one_by_one(found) or is_float32_fma(found):
+        return found
+    nearest = found.output_rounding == "nearest_even"
+    if asker.box.c_dtype != "float32" or (nearest and bits > 22):
+        return found.unknown("how far below a sum a product still counts in its rounding")
+    big = 2.0**asker.high
+    start, sign = (big + big * 2.0 ** -(bits + 1), 1) if nearest else (big, -1)
+    place = next(leaf for leaf in found.steps[0] if leaf != START)
+    span = range(bits + 2, asker.high - asker.lowest + 1)
+    made = asker.of({START: start}, *({START: start, place: sign * 2.0 ** (asker.high - n)} for n in span))
+    lost = [n for n, value in zip(span, made[1:], strict=True) if value == made[0]]
+    if lost:
+        return replace(found, fraction_bits=lost[0] - 1, align_rounding="toward_zero")
+    return replace(found, align_rounding="to_odd")
 
 
 def _outer(asker: Asker, found: Probe) -> int | None:

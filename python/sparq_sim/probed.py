@@ -34,6 +34,7 @@ class Probe:
     fraction_bits: int | None = None
     """Kept below the largest exponent of a group."""
     align_rounding: str | None = None
+    """``"to_odd"`` without `fraction_bits`: of single products nothing is lost before sums are rounded."""
     lanes: int = 1
     """Sums of a group that have a largest exponent each; neighbours take turns."""
     output_fraction: int | None = None
@@ -163,6 +164,8 @@ class Probe:
             cut = f", cut {self.align_rounding}" if self.align_rounding else ""
             lanes = f", in {self.lanes} sums of their own" if self.lanes > 1 else ""
             rows.append(("alignment", f"{self.fraction_bits} fraction bits below the largest exponent{cut}{lanes}"))
+        elif self.align_rounding == "to_odd":
+            rows.append(("alignment", "nothing is lost before sums are rounded"))
         if self.accumulator_fraction is not None:
             rows.append(("carried", f"{self.accumulator_fraction} fraction bits, {self.accumulator_rounding or '?'}"))
         if self.output_fraction is not None:

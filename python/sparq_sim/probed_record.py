@@ -60,9 +60,9 @@ def _in_order(steps: tuple[tuple[int, ...], ...]) -> bool:
 
 
 def _pairs(found: Probe) -> Datapath:
-    steps = found.steps
-    if steps and _in_order(steps) and all(len(step) == 1 for step in steps[1:]):
+    if adds_one_by_one(found):
         return _fused(found)
+    steps = found.steps
     whole = found.tree
     if whole is not None and START in whole.leaves and len(whole.nodes) == 1:
         whole = whole.nodes[0]
@@ -77,16 +77,29 @@ def _pairs(found: Probe) -> Datapath:
     raise ValueError("sums of pairs in an order that no record has")
 
 
+def adds_one_by_one(found: Probe) -> bool:
+    """Whether each product is a step of its own, in order."""
+    steps = found.steps
+    return bool(steps) and _in_order(steps) and all(len(step) == 1 for step in steps[1:])
+
+
+def is_float32_fma(found: Probe) -> bool:
+    """Whether sums of single products are rounded as float32 arithmetic does, or to another type at last."""
+    wide = found.output_fraction is None or found.output_fraction >= 23
+    return found.dtype != "float32" or (wide and found.output_rounding in (None, "nearest_even"))
+
+
 def _fused(found: Probe) -> Datapath:
-    """One rounded sum per product: of float32, or of a narrower accumulator (docs/numerics.md section 10)."""
-    bits = found.output_fraction
-    if bits is None or bits >= 23 or found.dtype != "float32":
+    """One rounded sum per product: of float32, or of another accumulator (docs/numerics.md section 10)."""
+    if is_float32_fma(found):
         return Datapath(reduce="fma")
-    operands = sum(find_element(format).mantissa_bits for format in (found.a_format, found.b_format))
+    bits = found.output_fraction or 23
+    # c has the 23 bits of float32.
+    enough = 23 + sum(find_element(format).mantissa_bits for format in (found.a_format, found.b_format)) + 3
     return datapath_from_dict({
-        "reduce": "align", "group": 1, "fraction_bits": min(44, bits + operands + 3), "align_rounding": "to_odd",
-        "accumulator_fraction": bits, "accumulator_rounding": _word(found.output_rounding, _WORDS, "the accumulator"),
-        "block_scales": False,
+        "reduce": "align", "group": 1, "fraction_bits": found.fraction_bits or min(44, enough),
+        "align_rounding": found.align_rounding or "to_odd", "accumulator_fraction": bits,
+        "accumulator_rounding": _word(found.output_rounding, _WORDS, "the accumulator"), "block_scales": False,
     })  # fmt: skip
 
 
