@@ -207,6 +207,45 @@ def test_a_killed_run_leaves_whole_files_and_goes_on(tmp_path: Path) -> None:
     assert again.skipped == () and files_of(tmp_path / "out") != whole
 
 
+def test_a_source_that_changed_is_encoded_again_however_alike_its_file_is(tmp_path: Path) -> None:
+    """Same name, size and times, as tools leave them that keep times."""
+    checkpoint(tmp_path / "in")
+    path, out = tmp_path / "in" / "model-00002-of-00002.safetensors", tmp_path / "out"
+
+    def run() -> tuple[str, ...]:
+        return convert(tmp_path / "in", out, sq.spec("mxfp4"), sq.find_layout("row_major")).skipped
+
+    assert run() == ()
+    before, old = path.stat(), load_file(path)
+    save_file(old | {"layers.1.fc.weight": old["layers.1.fc.weight"] + 1}, path, metadata={"format": "pt"})
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert run() == ("model-00001-of-00002.safetensors",)
+    wanted = sq.encode(old["layers.1.fc.weight"] + 1, "mxfp4")
+    assert sq.load(out / path.name, "layers.1.fc.weight") == wanted
+    # The same content under another time is the same.
+    os.utime(path, ns=(0, 0))
+    assert run() == ("model-00001-of-00002.safetensors", path.name)
+
+
+@pytest.mark.parametrize("when", ["planned", "read"])
+def test_a_source_that_changes_while_it_is_read_is_an_error(tmp_path: Path, when: str) -> None:
+    checkpoint(tmp_path / "in", shards=1)
+    path = next((tmp_path / "in").glob("*.safetensors"))
+
+    def change(*_: object) -> None:
+        stamp = path.stat()
+        with path.open("r+b") as file:
+            file.seek(-8, os.SEEK_END)
+            file.write(bytes(8))
+        os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+
+    told: dict[str, Any] = {"started" if when == "planned" else "advanced": change}
+    with pytest.raises(ValueError, match=r"model-00001-of-00001\.safetensors: changed while it was read"):
+        convert(tmp_path / "in", tmp_path / "out", sq.spec("mxfp4"), sq.find_layout("row_major"), **told)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_errors_come_before_anything_is_written(tmp_path: Path) -> None:
     checkpoint(tmp_path / "in", shards=2)
 

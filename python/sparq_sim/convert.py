@@ -20,14 +20,14 @@ import numpy as np
 
 from sparq_sim.arrays import Array
 from sparq_sim.containers import open_file
-from sparq_sim.disk import write_whole
+from sparq_sim.disk import content_digest, stamp_of, write_whole
 from sparq_sim.files import Named
 from sparq_sim.formats import Spec
 from sparq_sim.layouts import Layout
 from sparq_sim.packing import pack, plan
 from sparq_sim.quantize import encode
 from sparq_sim.shards import DTYPE_BITS, Entry, Planned, Shard, open_shard, write_shard
-from sparq_sim.stored import Stored, metadata_of, planned_planes
+from sparq_sim.stored import STORE_VERSION, Stored, metadata_of, planned_planes
 
 _JOB = "sparq_job"
 _INDEX = "model.safetensors.index.json"
@@ -58,7 +58,20 @@ class _Work:
     spec: Spec
     chosen: dict[str, Stored]
     """As they are stored: dense, if the layout has no positions."""
-    job: str
+    stamp: tuple[int, ...]
+    """Of the shard's file when its header was read."""
+
+    def require_unchanged(self) -> None:
+        """ValueError if the shard's file was replaced or written to since."""
+        if stamp_of(self.shard.path) != self.stamp:
+            raise ValueError(f"{self.shard.path}: changed while it was read; run again")
+
+    def job(self) -> str:
+        """A digest of all that the new file depends on: the content of the shard, and what is asked for."""
+        one = next(iter(self.chosen.values()), None)
+        asked = [STORE_VERSION, self.spec.digest, one and one.spec.digest, repr(one and one.layout)]
+        said = json.dumps([*asked, self.shard.path.name, content_digest(self.shard.path), sorted(self.chosen)])
+        return hashlib.sha256(said.encode()).hexdigest()
 
     def planned(self) -> dict[str, Planned]:
         """What the new file holds, in order."""
@@ -74,12 +87,12 @@ class _Work:
                 made[key] = kind
         return made
 
-    def is_done(self) -> bool:
-        """Whether an earlier run wrote it."""
+    def is_done(self, job: str) -> bool:
+        """Whether an earlier run of that job wrote it."""
         if not self.output.is_file():
             return False
         try:
-            return open_shard(self.output).metadata.get(_JOB) == self.job
+            return open_shard(self.output).metadata.get(_JOB) == job
         except ValueError:
             return False
 
@@ -101,6 +114,7 @@ def _works(
     stored = spec.dense() if layout.positions is None else spec
     seen: dict[str, Path] = {}
     for path in paths:
+        stamp = stamp_of(path)
         shard = open_file(path).shard()
         chosen = {}
         for name, entry in shard.entries.items():
@@ -117,14 +131,7 @@ def _works(
                 raise ValueError(f"{path}: {name}: {error}; --exclude leaves tensors as they are") from None
             planes = tuple(held.plane_shapes())
             chosen[name] = Stored(name, stored, entry.shape, str(entry.float_name), "numpy", layout, planes)
-        job = json.dumps([spec.digest, repr(layout), path.name, path.stat().st_size, sorted(chosen)])
-        work = _Work(
-            shard,
-            output / path.with_suffix(".safetensors").name,
-            spec,
-            chosen,
-            hashlib.sha256(job.encode()).hexdigest(),
-        )
+        work = _Work(shard, output / path.with_suffix(".safetensors").name, spec, chosen, stamp)
         work.planned()  # for its errors, before anything is written
         works.append(work)
     return works
@@ -148,7 +155,8 @@ def convert(
     (`Layout.checkpoint`), that file gets a ``quantization_config``.
 
     Each shard appears as a whole or not at all. Run again with the same arguments, it goes on after the shards that are
-    there; those of other arguments are written again.
+    there; those of other arguments, or made from a shard of other content, are written again. Contents are compared by
+    SHA-256, not by size or time: every shard is read for that before it is encoded.
 
     Args:
         source: a directory of ``*.safetensors``; or a safetensors or GGUF file, beside which nothing is looked at.
@@ -158,7 +166,7 @@ def convert(
 
     Raises:
         ValueError: damaged files, tensors that the layout or safetensors do not hold, values that the format does not
-            express, a config.json that says already how weights are quantized.
+            express, a shard that changes while it is read, a config.json that says already how weights are quantized.
     """
     if not source.exists():
         raise ValueError(f"{source}: no such file or directory")
@@ -175,11 +183,13 @@ def convert(
     for work in works:
         for stale in output.glob(f".{work.output.name}.*"):  # of runs that were killed
             stale.unlink(missing_ok=True)
-        if work.is_done():
+        job = work.job()
+        work.require_unchanged()
+        if work.is_done(job):
             skipped.append(work.output.name)
             advanced(work.output.name, sum(entry.nbytes for entry in work.shard.entries.values()))
             continue
-        metadata = {**work.shard.metadata, **metadata_of(work.chosen), _JOB: work.job}
+        metadata = {**work.shard.metadata, **metadata_of(work.chosen), _JOB: job}
         write_shard(work.output, work.planned(), metadata, lambda work=work: _produce(work, threads, advanced))  # type: ignore[misc]
     _write_rest(source, output, works, config)
     encoded = [(work, name) for work in works for name in work.chosen]
@@ -207,6 +217,7 @@ def _produce(work: _Work, threads: int | None, advanced: Callable[[str, int], No
                 name, planes = coming.popleft()
                 yield from planes.result()
                 advanced(name, shard.entries[name].nbytes)
+    work.require_unchanged()
 
 
 def _planes(work: _Work, name: str, data: Array, threads: int | None) -> list[tuple[str, Array]]:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import mmap
 import os
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from sparq_sim.arrays import Array
+
+#: Bytes that are hashed at a time.
+_PIECE = 1 << 24
 
 
 def mapped(path: Path, start: int, nbytes: int, *, ahead: bool = True) -> Array:
@@ -35,6 +40,44 @@ def mapped(path: Path, start: int, nbytes: int, *, ahead: bool = True) -> Array:
     if ahead and hasattr(mmap, "MADV_WILLNEED"):
         made.madvise(mmap.MADV_WILLNEED)
     return np.frombuffer(made, np.uint8, nbytes, beside)
+
+
+def content_digest(path: Path) -> str:
+    """Hex digits that differ where the contents of files do: SHA-256 of the SHA-256 of each piece of 16 MiB, which
+    threads hash beside one another.
+
+    Raises:
+        ValueError: a file that cannot be read.
+    """
+
+    def hashed(start: int) -> bytes:
+        with path.open("rb", buffering=0) as file:
+            file.seek(start)
+            left, state = _PIECE, hashlib.sha256()
+            while left and (read := file.read(left)):
+                state.update(read)
+                left -= len(read)
+        return state.digest()
+
+    try:
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as workers:
+            pieces = workers.map(hashed, range(0, path.stat().st_size, _PIECE))
+            return hashlib.sha256(b"".join(pieces)).hexdigest()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def stamp_of(path: Path) -> tuple[int, ...]:
+    """What changes when a file is replaced or written to, also where its size and time are kept.
+
+    Raises:
+        ValueError: a file that is gone.
+    """
+    try:
+        said = path.stat()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    return said.st_dev, said.st_ino, said.st_size, said.st_mtime_ns, said.st_ctime_ns
 
 
 def write_whole(path: Path, put: Callable[[BinaryIO], object]) -> None:
