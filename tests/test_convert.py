@@ -20,7 +20,7 @@ import sparq_sim as sq
 from gguf_files import Tensor, gguf
 from sparq_sim.convert import convert
 from sparq_sim.packing import layout_for
-from test_cli import table
+from test_cli import sparq, table
 
 
 def checkpoint(folder: Path, shards: int = 2, size: int = 64) -> dict[str, torch.Tensor]:
@@ -244,6 +244,44 @@ def test_a_source_that_changes_while_it_is_read_is_an_error(tmp_path: Path, when
     with pytest.raises(ValueError, match=r"model-00001-of-00001\.safetensors: changed while it was read"):
         convert(tmp_path / "in", tmp_path / "out", sq.spec("mxfp4"), sq.find_layout("row_major"), **told)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_checkpoint_that_is_not_whole_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "in")
+    index = tmp_path / "in" / "model.safetensors.index.json"
+    said = json.loads(index.read_text())["weight_map"]
+    one, two = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
+
+    def refused(text: str, message: str) -> None:
+        index.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            convert(tmp_path / "in", tmp_path / "out", sq.spec("mxfp4"), sq.find_layout("row_major"))
+        assert not (tmp_path / "out").exists()
+
+    def mapped(changed: dict[str, object]) -> str:
+        return json.dumps({"weight_map": said | changed})
+
+    refused(mapped({"lost": one}), rf"index\.json: names tensor 'lost', which {one} does not hold")
+    refused(mapped({"layers.0.ids": two}), rf"index\.json: names tensor 'layers\.0\.ids', which {two} does not hold")
+    refused(mapped({"lost": "model-3.safetensors"}), r"index\.json: names model-3\.safetensors, which is not there")
+    for text in ("{", "[]", "{}", '{"weight_map": []}', mapped({"lost": 3}), "[" * 9999):
+        refused(text, r"index\.json: is no index of shards")
+    (tmp_path / "in" / "other.safetensors.index.json").write_text(mapped({}))
+    refused(mapped({}), r"other\.safetensors\.index\.json: is an index beside model\.safetensors\.index\.json")
+    (tmp_path / "in" / "other.safetensors.index.json").unlink()
+    (tmp_path / "in" / two).unlink()
+    refused(mapped({}), rf"index\.json: names {two}, which is not there")
+    done = sparq("encode", tmp_path / "in", "-f", "mxfp4", "-o", tmp_path / "out", code=2)
+    assert two in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_an_index_keeps_its_name(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "in")
+    name = "diffusion_pytorch_model.safetensors.index.json"
+    (tmp_path / "in" / "model.safetensors.index.json").rename(tmp_path / "in" / name)
+    convert(tmp_path / "in", tmp_path / "out", sq.spec("mxfp4"), sq.find_layout("row_major"))
+    assert [path.name for path in (tmp_path / "out").glob("*index*")] == [name]
+    assert "layers.1.fc.weight.scales" in json.loads((tmp_path / "out" / name).read_text())["weight_map"]
 
 
 def test_errors_come_before_anything_is_written(tmp_path: Path) -> None:

@@ -26,10 +26,11 @@ from sparq_sim.formats import Spec
 from sparq_sim.layouts import Layout
 from sparq_sim.packing import pack, plan
 from sparq_sim.quantize import encode
-from sparq_sim.shards import DTYPE_BITS, Entry, Planned, Shard, open_shard, write_shard
+from sparq_sim.shards import DTYPE_BITS, INDEXES, Entry, Index, Planned, Shard, find_index, open_shard, write_shard
 from sparq_sim.stored import STORE_VERSION, Stored, metadata_of, planned_planes
 
 _JOB = "sparq_job"
+#: Of the index, where the source has none.
 _INDEX = "model.safetensors.index.json"
 _CONFIG = "config.json"
 
@@ -159,20 +160,25 @@ def convert(
     SHA-256, not by size or time: every shard is read for that before it is encoded.
 
     Args:
-        source: a directory of ``*.safetensors``; or a safetensors or GGUF file, beside which nothing is looked at.
+        source: a directory of ``*.safetensors``, all those that its index names, if it has one; or a safetensors or
+            GGUF file, beside which nothing is looked at.
         output: another one, made if need be.
         include, exclude: names of tensors, with ``*``; default all.
         started, advanced: told the bytes to be read, and those of each tensor that is done.
 
     Raises:
-        ValueError: damaged files, tensors that the layout or safetensors do not hold, values that the format does not
-            express, a shard that changes while it is read, a config.json that says already how weights are quantized.
+        ValueError: damaged files, shards or tensors that an index names and that are not there, tensors that the layout
+            or safetensors do not hold, values that the format does not express, a shard that changes while it is read,
+            a config.json that says already how weights are quantized.
     """
     if not source.exists():
         raise ValueError(f"{source}: no such file or directory")
     if output.exists() and output.samefile(source if source.is_dir() else source.parent):
         raise ValueError(f"{output}: is the input, or where it lies; give another directory")
+    index = find_index(source) if source.is_dir() else None
     works = _works(source, output, spec, layout, include, exclude)
+    if index is not None:
+        index.require({work.shard.path.name: work.shard.entries.keys() for work in works})
     config = _configuration(source, works)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -191,7 +197,7 @@ def convert(
             continue
         metadata = {**work.shard.metadata, **metadata_of(work.chosen), _JOB: job}
         write_shard(work.output, work.planned(), metadata, lambda work=work: _produce(work, threads, advanced))  # type: ignore[misc]
-    _write_rest(source, output, works, config)
+    _write_rest(source, output, works, index, config)
     encoded = [(work, name) for work in works for name in work.chosen]
     before = sum(work.shard.entries[name].nbytes for work, name in encoded)
     kept = sum(e.nbytes for work in works for n, e in work.shard.entries.items() if n not in work.chosen)
@@ -283,17 +289,17 @@ def quantization_config(weights: Sequence[Stored]) -> dict[str, Any]:
     }
 
 
-def _write_rest(source: Path, output: Path, works: list[_Work], config: bytes | None) -> None:
+def _write_rest(source: Path, output: Path, works: list[_Work], index: Index | None, config: bytes | None) -> None:
     """The index of all shards, and the files beside them, config.json with what was added to it."""
     weight_map, total = {}, 0
     for work in works:
         for key, kind in work.planned().items():
             weight_map[key] = work.output.name
             total += kind.nbytes
-    if len(works) > 1 or (source / _INDEX).is_file():
-        index = json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=1).encode()
-        write_whole(output / _INDEX, lambda file: file.write(index))
+    if len(works) > 1 or index is not None:
+        text = json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=1).encode()
+        write_whole(output / (_INDEX if index is None else index.path.name), lambda file: file.write(text))
     for path in sorted(source.iterdir()) if source.is_dir() else ():
-        if path.is_file() and path.suffix != ".safetensors" and path.name != _INDEX:
+        if path.is_file() and path.suffix != ".safetensors" and not path.match(INDEXES):
             with io.BytesIO(config) if config is not None and path.name == _CONFIG else path.open("rb") as content:
                 write_whole(output / path.name, functools.partial(shutil.copyfileobj, content))

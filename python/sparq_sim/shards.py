@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +23,8 @@ DTYPE_BITS = {
     "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
 }  # fmt: skip
 _FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+#: Names of the files of checkpoints that say which shard holds a tensor.
+INDEXES = "*.safetensors.index*.json"
 #: Bytes that are copied at a time.
 _PIECE = 1 << 24
 
@@ -86,6 +88,42 @@ def _entry(said: Mapping[str, Any], base: int) -> Entry:
         raise ValueError(f"dtype {dtype!r}")
     start, end = said["data_offsets"]
     return Entry(dtype, tuple(said["shape"]), base + start, end - start)
+
+
+@dataclass(frozen=True)
+class Index:
+    """The file of a checkpoint that says which shard holds a tensor."""
+
+    path: Path
+    weight_map: Mapping[str, str]
+
+    def require(self, held: Mapping[str, Collection[str]]) -> None:
+        """ValueError if a shard or a tensor is missing; `held` are the tensors of each shard that is there."""
+        for name, shard in self.weight_map.items():
+            if shard not in held:
+                raise ValueError(f"{self.path}: names {shard}, which is not there")
+            if name not in held[shard]:
+                raise ValueError(f"{self.path}: names tensor {name!r}, which {shard} does not hold")
+
+
+def find_index(folder: Path) -> Index | None:
+    """The index of a directory of shards, if it has one.
+
+    Raises:
+        ValueError: several, or one that cannot be read.
+    """
+    paths = sorted(folder.glob(INDEXES))
+    if len(paths) > 1:
+        raise ValueError(f"{paths[1]}: is an index beside {paths[0].name}; needed one")
+    if not paths:
+        return None
+    try:
+        said = json.loads(paths[0].read_bytes())["weight_map"]
+        if not all(isinstance(shard, str) for shard in said.values()):
+            raise TypeError("names of shards")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ValueError(f"{paths[0]}: is no index of shards that can be read (needed a JSON weight_map)") from None
+    return Index(paths[0], said)
 
 
 @dataclass(frozen=True)
