@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -282,6 +283,63 @@ def test_an_index_keeps_its_name(tmp_path: Path) -> None:
     convert(tmp_path / "in", tmp_path / "out", sq.spec("mxfp4"), sq.find_layout("row_major"))
     assert [path.name for path in (tmp_path / "out").glob("*index*")] == [name]
     assert "layers.1.fc.weight.scales" in json.loads((tmp_path / "out" / name).read_text())["weight_map"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (
+            {"include": ["*.fc.*", "*.fd.*"]},
+            r"--include \*\.fd\.\*: matches none of 8 tensors: 'layers\.0\.\w+.*, \.\.\.$",
+        ),
+        ({"exclude": ["lm_head*"]}, r"--exclude lm_head\*: matches none of 8 tensors"),
+        (
+            {"include": ["*.norm.*"]},
+            r"--include \*\.norm\.\*: matches only .*two and more axes.*: 'layers\.0\.norm\.weight'",
+        ),
+        ({"include": ["*.fc.*"], "exclude": ["layers*"]}, r"in: nothing to encode"),
+    ],
+)
+def test_patterns_that_choose_nothing_are_refused(tmp_path: Path, chosen: dict[str, list[str]], message: str) -> None:
+    checkpoint(tmp_path / "in")
+    with pytest.raises(ValueError, match=message):
+        convert(tmp_path / "in", tmp_path / "out", sq.spec("mxfp4"), sq.find_layout("row_major"), **chosen)
+    assert not (tmp_path / "out").exists()
+
+
+def test_directories_of_others_are_left_alone(tmp_path: Path) -> None:
+    """An output directory is new, or what an earlier run left, whatever its choices were."""
+    checkpoint(tmp_path / "in")
+    out = tmp_path / "out"
+    own, plain = "model-00001-of-00002.safetensors", {"w": torch.ones(2, 32)}
+
+    def refused(message: str) -> None:
+        before = files_of(out)
+        with pytest.raises(ValueError, match=message):
+            convert(tmp_path / "in", out, sq.spec("mxfp4"), sq.find_layout("row_major"))
+        assert files_of(out) == before
+
+    def run() -> None:
+        convert(tmp_path / "in", out, sq.spec("mxfp4"), sq.find_layout("row_major"))
+
+    out.mkdir()
+    (out / "notes.txt").write_text("of the user")
+    (out / "config.json").write_text("{}")
+    refused(r"config\.json: is there already, and no earlier run wrote it; give a new directory")
+    (out / "config.json").unlink()
+    save_file(plain, out / own)
+    refused(rf"{own}: is there already, and no earlier run wrote it")
+    (out / own).write_bytes(b"no safetensors file")
+    refused(rf"{own}: is there already, and no earlier run wrote it")
+    (out / own).unlink()
+    run()
+    run()
+    assert (out / "notes.txt").read_text() == "of the user"
+    for name in ("model-00001-of-00003.safetensors", "other.safetensors.index.json"):
+        shutil.copy(out / own, out / name)
+        refused(rf"{name}: is none of the files that come of {tmp_path / 'in'}; give a new directory")
+        (out / name).unlink()
+    run()
 
 
 def test_errors_come_before_anything_is_written(tmp_path: Path) -> None:

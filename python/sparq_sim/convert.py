@@ -7,10 +7,11 @@ import fnmatch
 import functools
 import hashlib
 import io
+import itertools
 import json
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ _JOB = "sparq_job"
 #: Of the index, where the source has none.
 _INDEX = "model.safetensors.index.json"
 _CONFIG = "config.json"
+_SUFFIX = ".safetensors"
+_ENCODED = "floats of two and more axes are encoded, those that --include and --exclude leave"
 
 
 @dataclass(frozen=True)
@@ -88,14 +91,13 @@ class _Work:
                 made[key] = kind
         return made
 
-    def is_done(self, job: str) -> bool:
-        """Whether an earlier run of that job wrote it."""
-        if not self.output.is_file():
-            return False
-        try:
-            return open_shard(self.output).metadata.get(_JOB) == job
-        except ValueError:
-            return False
+
+def _job_of(path: Path) -> str | None:
+    """The job that wrote a shard; None of other files."""
+    try:
+        return open_shard(path).metadata.get(_JOB)
+    except ValueError:
+        return None
 
 
 def _chosen(name: str, entry: Entry, include: Sequence[str], exclude: Sequence[str]) -> bool:
@@ -108,7 +110,7 @@ def _chosen(name: str, entry: Entry, include: Sequence[str], exclude: Sequence[s
 def _works(
     source: Path, output: Path, spec: Spec, layout: Layout, include: Sequence[str], exclude: Sequence[str]
 ) -> list[_Work]:
-    paths = sorted(source.glob("*.safetensors")) if source.is_dir() else [source]
+    paths = sorted(source.glob(f"*{_SUFFIX}")) if source.is_dir() else [source]
     if not paths:
         raise ValueError(f"{source}: no *.safetensors files there")
     works: list[_Work] = []
@@ -132,10 +134,45 @@ def _works(
                 raise ValueError(f"{path}: {name}: {error}; --exclude leaves tensors as they are") from None
             planes = tuple(held.plane_shapes())
             chosen[name] = Stored(name, stored, entry.shape, str(entry.float_name), "numpy", layout, planes)
-        work = _Work(shard, output / path.with_suffix(".safetensors").name, spec, chosen, stamp)
+        work = _Work(shard, output / path.with_suffix(_SUFFIX).name, spec, chosen, stamp)
         work.planned()  # for its errors, before anything is written
         works.append(work)
+    _require_matches(works, "--include", include)
+    _require_matches(works, "--exclude", exclude)
+    if not any(work.chosen for work in works):
+        raise ValueError(f"{source}: nothing to encode: {_ENCODED}")
     return works
+
+
+def _require_matches(works: Sequence[_Work], option: str, patterns: Sequence[str]) -> None:
+    """ValueError for a pattern that no tensor has, and for one to encode where nothing that has it can be encoded."""
+    entries = {name: entry for work in works for name, entry in work.shard.entries.items()}
+    for pattern in patterns:
+        found = [name for name in entries if fnmatch.fnmatchcase(name, pattern)]
+        if not found:
+            raise ValueError(f"{option} {pattern}: matches none of {len(entries)} tensors: {_some(entries)}")
+        if option == "--include" and not any(_chosen(name, entries[name], (), ()) for name in found):
+            raise ValueError(f"{option} {pattern}: matches only what is not encoded ({_ENCODED}): {_some(found)}")
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first few of them."""
+    first = list(itertools.islice(names, 4))
+    return ", ".join(map(repr, first[:3])) + (", ..." if len(first) > 3 else "")
+
+
+def _require_ours(source: Path, output: Path, shards: set[str], others: set[str]) -> None:
+    """ValueError if a directory holds weights or an index that are none of those files which are to be written, or
+    some of these that no earlier run wrote."""
+    there = sorted(output.iterdir()) if output.is_dir() else []
+    weights = [path for path in there if path.suffix == _SUFFIX]
+    for path in there:
+        if path not in weights and path.name not in others and not path.match(INDEXES):
+            continue
+        if path.name not in shards | others:
+            raise ValueError(f"{path}: is none of the files that come of {source}; give a new directory")
+        if not weights or (path in weights and _job_of(path) is None):
+            raise ValueError(f"{path}: is there already, and no earlier run wrote it; give a new directory")
 
 
 def convert(
@@ -162,14 +199,16 @@ def convert(
     Args:
         source: a directory of ``*.safetensors``, all those that its index names, if it has one; or a safetensors or
             GGUF file, beside which nothing is looked at.
-        output: another one, made if need be.
-        include, exclude: names of tensors, with ``*``; default all.
+        output: another one, made if need be; or what an earlier run left. Weights that are not of this source, and
+            files that no earlier run wrote, are never replaced.
+        include, exclude: names of tensors, with ``*``; default all. Each is to match something.
         started, advanced: told the bytes to be read, and those of each tensor that is done.
 
     Raises:
         ValueError: damaged files, shards or tensors that an index names and that are not there, tensors that the layout
             or safetensors do not hold, values that the format does not express, a shard that changes while it is read,
-            a config.json that says already how weights are quantized.
+            a config.json that says already how weights are quantized, patterns that match nothing, nothing to encode,
+            an output directory with files of others.
     """
     if not source.exists():
         raise ValueError(f"{source}: no such file or directory")
@@ -180,6 +219,8 @@ def convert(
     if index is not None:
         index.require({work.shard.path.name: work.shard.entries.keys() for work in works})
     config = _configuration(source, works)
+    beside = {path.name for path in _beside(source)} | {_index_name(works, index)}
+    _require_ours(source, output, {work.output.name for work in works}, beside - {""})
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -191,7 +232,7 @@ def convert(
             stale.unlink(missing_ok=True)
         job = work.job()
         work.require_unchanged()
-        if work.is_done(job):
+        if _job_of(work.output) == job:
             skipped.append(work.output.name)
             advanced(work.output.name, sum(entry.nbytes for entry in work.shard.entries.values()))
             continue
@@ -289,6 +330,18 @@ def quantization_config(weights: Sequence[Stored]) -> dict[str, Any]:
     }
 
 
+def _index_name(works: Sequence[_Work], index: Index | None) -> str:
+    """Of the index that is written; empty where none is."""
+    return index.path.name if index is not None else _INDEX if len(works) > 1 else ""
+
+
+def _beside(source: Path) -> list[Path]:
+    """The files of a directory that are copied."""
+    if not source.is_dir():
+        return []
+    return [p for p in sorted(source.iterdir()) if p.is_file() and p.suffix != _SUFFIX and not p.match(INDEXES)]
+
+
 def _write_rest(source: Path, output: Path, works: list[_Work], index: Index | None, config: bytes | None) -> None:
     """The index of all shards, and the files beside them, config.json with what was added to it."""
     weight_map, total = {}, 0
@@ -296,10 +349,9 @@ def _write_rest(source: Path, output: Path, works: list[_Work], index: Index | N
         for key, kind in work.planned().items():
             weight_map[key] = work.output.name
             total += kind.nbytes
-    if len(works) > 1 or index is not None:
+    if name := _index_name(works, index):
         text = json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=1).encode()
-        write_whole(output / (_INDEX if index is None else index.path.name), lambda file: file.write(text))
-    for path in sorted(source.iterdir()) if source.is_dir() else ():
-        if path.is_file() and path.suffix != ".safetensors" and not path.match(INDEXES):
-            with io.BytesIO(config) if config is not None and path.name == _CONFIG else path.open("rb") as content:
-                write_whole(output / path.name, functools.partial(shutil.copyfileobj, content))
+        write_whole(output / name, lambda file: file.write(text))
+    for path in _beside(source):
+        with io.BytesIO(config) if config is not None and path.name == _CONFIG else path.open("rb") as content:
+            write_whole(output / path.name, functools.partial(shutil.copyfileobj, content))
