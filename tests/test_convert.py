@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -227,6 +229,33 @@ def test_a_source_that_changed_is_encoded_again_however_alike_its_file_is(tmp_pa
     # The same content under another time is the same.
     os.utime(path, ns=(0, 0))
     assert run() == ("model-00001-of-00002.safetensors", path.name)
+
+
+def test_a_disk_that_is_full_is_one_line_of_error(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "in", shards=1, size=512)
+    command = [sys.executable, "-m", "sparq_sim.cli", "encode", str(tmp_path / "in"), "-f", "mxfp4", "-o"]
+
+    def encoded(limit: int) -> subprocess.CompletedProcess[str]:
+        """Files of no more bytes stand for a disk that is full."""
+        limited = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
+        return subprocess.run(
+            [*command, str(tmp_path / "out")], preexec_fn=limited, capture_output=True, text=True, check=False
+        )
+
+    done = encoded(1 << 16)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "out/model-00001-of-00001.safetensors: cannot be written (File too large)" in done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+    assert encoded(1 << 24).returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_an_output_that_is_full_is_one_line_of_error(options: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "sparq_sim.cli", "layouts", *options]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: No space left on device\n")
 
 
 @pytest.mark.parametrize("when", ["planned", "read"])

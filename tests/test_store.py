@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import resource
 import struct
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
         raise OSError("the disk is full")
 
     monkeypatch.setattr(os, "replace", broken)
-    with pytest.raises(OSError, match="the disk is full"):
+    with pytest.raises(ValueError, match=rf"file\{suffix}: cannot be written \(the disk is full\)"):
         sq.encode(np.zeros((2, 32), np.float32), "mxfp4").save(path)
     assert sq.load(path) == old
     assert os.listdir(tmp_path) == [path.name]
@@ -142,6 +143,22 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
         old.save(tmp_path / "no" / path.name)
     with pytest.raises(ValueError, match=r"needed a file named \*\.safetensors"):
         old.save(tmp_path / "file.npz")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".gguf"])
+def test_files_that_the_system_has_no_room_for_are_errors_with_their_path(tmp_path: Path, suffix: str) -> None:
+    """A limit of the size of files stands for a full disk: both are refused while bytes are written."""
+    path = tmp_path / f"file{suffix}"
+    old = sq.encode(np.ones((2, 32), np.float32), "q8_0")
+    old.save(path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    try:
+        with pytest.raises(ValueError, match=rf"file\{suffix}: cannot be written \(File too large\)"):
+            sq.encode(np.ones((512, 512), np.float32), "q8_0").save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sq.load(path) == old and os.listdir(tmp_path) == [path.name]
 
 
 def test_other_files_and_versions_are_refused(tmp_path: Path) -> None:

@@ -4,12 +4,9 @@ time."""
 from __future__ import annotations
 
 import fnmatch
-import functools
 import hashlib
-import io
 import itertools
 import json
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +18,7 @@ import numpy as np
 
 from sparq_sim.arrays import Array
 from sparq_sim.containers import open_file
-from sparq_sim.disk import content_digest, stamp_of, write_whole
+from sparq_sim.disk import content_digest, pieces_of, stamp_of, write_whole
 from sparq_sim.files import Named
 from sparq_sim.formats import Spec
 from sparq_sim.layouts import Layout
@@ -353,5 +350,5 @@ def _write_rest(source: Path, output: Path, works: list[_Work], index: Index | N
         text = json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=1).encode()
         write_whole(output / name, lambda file: file.write(text))
     for path in _beside(source):
-        with io.BytesIO(config) if config is not None and path.name == _CONFIG else path.open("rb") as content:
-            write_whole(output / path.name, functools.partial(shutil.copyfileobj, content))
+        content = [config] if config is not None and path.name == _CONFIG else pieces_of(path)
+        write_whole(output / path.name, lambda file, content=content: file.writelines(content))  # type: ignore[misc]

@@ -7,7 +7,7 @@ import hashlib
 import mmap
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -80,8 +80,22 @@ def stamp_of(path: Path) -> tuple[int, ...]:
     return said.st_dev, said.st_ino, said.st_size, said.st_mtime_ns, said.st_ctime_ns
 
 
+def pieces_of(path: Path) -> Iterator[bytes]:
+    """The content of a file, to be written to another; ValueError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE):
+                yield piece
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+
+
 def write_whole(path: Path, put: Callable[[BinaryIO], object]) -> None:
-    """Has `put` write a file, which then appears as a whole or not at all; ValueError if the directory refuses."""
+    """Has `put` write a file, which then appears as a whole or not at all.
+
+    Raises:
+        ValueError: what the system refuses: a directory that is none, a disk that is full, a file that is too large.
+    """
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
@@ -90,7 +104,9 @@ def write_whole(path: Path, put: Callable[[BinaryIO], object]) -> None:
         with os.fdopen(handle, "wb") as file:
             put(file)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise ValueError(f"{path}: cannot be written ({error.strerror or error})") from None
         raise
