@@ -145,6 +145,20 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
         old.save(tmp_path / "file.npz")
 
 
+def test_files_have_the_mode_that_the_user_s_umask_leaves_or_their_own(tmp_path: Path) -> None:
+    tensor, path = sq.encode(np.ones((2, 32), np.float32), "mxfp4"), tmp_path / "x.safetensors"
+    before = os.umask(0o027)
+    try:
+        tensor.save(path)
+        assert path.stat().st_mode & 0o777 == 0o640
+        for mode in (0o600, 0o666):  # more and less than the umask leaves
+            path.chmod(mode)
+            tensor.save(path)
+            assert path.stat().st_mode & 0o777 == mode
+    finally:
+        os.umask(before)
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".gguf"])
 def test_files_that_the_system_has_no_room_for_are_errors_with_their_path(tmp_path: Path, suffix: str) -> None:
     """A limit of the size of files stands for a full disk: both are refused while bytes are written."""

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import mmap
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -91,17 +91,21 @@ def pieces_of(path: Path) -> Iterator[bytes]:
 
 
 def write_whole(path: Path, put: Callable[[BinaryIO], object]) -> None:
-    """Has `put` write a file, which then appears as a whole or not at all.
+    """Has `put` write a file, which then appears as a whole or not at all. A new file has the mode that the umask leaves;
+    one that is replaced keeps its own.
 
     Raises:
         ValueError: what the system refuses: a directory that is none, a disk that is full, a file that is too large.
     """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     except OSError as error:
         raise ValueError(f"{path}: cannot write there ({error.strerror})") from None
     try:
         with os.fdopen(handle, "wb") as file:
+            with contextlib.suppress(FileNotFoundError):
+                os.chmod(temporary, path.stat().st_mode & 0o777)
             put(file)
         os.replace(temporary, path)
     except BaseException as error:
