@@ -145,6 +145,48 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
         old.save(tmp_path / "file.npz")
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".gguf"])
+def test_what_no_reader_would_take_is_refused_before_the_old_file_is_replaced(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"file{suffix}"
+    old: Any = sq.encode(np.ones((2, 32), np.float32), "mxfp4")
+    old.save(path)
+    is_gguf, x = suffix == ".gguf", {"x": old}
+    for tensors, metadata, error, message in (
+        (x, {"k": 1.0}, TypeError, "metadata 'k' is float; needed str" + " or int" * is_gguf),
+        (x, {"k": True}, TypeError, "metadata 'k' is bool; needed str" + " or int" * is_gguf),
+        (x, {"k": -1 if is_gguf else 1}, ValueError if is_gguf else TypeError, "metadata 'k' is"),
+        (x, {1: "k"}, TypeError, "metadata: names are str, got int"),
+        (x, "kv", TypeError, r"metadata: needed a mapping of str to str"),
+        (x, {"a\ud800": "v"}, ValueError, r"metadata 'a\\ud800' has half of a pair of UTF-16, which files do not hold"),
+        (x, {"k": "\ud800"}, ValueError, r"metadata 'k' has half of a pair"),
+        (x, {KEY: "v"}, ValueError, "metadata 'sparq_storage' is written by the library"),
+        ({"a\ud800": old}, None, ValueError, r"tensor 'a\\ud800' has half of a pair"),
+        ({1: old}, None, TypeError, "tensors: names are str, got int"),
+        ({"x": np.ones((2, 32))}, None, TypeError, r"tensor 'x' is ndarray; needed BlockTensor or Packed: sq\.encode"),
+        (old, None, TypeError, r"tensors: needed a mapping of names to tensors, got BlockTensor; BlockTensor\.save"),
+    ):
+        with pytest.raises(error, match=message):
+            sq.save(path, tensors, metadata=metadata)
+        assert sq.load(path) == old
+    with pytest.raises(TypeError, match=r"path: needed str or pathlib\.Path, got dict"):
+        sq.save(x, path)
+    with pytest.raises(TypeError, match=r"path: needed str or pathlib\.Path, got BlockTensor"):
+        sq.save(old, path)
+
+
+def test_a_safetensors_header_is_no_longer_than_its_readers_take(tmp_path: Path) -> None:
+    """100 million bytes: MAX_HEADER_SIZE of safetensors."""
+    path, tensor = tmp_path / "x.safetensors", {"x": sq.encode(np.ones((2, 32), np.float32), "mxfp4")}
+    sq.save(path, tensor, metadata={"k": ""})
+    beside = int.from_bytes(path.read_bytes()[:8], "little")
+    most = 100_000_000 - beside - 8
+    sq.save(path, tensor, metadata={"k": "x" * most})
+    assert sq.load(path) == tensor["x"]
+    with pytest.raises(ValueError, match=r"x\.safetensors: a header of 100000\d\d\d bytes.*no more than 100000000"):
+        sq.save(path, tensor, metadata={"k": "x" * (most + 16)})
+    assert sq.load(path) == tensor["x"]
+
+
 def test_files_have_the_mode_that_the_user_s_umask_leaves_or_their_own(tmp_path: Path) -> None:
     tensor, path = sq.encode(np.ones((2, 32), np.float32), "mxfp4"), tmp_path / "x.safetensors"
     before = os.umask(0o027)

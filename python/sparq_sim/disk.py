@@ -91,8 +91,8 @@ def pieces_of(path: Path) -> Iterator[bytes]:
 
 
 def write_whole(path: Path, put: Callable[[BinaryIO], object]) -> None:
-    """Has `put` write a file, which then appears as a whole or not at all. A new file has the mode that the umask leaves;
-    one that is replaced keeps its own.
+    """Has `put` write a file, which then appears as a whole or not at all. A new file has the mode that the umask
+    leaves; one that is replaced keeps its own.
 
     Raises:
         ValueError: what the system refuses: a directory that is none, a disk that is full, a file that is too large.

@@ -25,6 +25,8 @@ DTYPE_BITS = {
 _FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 #: Names of the files of checkpoints that say which shard holds a tensor.
 INDEXES = "*.safetensors.index*.json"
+#: Bytes of a header that readers take (MAX_HEADER_SIZE of safetensors).
+_MAX_HEADER = 100_000_000
 #: Bytes that are copied at a time.
 _PIECE = 1 << 24
 
@@ -158,6 +160,8 @@ def write_shard(
         at += one.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    if len(text) > _MAX_HEADER:
+        raise ValueError(f"{path}: a header of {len(text)} bytes; safetensors reads no more than {_MAX_HEADER}")
 
     def put(file: BinaryIO) -> None:
         file.write(len(text).to_bytes(8, "little"))
