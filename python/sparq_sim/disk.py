@@ -20,6 +20,17 @@ from sparq_sim.arrays import Array
 _PIECE = 1 << 24
 
 
+def require_file(path: Path) -> None:
+    """ValueError if it is none; for a directory it says which files of tensors are in it."""
+    if path.is_dir():
+        files = sorted(one.name for one in path.iterdir() if one.suffix in (".safetensors", ".gguf"))
+        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+        there = f": {', '.join(files[:3])}{more}" if files else ", and there are none"
+        raise ValueError(f"{path}: is a directory; needed one of its safetensors or GGUF files{there}")
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+
+
 def mapped(path: Path, start: int, nbytes: int, *, ahead: bool = True) -> Array:
     """Bytes of a file, uint8, mapped from it.
 

@@ -14,7 +14,7 @@ import safetensors
 from safetensors import SafetensorError
 
 from sparq_sim.arrays import Array
-from sparq_sim.disk import mapped, write_whole
+from sparq_sim.disk import mapped, require_file, write_whole
 
 #: Bits of an element, by safetensors' names.
 DTYPE_BITS = {
@@ -67,8 +67,7 @@ def open_shard(path: Path) -> Shard:
     Raises:
         ValueError: no such file, or one that is damaged.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+    require_file(path)
     try:
         with safetensors.safe_open(path, "np") as file:
             names = set(file.keys())
