@@ -199,7 +199,7 @@ def test_a_killed_run_leaves_whole_files_and_goes_on(tmp_path: Path) -> None:
     assert finished
     whole = files_of(tmp_path / "whole")
     assert all(left[name] == whole[name] for name in finished)
-    (tmp_path / "out" / ".model-00006-of-00006.safetensors.abc").write_bytes(b"of a killed run")
+    (tmp_path / "out" / ".model-00006-of-00006.safetensors.0123456789abcdef").write_bytes(b"of a killed run")
     first = {name: os.stat(tmp_path / "out" / name).st_mtime_ns for name in finished}
     again = convert(tmp_path / "in", tmp_path / "out", sq.spec("mxfp6"), sq.layouts()["row_major"])
     assert sorted(again.skipped) == sorted(finished)

@@ -7,6 +7,8 @@ import json
 import os
 import resource
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 
 import sparq_sim as sq
 from conftest import assert_same_bits
+from sparq_sim import disk
 from sparq_sim.packing import Packed
 from sparq_sim.stored import STORE_VERSION
 
@@ -185,6 +188,61 @@ def test_a_safetensors_header_is_no_longer_than_its_readers_take(tmp_path: Path)
     with pytest.raises(ValueError, match=r"x\.safetensors: a header of 100000\d\d\d bytes.*no more than 100000000"):
         sq.save(path, tensor, metadata={"k": "x" * (most + 16)})
     assert sq.load(path) == tensor["x"]
+
+
+def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_path: Path) -> None:
+    """Names with what patterns would obey, and files that are no such remains."""
+    path, tensor = tmp_path / "x[0-9]*.safetensors", sq.encode(np.ones((2, 32), np.float32), "mxfp4")
+    kept = {".x[0-9]*.safetensors.backup", ".x1.safetensors.0123456789abcdef", ".x[0-9]*.safetensors.0123456789abcdefg"}
+    for name in kept:
+        (tmp_path / name).write_bytes(b"of the user")
+
+    def remains() -> set[str]:
+        return set(os.listdir(tmp_path)) - kept - {path.name}
+
+    code = f"""if True:
+        import sys, time
+        from pathlib import Path
+        from sparq_sim.disk import write_whole
+
+        def put(file):
+            file.write(b"half")
+            print("writes", flush=True)
+            sys.stdin.read()
+
+        write_whole(Path({str(path)!r}), put)
+    """
+    for killed in (False, True):
+        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None and other.stdout.readline() == b"writes\n"
+            tensor.save(path)
+            assert len(remains()) == 1 and sq.load(path) == tensor
+            if killed:
+                other.kill()
+        assert (other.returncode, path.read_bytes() == b"half") == ((-9, False) if killed else (0, True))
+    assert len(remains()) == 1
+    tensor.save(path)
+    assert not remains() and sq.load(path) == tensor
+    assert all((tmp_path / name).read_bytes() == b"of the user" for name in kept)
+
+
+def test_a_file_that_another_takes_for_abandoned_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its making and its locking, or while the other holds the lock."""
+    path, lock, raced = tmp_path / "x.safetensors", disk._lock, []
+
+    def late(handle: int) -> bool | None:
+        if len(raced) < 2:
+            raced.append(handle)
+            (made,) = [one for one in tmp_path.iterdir() if one.name != path.name]
+            made.unlink()
+            if len(raced) == 2:
+                return False
+        return lock(handle)
+
+    monkeypatch.setattr(disk, "_lock", late)
+    tensor = sq.encode(np.ones((2, 32), np.float32), "mxfp4")
+    tensor.save(path)
+    assert sq.load(path) == tensor and os.listdir(tmp_path) == [path.name] and len(raced) == 2
 
 
 def test_files_have_the_mode_that_the_user_s_umask_leaves_or_their_own(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from sparq_sim.arrays import Array
 from sparq_sim.containers import open_file
-from sparq_sim.disk import content_digest, pieces_of, stamp_of, write_whole
+from sparq_sim.disk import content_digest, pieces_of, remove_abandoned, stamp_of, write_whole
 from sparq_sim.files import Named
 from sparq_sim.formats import Spec
 from sparq_sim.layouts import Layout
@@ -225,8 +225,7 @@ def convert(
     started(sum(entry.nbytes for work in works for entry in work.shard.entries.values()))
     skipped = []
     for work in works:
-        for stale in output.glob(f".{work.output.name}.*"):  # of runs that were killed
-            stale.unlink(missing_ok=True)
+        remove_abandoned(work.output)
         job = work.job()
         work.require_unchanged()
         if _job_of(work.output) == job:

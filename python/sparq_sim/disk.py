@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import mmap
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,11 @@ from typing import BinaryIO
 import numpy as np
 
 from sparq_sim.arrays import Array
+
+try:
+    import fcntl
+except ImportError:  # where there are no such locks
+    fcntl = None  # type: ignore[assignment]
 
 #: Bytes that are hashed at a time.
 _PIECE = 1 << 24
@@ -101,16 +107,57 @@ def pieces_of(path: Path) -> Iterator[bytes]:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def _lock(handle: int) -> bool | None:
+    """Takes the lock of a file: whether it was free; None where the file system has none."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def remove_abandoned(path: Path) -> None:
+    """Removes what processes that were killed left of writing a file. What others are writing is locked, and stays."""
+    ours = re.compile(re.escape(f".{path.name}.") + "[0-9a-f]{16}")
+    with contextlib.suppress(OSError):
+        for left in [one.path for one in os.scandir(path.parent) if ours.fullmatch(one.name)]:
+            with contextlib.suppress(OSError):
+                handle = os.open(left, os.O_RDWR)
+                try:
+                    if _lock(handle):
+                        os.unlink(left)
+                finally:
+                    os.close(handle)
+
+
+def _open_beside(path: Path) -> tuple[int, int, Path]:
+    """A new file in the directory of `path`, another handle that keeps it locked, and its name."""
+    while True:
+        made = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        handle = os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        # Another process may have taken it for abandoned before it was locked.
+        if _lock(handle) is not False and made.exists():
+            return handle, os.dup(handle), made
+        os.close(handle)
+
+
 def write_whole(path: Path, put: Callable[[BinaryIO], object]) -> None:
     """Has `put` write a file, which then appears as a whole or not at all. A new file has the mode that the umask
     leaves; one that is replaced keeps its own.
 
+    The bytes go to a hidden file beside it, which is removed whatever happens; but if the process is killed, by the
+    next that writes the same file, as far as the file system has locks.
+
     Raises:
         ValueError: what the system refuses: a directory that is none, a disk that is full, a file that is too large.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    remove_abandoned(path)
     try:
-        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        handle, lock, temporary = _open_beside(path)
     except OSError as error:
         raise ValueError(f"{path}: cannot write there ({error.strerror})") from None
     try:
@@ -125,3 +172,5 @@ def write_whole(path: Path, put: Callable[[BinaryIO], object]) -> None:
         if isinstance(error, OSError):
             raise ValueError(f"{path}: cannot be written ({error.strerror or error})") from None
         raise
+    finally:
+        os.close(lock)

@@ -22,7 +22,9 @@ def save(
     layout: str | Layout | None = None,
     metadata: Mapping[str, str | int] | None = None,
 ) -> None:
-    """Writes encoded tensors to a safetensors or GGUF file, which appears as a whole or not at all.
+    """Writes encoded tensors to a safetensors or GGUF file, which appears as a whole or not at all. What a process that
+    is killed leaves is a hidden file beside it, ``.NAME.`` and 16 digits, which the next `save` of that name removes
+    where the file system has locks.
 
     GGUF holds dense tensors along the last axis in ``q4_0``, ``q8_0``, ``mxfp4``, ``nvfp4_one_level``, ``fp16``,
     ``bf16`` and ``fp32``. What llama.cpp wants to know of a model besides (``general.architecture``) is metadata.
