@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import sparq_sim as sq
@@ -116,6 +117,30 @@ def test_names_of_other_makers_and_what_is_left_out(tmp_path: Path) -> None:
     run(include=["*.out.*"])
     made = load_file(tmp_path / "out" / "model-00001-of-00001.safetensors")
     assert "layers.0.out.weight_packed" in made and "layers.0.fc.weight" in made
+
+
+def test_a_checkpoint_can_be_encoded_in_two_passes(tmp_path: Path) -> None:
+    """What the first encoded stays, also codes that are stored as floats."""
+    tensors = checkpoint(tmp_path / "in", shards=1)
+    name, row_major = "model-00001-of-00001.safetensors", sq.find_layout("row_major")
+    convert(tmp_path / "in", tmp_path / "one", sq.spec("bf16"), row_major, include=["*.fc.*"])
+    convert(tmp_path / "one", tmp_path / "two", sq.spec("mxfp4"), row_major)
+    assert set(sq.contents(tmp_path / "two" / name)) == {"layers.0.fc.weight", "layers.0.out.weight"}
+    for one, format in (("layers.0.fc.weight", "bf16"), ("layers.0.out.weight", "mxfp4")):
+        back, wanted = sq.load(tmp_path / "two" / name, one), sq.encode(tensors[one], format)
+        assert back.codes.tobytes() == wanted.codes.tobytes() and torch.equal(
+            torch.from_numpy(back.decode(np.float32)), wanted.decode(torch.float32)
+        )
+    with pytest.raises(ValueError, match="two: nothing to encode"):
+        convert(tmp_path / "two", tmp_path / "three", sq.spec("mxfp4"), row_major)
+    (tmp_path / "both").mkdir()
+    path, w = tmp_path / "both" / "both.safetensors", torch.ones(2, 32)
+    sq.encode(w, "mxfp4").save(path, layout="compressed_tensors_mxfp4", name="w")
+    with safe_open(path, "pt") as file:
+        said = file.metadata()
+    save_file({**load_file(path), "w": w}, path, metadata=said)
+    with pytest.raises(ValueError, match=r"both\.safetensors: 'w' would be the name of two tensors"):
+        convert(path, tmp_path / "three", sq.spec("mxfp4"), row_major)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from sparq_sim.layouts import Layout
 from sparq_sim.packing import pack, plan
 from sparq_sim.quantize import encode
 from sparq_sim.shards import DTYPE_BITS, INDEXES, Entry, Index, Planned, Shard, find_index, open_shard, write_shard
-from sparq_sim.stored import STORE_VERSION, Stored, metadata_of, planned_planes
+from sparq_sim.stored import KEY, STORE_VERSION, Stored, metadata_of, planned_planes
 
 _JOB = "sparq_job"
 #: Of the index, where the source has none.
@@ -59,6 +59,8 @@ class _Work:
     spec: Spec
     chosen: dict[str, Stored]
     """As they are stored: dense, if the layout has no positions."""
+    encoded: dict[str, Stored]
+    """That were so before."""
     stamp: tuple[int, ...]
     """Of the shard's file when its header was read."""
 
@@ -115,23 +117,28 @@ def _works(
     seen: dict[str, Path] = {}
     for path in paths:
         stamp = stamp_of(path)
-        shard = open_file(path).shard()
+        file = open_file(path)
+        shard = file.shard()
+        encoded = file.contents() if KEY in shard.metadata else {}
+        planes_before = {one.key(plane) for one in encoded.values() for plane in one.planes}
         chosen = {}
         for name, entry in shard.entries.items():
             if name in seen:
                 raise ValueError(f"{path}: tensor {name!r} is in {seen[name].name} too")
             seen[name] = path
-            if not _chosen(name, entry, include, exclude):
+            if name in planes_before or not _chosen(name, entry, include, exclude):
                 if entry.dtype not in DTYPE_BITS:
                     raise ValueError(f"{path}: {name}: is {entry.dtype}, which safetensors files do not hold")
                 continue
+            if name in encoded:
+                raise ValueError(f"{path}: {name!r} would be the name of two tensors")
             try:
                 held = plan(stored, entry.shape, layout)
             except ValueError as error:
                 raise ValueError(f"{path}: {name}: {error}; --exclude leaves tensors as they are") from None
             planes = tuple(held.plane_shapes())
             chosen[name] = Stored(name, stored, entry.shape, str(entry.float_name), "numpy", layout, planes)
-        work = _Work(shard, output / path.with_suffix(_SUFFIX).name, spec, chosen, stamp)
+        work = _Work(shard, output / path.with_suffix(_SUFFIX).name, spec, chosen, encoded, stamp)
         work.planned()  # for its errors, before anything is written
         works.append(work)
     _require_matches(works, "--include", include)
@@ -187,7 +194,7 @@ def convert(
     """Encodes the float tensors of two and more axes of every shard, one after the other; everything else is copied.
 
     Pruned elements are stored as zeros in layouts without positions. In a layout that has a name in config.json
-    (`Layout.checkpoint`), that file gets a ``quantization_config``.
+    (`Layout.checkpoint`), that file gets a ``quantization_config``. Tensors that are encoded already stay as they are.
 
     Each shard appears as a whole or not at all. Run again with the same arguments, it goes on after the shards that are
     there; those of other arguments, or made from a shard of other content, are written again. Contents are compared by
@@ -232,7 +239,7 @@ def convert(
             skipped.append(work.output.name)
             advanced(work.output.name, sum(entry.nbytes for entry in work.shard.entries.values()))
             continue
-        metadata = {**work.shard.metadata, **metadata_of(work.chosen), _JOB: job}
+        metadata = {**work.shard.metadata, **metadata_of({**work.encoded, **work.chosen}), _JOB: job}
         write_shard(work.output, work.planned(), metadata, lambda work=work: _produce(work, threads, advanced))  # type: ignore[misc]
     _write_rest(source, output, works, index, config)
     encoded = [(work, name) for work in works for name in work.chosen]
