@@ -22,8 +22,8 @@ try:
 except ImportError:  # where there are no such locks
     fcntl = None  # type: ignore[assignment]
 
-#: Bytes that are hashed at a time.
-_PIECE = 1 << 24
+#: Bytes that are hashed, or copied, at a time.
+_PIECE = 1 << 22
 
 
 def require_file(path: Path) -> None:
@@ -60,7 +60,7 @@ def mapped(path: Path, start: int, nbytes: int, *, ahead: bool = True) -> Array:
 
 
 def content_digest(path: Path) -> str:
-    """Hex digits that differ where the contents of files do: SHA-256 of the SHA-256 of each piece of 16 MiB, which
+    """Hex digits that differ where the contents of files do: SHA-256 of the SHA-256 of each piece of 4 MiB, which
     threads hash beside one another.
 
     Raises:
