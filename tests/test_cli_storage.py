@@ -87,6 +87,23 @@ def test_inspect_lists_what_lies_beside_encoded_tensors(tmp_path: Path) -> None:
     assert "tensor 'bias' is F16 that is not encoded" in done.stderr
 
 
+def test_a_directory_is_answered_with_the_files_that_can_be_inspected(tmp_path: Path) -> None:
+    needed = f"error: {tmp_path}: is a directory; needed one of its safetensors or GGUF files"
+    assert sparq("inspect", tmp_path, code=2).stderr == f"{needed}, and there are none\n"
+    for number in range(5):
+        sq.encode(np.ones((2, 32), np.float32), "mxfp4").save(tmp_path / f"model-0000{number + 1}-of-00005.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    listed = ", ".join(f"model-0000{number}-of-00005.safetensors" for number in (1, 2, 3))
+    for done in (
+        sparq("inspect", tmp_path, code=2),
+        sparq("emulate", tmp_path, "-f", "mxfp4", "-o", tmp_path / "out.npy", code=2),
+    ):
+        assert done.stderr == f"{needed}: {listed} and 2 more\n"
+    for read in (sq.load, sq.contents, sq.others):
+        with pytest.raises(ValueError, match="is a directory"):
+            read(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,13 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import sparq_sim as sq
 from gguf_files import Tensor, gguf
 from sparq_sim.convert import convert
 from sparq_sim.packing import layout_for
-from test_cli import table
+from test_cli import sparq, table
 
 
 def checkpoint(folder: Path, shards: int = 2, size: int = 64) -> dict[str, torch.Tensor]:
@@ -115,6 +119,30 @@ def test_names_of_other_makers_and_what_is_left_out(tmp_path: Path) -> None:
     assert "layers.0.out.weight_packed" in made and "layers.0.fc.weight" in made
 
 
+def test_a_checkpoint_can_be_encoded_in_two_passes(tmp_path: Path) -> None:
+    """What the first encoded stays, also codes that are stored as floats."""
+    tensors = checkpoint(tmp_path / "in", shards=1)
+    name, row_major = "model-00001-of-00001.safetensors", sq.find_layout("row_major")
+    convert(tmp_path / "in", tmp_path / "one", sq.spec("bf16"), row_major, include=["*.fc.*"])
+    convert(tmp_path / "one", tmp_path / "two", sq.spec("mxfp4"), row_major)
+    assert set(sq.contents(tmp_path / "two" / name)) == {"layers.0.fc.weight", "layers.0.out.weight"}
+    for one, format in (("layers.0.fc.weight", "bf16"), ("layers.0.out.weight", "mxfp4")):
+        back, wanted = sq.load(tmp_path / "two" / name, one), sq.encode(tensors[one], format)
+        assert back.codes.tobytes() == wanted.codes.tobytes() and torch.equal(
+            torch.from_numpy(back.decode(np.float32)), wanted.decode(torch.float32)
+        )
+    with pytest.raises(ValueError, match="two: nothing to encode"):
+        convert(tmp_path / "two", tmp_path / "three", sq.spec("mxfp4"), row_major)
+    (tmp_path / "both").mkdir()
+    path, w = tmp_path / "both" / "both.safetensors", torch.ones(2, 32)
+    sq.encode(w, "mxfp4").save(path, layout="compressed_tensors_mxfp4", name="w")
+    with safe_open(path, "pt") as file:
+        said = file.metadata()
+    save_file({**load_file(path), "w": w}, path, metadata=said)
+    with pytest.raises(ValueError, match=r"both\.safetensors: 'w' would be the name of two tensors"):
+        convert(path, tmp_path / "three", sq.spec("mxfp4"), row_major)
+
+
 @pytest.mark.parametrize(
     ("format", "strategy", "scale"),
     [("mxfp4", "group", "torch.uint8"), ("nvfp4", "tensor_group", "torch.float8_e4m3fn")],
@@ -196,7 +224,7 @@ def test_a_killed_run_leaves_whole_files_and_goes_on(tmp_path: Path) -> None:
     assert finished
     whole = files_of(tmp_path / "whole")
     assert all(left[name] == whole[name] for name in finished)
-    (tmp_path / "out" / ".model-00006-of-00006.safetensors.abc").write_bytes(b"of a killed run")
+    (tmp_path / "out" / ".model-00006-of-00006.safetensors.0123456789abcdef").write_bytes(b"of a killed run")
     first = {name: os.stat(tmp_path / "out" / name).st_mtime_ns for name in finished}
     again = convert(tmp_path / "in", tmp_path / "out", sq.spec("mxfp6"), sq.layouts()["row_major"])
     assert sorted(again.skipped) == sorted(finished)
@@ -205,6 +233,167 @@ def test_a_killed_run_leaves_whole_files_and_goes_on(tmp_path: Path) -> None:
     # Other arguments: everything again.
     again = convert(tmp_path / "in", tmp_path / "out", sq.spec("mxfp4"), sq.layouts()["row_major"])
     assert again.skipped == () and files_of(tmp_path / "out") != whole
+
+
+def test_a_source_that_changed_is_encoded_again_however_alike_its_file_is(tmp_path: Path) -> None:
+    """Same name, size and times, as tools leave them that keep times."""
+    checkpoint(tmp_path / "in")
+    path, out = tmp_path / "in" / "model-00002-of-00002.safetensors", tmp_path / "out"
+
+    def run() -> tuple[str, ...]:
+        return convert(tmp_path / "in", out, sq.spec("mxfp4"), sq.find_layout("row_major")).skipped
+
+    assert run() == ()
+    before, old = path.stat(), load_file(path)
+    save_file(old | {"layers.1.fc.weight": old["layers.1.fc.weight"] + 1}, path, metadata={"format": "pt"})
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert run() == ("model-00001-of-00002.safetensors",)
+    wanted = sq.encode(old["layers.1.fc.weight"] + 1, "mxfp4")
+    assert sq.load(out / path.name, "layers.1.fc.weight") == wanted
+    # The same content under another time is the same.
+    os.utime(path, ns=(0, 0))
+    assert run() == ("model-00001-of-00002.safetensors", path.name)
+
+
+def test_a_disk_that_is_full_is_one_line_of_error(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "in", shards=1, size=512)
+    command = [sys.executable, "-m", "sparq_sim.cli", "encode", str(tmp_path / "in"), "-f", "mxfp4", "-o"]
+
+    def encoded(limit: int) -> subprocess.CompletedProcess[str]:
+        """Files of no more bytes stand for a disk that is full."""
+        limited = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
+        return subprocess.run(
+            [*command, str(tmp_path / "out")], preexec_fn=limited, capture_output=True, text=True, check=False
+        )
+
+    done = encoded(1 << 16)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "out/model-00001-of-00001.safetensors: cannot be written (File too large)" in done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+    assert encoded(1 << 24).returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_an_output_that_is_full_is_one_line_of_error(options: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "sparq_sim.cli", "layouts", *options]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: No space left on device\n")
+
+
+@pytest.mark.parametrize("when", ["planned", "read"])
+def test_a_source_that_changes_while_it_is_read_is_an_error(tmp_path: Path, when: str) -> None:
+    checkpoint(tmp_path / "in", shards=1)
+    path = next((tmp_path / "in").glob("*.safetensors"))
+
+    def change(*_: object) -> None:
+        stamp = path.stat()
+        with path.open("r+b") as file:
+            file.seek(-8, os.SEEK_END)
+            file.write(bytes(8))
+        os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+
+    told: dict[str, Any] = {"started" if when == "planned" else "advanced": change}
+    with pytest.raises(ValueError, match=r"model-00001-of-00001\.safetensors: changed while it was read"):
+        convert(tmp_path / "in", tmp_path / "out", sq.spec("mxfp4"), sq.find_layout("row_major"), **told)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_checkpoint_that_is_not_whole_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "in")
+    index = tmp_path / "in" / "model.safetensors.index.json"
+    said = json.loads(index.read_text())["weight_map"]
+    one, two = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
+
+    def refused(text: str, message: str) -> None:
+        index.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            convert(tmp_path / "in", tmp_path / "out", sq.spec("mxfp4"), sq.find_layout("row_major"))
+        assert not (tmp_path / "out").exists()
+
+    def mapped(changed: dict[str, object]) -> str:
+        return json.dumps({"weight_map": said | changed})
+
+    refused(mapped({"lost": one}), rf"index\.json: names tensor 'lost', which {one} does not hold")
+    refused(mapped({"layers.0.ids": two}), rf"index\.json: names tensor 'layers\.0\.ids', which {two} does not hold")
+    refused(mapped({"lost": "model-3.safetensors"}), r"index\.json: names model-3\.safetensors, which is not there")
+    for text in ("{", "[]", "{}", '{"weight_map": []}', mapped({"lost": 3}), "[" * 9999):
+        refused(text, r"index\.json: is no index of shards")
+    (tmp_path / "in" / "other.safetensors.index.json").write_text(mapped({}))
+    refused(mapped({}), r"other\.safetensors\.index\.json: is an index beside model\.safetensors\.index\.json")
+    (tmp_path / "in" / "other.safetensors.index.json").unlink()
+    (tmp_path / "in" / two).unlink()
+    refused(mapped({}), rf"index\.json: names {two}, which is not there")
+    done = sparq("encode", tmp_path / "in", "-f", "mxfp4", "-o", tmp_path / "out", code=2)
+    assert two in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_an_index_keeps_its_name(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "in")
+    name = "diffusion_pytorch_model.safetensors.index.json"
+    (tmp_path / "in" / "model.safetensors.index.json").rename(tmp_path / "in" / name)
+    convert(tmp_path / "in", tmp_path / "out", sq.spec("mxfp4"), sq.find_layout("row_major"))
+    assert [path.name for path in (tmp_path / "out").glob("*index*")] == [name]
+    assert "layers.1.fc.weight.scales" in json.loads((tmp_path / "out" / name).read_text())["weight_map"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (
+            {"include": ["*.fc.*", "*.fd.*"]},
+            r"--include \*\.fd\.\*: matches none of 8 tensors: 'layers\.0\.\w+.*, \.\.\.$",
+        ),
+        ({"exclude": ["lm_head*"]}, r"--exclude lm_head\*: matches none of 8 tensors"),
+        (
+            {"include": ["*.norm.*"]},
+            r"--include \*\.norm\.\*: matches only .*two and more axes.*: 'layers\.0\.norm\.weight'",
+        ),
+        ({"include": ["*.fc.*"], "exclude": ["layers*"]}, r"in: nothing to encode"),
+    ],
+)
+def test_patterns_that_choose_nothing_are_refused(tmp_path: Path, chosen: dict[str, list[str]], message: str) -> None:
+    checkpoint(tmp_path / "in")
+    with pytest.raises(ValueError, match=message):
+        convert(tmp_path / "in", tmp_path / "out", sq.spec("mxfp4"), sq.find_layout("row_major"), **chosen)
+    assert not (tmp_path / "out").exists()
+
+
+def test_directories_of_others_are_left_alone(tmp_path: Path) -> None:
+    """An output directory is new, or what an earlier run left, whatever its choices were."""
+    checkpoint(tmp_path / "in")
+    out = tmp_path / "out"
+    own, plain = "model-00001-of-00002.safetensors", {"w": torch.ones(2, 32)}
+
+    def refused(message: str) -> None:
+        before = files_of(out)
+        with pytest.raises(ValueError, match=message):
+            convert(tmp_path / "in", out, sq.spec("mxfp4"), sq.find_layout("row_major"))
+        assert files_of(out) == before
+
+    def run() -> None:
+        convert(tmp_path / "in", out, sq.spec("mxfp4"), sq.find_layout("row_major"))
+
+    out.mkdir()
+    (out / "notes.txt").write_text("of the user")
+    (out / "config.json").write_text("{}")
+    refused(r"config\.json: is there already, and no earlier run wrote it; give a new directory")
+    (out / "config.json").unlink()
+    save_file(plain, out / own)
+    refused(rf"{own}: is there already, and no earlier run wrote it")
+    (out / own).write_bytes(b"no safetensors file")
+    refused(rf"{own}: is there already, and no earlier run wrote it")
+    (out / own).unlink()
+    run()
+    run()
+    assert (out / "notes.txt").read_text() == "of the user"
+    for name in ("model-00001-of-00003.safetensors", "other.safetensors.index.json"):
+        shutil.copy(out / own, out / name)
+        refused(rf"{name}: is none of the files that come of {tmp_path / 'in'}; give a new directory")
+        (out / name).unlink()
+    run()
 
 
 def test_errors_come_before_anything_is_written(tmp_path: Path) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import resource
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from hypothesis import strategies as st
 
 import sparq_sim as sq
 from conftest import assert_same_bits
+from sparq_sim import disk
 from sparq_sim.packing import Packed
 from sparq_sim.stored import STORE_VERSION
 
@@ -134,7 +138,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
         raise OSError("the disk is full")
 
     monkeypatch.setattr(os, "replace", broken)
-    with pytest.raises(OSError, match="the disk is full"):
+    with pytest.raises(ValueError, match=rf"file\{suffix}: cannot be written \(the disk is full\)"):
         sq.encode(np.zeros((2, 32), np.float32), "mxfp4").save(path)
     assert sq.load(path) == old
     assert os.listdir(tmp_path) == [path.name]
@@ -142,6 +146,133 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
         old.save(tmp_path / "no" / path.name)
     with pytest.raises(ValueError, match=r"needed a file named \*\.safetensors"):
         old.save(tmp_path / "file.npz")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".gguf"])
+def test_what_no_reader_would_take_is_refused_before_the_old_file_is_replaced(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"file{suffix}"
+    old: Any = sq.encode(np.ones((2, 32), np.float32), "mxfp4")
+    old.save(path)
+    is_gguf, x = suffix == ".gguf", {"x": old}
+    for tensors, metadata, error, message in (
+        (x, {"k": 1.0}, TypeError, "metadata 'k' is float; needed str" + " or int" * is_gguf),
+        (x, {"k": True}, TypeError, "metadata 'k' is bool; needed str" + " or int" * is_gguf),
+        (x, {"k": -1 if is_gguf else 1}, ValueError if is_gguf else TypeError, "metadata 'k' is"),
+        (x, {1: "k"}, TypeError, "metadata: names are str, got int"),
+        (x, "kv", TypeError, r"metadata: needed a mapping of str to str"),
+        (x, {"a\ud800": "v"}, ValueError, r"metadata 'a\\ud800' has half of a pair of UTF-16, which files do not hold"),
+        (x, {"k": "\ud800"}, ValueError, r"metadata 'k' has half of a pair"),
+        (x, {KEY: "v"}, ValueError, "metadata 'sparq_storage' is written by the library"),
+        ({"a\ud800": old}, None, ValueError, r"tensor 'a\\ud800' has half of a pair"),
+        ({1: old}, None, TypeError, "tensors: names are str, got int"),
+        ({"x": np.ones((2, 32))}, None, TypeError, r"tensor 'x' is ndarray; needed BlockTensor or Packed: sq\.encode"),
+        (old, None, TypeError, r"tensors: needed a mapping of names to tensors, got BlockTensor; BlockTensor\.save"),
+    ):
+        with pytest.raises(error, match=message):
+            sq.save(path, tensors, metadata=metadata)
+        assert sq.load(path) == old
+    with pytest.raises(TypeError, match=r"path: needed str or pathlib\.Path, got dict"):
+        sq.save(x, path)
+    with pytest.raises(TypeError, match=r"path: needed str or pathlib\.Path, got BlockTensor"):
+        sq.save(old, path)
+
+
+def test_a_safetensors_header_is_no_longer_than_its_readers_take(tmp_path: Path) -> None:
+    """100 million bytes: MAX_HEADER_SIZE of safetensors."""
+    path, tensor = tmp_path / "x.safetensors", {"x": sq.encode(np.ones((2, 32), np.float32), "mxfp4")}
+    sq.save(path, tensor, metadata={"k": ""})
+    beside = int.from_bytes(path.read_bytes()[:8], "little")
+    most = 100_000_000 - beside - 8
+    sq.save(path, tensor, metadata={"k": "x" * most})
+    assert sq.load(path) == tensor["x"]
+    with pytest.raises(ValueError, match=r"x\.safetensors: a header of 100000\d\d\d bytes.*no more than 100000000"):
+        sq.save(path, tensor, metadata={"k": "x" * (most + 16)})
+    assert sq.load(path) == tensor["x"]
+
+
+def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_path: Path) -> None:
+    """Names with what patterns would obey, and files that are no such remains."""
+    path, tensor = tmp_path / "x[0-9]*.safetensors", sq.encode(np.ones((2, 32), np.float32), "mxfp4")
+    kept = {".x[0-9]*.safetensors.backup", ".x1.safetensors.0123456789abcdef", ".x[0-9]*.safetensors.0123456789abcdefg"}
+    for name in kept:
+        (tmp_path / name).write_bytes(b"of the user")
+
+    def remains() -> set[str]:
+        return set(os.listdir(tmp_path)) - kept - {path.name}
+
+    code = f"""if True:
+        import sys, time
+        from pathlib import Path
+        from sparq_sim.disk import write_whole
+
+        def put(file):
+            file.write(b"half")
+            print("writes", flush=True)
+            sys.stdin.read()
+
+        write_whole(Path({str(path)!r}), put)
+    """
+    for killed in (False, True):
+        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None and other.stdout.readline() == b"writes\n"
+            tensor.save(path)
+            assert len(remains()) == 1 and sq.load(path) == tensor
+            if killed:
+                other.kill()
+        assert (other.returncode, path.read_bytes() == b"half") == ((-9, False) if killed else (0, True))
+    assert len(remains()) == 1
+    tensor.save(path)
+    assert not remains() and sq.load(path) == tensor
+    assert all((tmp_path / name).read_bytes() == b"of the user" for name in kept)
+
+
+def test_a_file_that_another_takes_for_abandoned_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its making and its locking, or while the other holds the lock."""
+    path, lock, raced = tmp_path / "x.safetensors", disk._lock, []
+
+    def late(handle: int) -> bool | None:
+        if len(raced) < 2:
+            raced.append(handle)
+            (made,) = [one for one in tmp_path.iterdir() if one.name != path.name]
+            made.unlink()
+            if len(raced) == 2:
+                return False
+        return lock(handle)
+
+    monkeypatch.setattr(disk, "_lock", late)
+    tensor = sq.encode(np.ones((2, 32), np.float32), "mxfp4")
+    tensor.save(path)
+    assert sq.load(path) == tensor and os.listdir(tmp_path) == [path.name] and len(raced) == 2
+
+
+def test_files_have_the_mode_that_the_user_s_umask_leaves_or_their_own(tmp_path: Path) -> None:
+    tensor, path = sq.encode(np.ones((2, 32), np.float32), "mxfp4"), tmp_path / "x.safetensors"
+    before = os.umask(0o027)
+    try:
+        tensor.save(path)
+        assert path.stat().st_mode & 0o777 == 0o640
+        for mode in (0o600, 0o666):  # more and less than the umask leaves
+            path.chmod(mode)
+            tensor.save(path)
+            assert path.stat().st_mode & 0o777 == mode
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".gguf"])
+def test_files_that_the_system_has_no_room_for_are_errors_with_their_path(tmp_path: Path, suffix: str) -> None:
+    """A limit of the size of files stands for a full disk: both are refused while bytes are written."""
+    path = tmp_path / f"file{suffix}"
+    old = sq.encode(np.ones((2, 32), np.float32), "q8_0")
+    old.save(path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    try:
+        with pytest.raises(ValueError, match=rf"file\{suffix}: cannot be written \(File too large\)"):
+            sq.encode(np.ones((512, 512), np.float32), "q8_0").save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sq.load(path) == old and os.listdir(tmp_path) == [path.name]
 
 
 def test_other_files_and_versions_are_refused(tmp_path: Path) -> None:
@@ -160,6 +291,19 @@ def test_other_files_and_versions_are_refused(tmp_path: Path) -> None:
         (lambda r: r.update(version=STORE_VERSION + 1), f"version {STORE_VERSION + 1} of encoded tensors"),
         (lambda r: r["tensors"][tensor]["spec"].update(axis=0), "not that of its digest"),
         (lambda r: r["tensors"][tensor].update(digest="0" * 16), "not that of its digest"),
+        (lambda r: r.update(version=True), "version True of encoded tensors"),
+        (lambda r: r.update(version=1.0), r"version 1\.0 of encoded tensors"),
+        (lambda r: r["tensors"][tensor]["layout"].update(scales=None), "damaged .None where a dict was needed"),
+        (lambda r: r["tensors"][tensor]["layout"].update(elements=None), "damaged .None where a dict was needed"),
+        (lambda r: r["tensors"][tensor]["layout"].update(fill=1), "damaged .1 where a str was needed"),
+        (lambda r: r["tensors"][tensor]["layout"].update(patterns=[1]), "damaged .1 where a str was needed"),
+        (lambda r: r["tensors"][tensor]["layout"].update(formats=[[]]), r"damaged .\[\] where a str was needed"),
+        (lambda r: r["tensors"][tensor]["layout"].update(by_block=1), "damaged .1 where a bool was needed"),
+        (lambda r: r["tensors"][tensor]["layout"].update(multiple=[1, 1.0]), r"damaged .1\.0 where a int was needed"),
+        (lambda r: r["tensors"][tensor]["layout"].update(multiple=[1, 1, 1]), "damaged"),
+        (lambda r: r["tensors"][tensor]["layout"].update(chunk=2**31), "damaged .number 2147483648"),
+        (lambda r: r["tensors"][tensor]["layout"]["elements"].update(slices=[[-1, 4]], run=32), "damaged .slices"),
+        (lambda r: r["tensors"][tensor]["layout"]["elements"].update(slices=[[0, 65]], run=32), "damaged .slices"),
         (lambda r: r["tensors"][tensor].update(shape=[2, -32]), "shape"),
         (lambda r: r["tensors"][tensor].update(shape=[2, 2**60]), "shape"),
         (lambda r: r["tensors"][tensor].update(shape=[2, 64]), "bytes; needed"),

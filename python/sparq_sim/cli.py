@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -599,6 +600,11 @@ def main() -> None:
         app()
     except (ValueError, TypeError, ModuleNotFoundError) as error:
         _log.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        _log.print(f"error: {where}{error.strerror}", style="red", highlight=False, markup=False, soft_wrap=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left for a disk that is full
         sys.exit(2)
 
 

@@ -240,7 +240,7 @@ def encode(
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=log, transient=True) as progress:
+    with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as progress:
         task = progress.add_task("encoding", total=None)
 
         def started(total: int) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from sparq_sim.arrays import Array, normal_axis
 from sparq_sim.formats import Format, Spec, find_element, formats
@@ -73,7 +73,7 @@ class _SafetensorsFile:
         return self.header
 
 
-def _write_safetensors(path: Path, packed: Mapping[str, Packed], metadata: Mapping[str, str]) -> None:
+def _write_safetensors(path: Path, packed: Mapping[str, Packed], metadata: Mapping[str, Any]) -> None:
     planned: dict[str, Planned] = {}
     data: dict[str, Array] = {}
     for name, one in packed.items():
@@ -81,7 +81,16 @@ def _write_safetensors(path: Path, packed: Mapping[str, Packed], metadata: Mappi
             if key in planned:
                 raise ValueError(f"{path}: two planes of the name {key!r}")
             planned[key], data[key] = kind, one.planes[plane]
-    write_shard(path, planned, {**metadata, **metadata_of(packed)}, data.items)
+    ours = metadata_of(packed)
+    _require_free(path, metadata, ours)
+    write_shard(path, planned, {**metadata, **ours}, data.items)
+
+
+def _require_free(path: Path, metadata: Mapping[str, Any], ours: Collection[str]) -> None:
+    """ValueError for metadata that the library writes."""
+    taken = [key for key in metadata if key in ours]
+    if taken:
+        raise ValueError(f"{path}: metadata {', '.join(map(repr, taken))} is written by the library")
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,7 @@ def _ggml_type(spec: Spec, shape: tuple[int, ...], layout: Layout | None) -> Ggm
     raise ValueError(f"GGUF has no type for {spec}{where}; it holds dense tensors along the last axis: {held}")
 
 
-def _write_gguf(path: Path, packed: Mapping[str, Packed], metadata: Mapping[str, str]) -> None:
+def _write_gguf(path: Path, packed: Mapping[str, Packed], metadata: Mapping[str, Any]) -> None:
     planned = {}
     for name, one in packed.items():
         try:
@@ -164,9 +173,7 @@ def _write_gguf(path: Path, packed: Mapping[str, Packed], metadata: Mapping[str,
     ours: dict[str, str | int] = {**metadata_of(packed)}
     if any(one.type.block > 1 for one in planned.values()):
         ours["general.quantization_version"] = _GGML_QUANTIZATION
-    taken = [key for key in metadata if key in ours or key == "general.alignment"]
-    if taken:
-        raise ValueError(f"{path}: metadata {', '.join(map(repr, taken))} is written by the library")
+    _require_free(path, metadata, {*ours, "general.alignment"})
     write_gguf(
         path, planned, {**metadata, **ours}, lambda: ((name, one.planes["elements"]) for name, one in packed.items())
     )
@@ -180,7 +187,9 @@ class Container:
     magic: bytes
     """What it begins with; empty where that varies."""
     read: Callable[[Path], File]
-    write: Callable[[Path, Mapping[str, Packed], Mapping[str, str]], None]
+    write: Callable[[Path, Mapping[str, Packed], Mapping[str, Any]], None]
+    metadata: tuple[type, ...]
+    """Types of metadata that it holds."""
     layout: Callable[[Spec, tuple[int, ...]], Layout]
     """Of a tensor for which none is asked."""
 
@@ -191,6 +200,7 @@ _CONTAINERS = (
         b"",
         lambda path: _SafetensorsFile(open_shard(path)),
         _write_safetensors,
+        (str,),
         lambda spec, shape: find_layout("row_major"),
     ),
     Container(
@@ -198,6 +208,7 @@ _CONTAINERS = (
         MAGIC,
         lambda path: _GgufFile(open_gguf(path)),
         _write_gguf,
+        (str, int),
         lambda spec, shape: find_layout(_ggml_type(spec, shape, None).layout),
     ),
 )

@@ -4,13 +4,11 @@ time."""
 from __future__ import annotations
 
 import fnmatch
-import functools
 import hashlib
-import io
+import itertools
 import json
-import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +18,21 @@ import numpy as np
 
 from sparq_sim.arrays import Array
 from sparq_sim.containers import open_file
-from sparq_sim.disk import write_whole
+from sparq_sim.disk import content_digest, pieces_of, remove_abandoned, stamp_of, write_whole
 from sparq_sim.files import Named
 from sparq_sim.formats import Spec
 from sparq_sim.layouts import Layout
 from sparq_sim.packing import pack, plan
 from sparq_sim.quantize import encode
-from sparq_sim.shards import DTYPE_BITS, Entry, Planned, Shard, open_shard, write_shard
-from sparq_sim.stored import Stored, metadata_of, planned_planes
+from sparq_sim.shards import DTYPE_BITS, INDEXES, Entry, Index, Planned, Shard, find_index, open_shard, write_shard
+from sparq_sim.stored import KEY, STORE_VERSION, Stored, metadata_of, planned_planes
 
 _JOB = "sparq_job"
+#: Of the index, where the source has none.
 _INDEX = "model.safetensors.index.json"
 _CONFIG = "config.json"
+_SUFFIX = ".safetensors"
+_ENCODED = "floats of two and more axes are encoded, those that --include and --exclude leave"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,22 @@ class _Work:
     spec: Spec
     chosen: dict[str, Stored]
     """As they are stored: dense, if the layout has no positions."""
-    job: str
+    encoded: dict[str, Stored]
+    """That were so before."""
+    stamp: tuple[int, ...]
+    """Of the shard's file when its header was read."""
+
+    def require_unchanged(self) -> None:
+        """ValueError if the shard's file was replaced or written to since."""
+        if stamp_of(self.shard.path) != self.stamp:
+            raise ValueError(f"{self.shard.path}: changed while it was read; run again")
+
+    def job(self) -> str:
+        """A digest of all that the new file depends on: the content of the shard, and what is asked for."""
+        one = next(iter(self.chosen.values()), None)
+        asked = [STORE_VERSION, self.spec.digest, one and one.spec.digest, repr(one and one.layout)]
+        said = json.dumps([*asked, self.shard.path.name, content_digest(self.shard.path), sorted(self.chosen)])
+        return hashlib.sha256(said.encode()).hexdigest()
 
     def planned(self) -> dict[str, Planned]:
         """What the new file holds, in order."""
@@ -74,14 +90,13 @@ class _Work:
                 made[key] = kind
         return made
 
-    def is_done(self) -> bool:
-        """Whether an earlier run wrote it."""
-        if not self.output.is_file():
-            return False
-        try:
-            return open_shard(self.output).metadata.get(_JOB) == self.job
-        except ValueError:
-            return False
+
+def _job_of(path: Path) -> str | None:
+    """The job that wrote a shard; None of other files."""
+    try:
+        return open_shard(path).metadata.get(_JOB)
+    except ValueError:
+        return None
 
 
 def _chosen(name: str, entry: Entry, include: Sequence[str], exclude: Sequence[str]) -> bool:
@@ -94,40 +109,74 @@ def _chosen(name: str, entry: Entry, include: Sequence[str], exclude: Sequence[s
 def _works(
     source: Path, output: Path, spec: Spec, layout: Layout, include: Sequence[str], exclude: Sequence[str]
 ) -> list[_Work]:
-    paths = sorted(source.glob("*.safetensors")) if source.is_dir() else [source]
+    paths = sorted(source.glob(f"*{_SUFFIX}")) if source.is_dir() else [source]
     if not paths:
         raise ValueError(f"{source}: no *.safetensors files there")
     works: list[_Work] = []
     stored = spec.dense() if layout.positions is None else spec
     seen: dict[str, Path] = {}
     for path in paths:
-        shard = open_file(path).shard()
+        stamp = stamp_of(path)
+        file = open_file(path)
+        shard = file.shard()
+        encoded = file.contents() if KEY in shard.metadata else {}
+        planes_before = {one.key(plane) for one in encoded.values() for plane in one.planes}
         chosen = {}
         for name, entry in shard.entries.items():
             if name in seen:
                 raise ValueError(f"{path}: tensor {name!r} is in {seen[name].name} too")
             seen[name] = path
-            if not _chosen(name, entry, include, exclude):
+            if name in planes_before or not _chosen(name, entry, include, exclude):
                 if entry.dtype not in DTYPE_BITS:
                     raise ValueError(f"{path}: {name}: is {entry.dtype}, which safetensors files do not hold")
                 continue
+            if name in encoded:
+                raise ValueError(f"{path}: {name!r} would be the name of two tensors")
             try:
                 held = plan(stored, entry.shape, layout)
             except ValueError as error:
                 raise ValueError(f"{path}: {name}: {error}; --exclude leaves tensors as they are") from None
             planes = tuple(held.plane_shapes())
             chosen[name] = Stored(name, stored, entry.shape, str(entry.float_name), "numpy", layout, planes)
-        job = json.dumps([spec.digest, repr(layout), path.name, path.stat().st_size, sorted(chosen)])
-        work = _Work(
-            shard,
-            output / path.with_suffix(".safetensors").name,
-            spec,
-            chosen,
-            hashlib.sha256(job.encode()).hexdigest(),
-        )
+        work = _Work(shard, output / path.with_suffix(_SUFFIX).name, spec, chosen, encoded, stamp)
         work.planned()  # for its errors, before anything is written
         works.append(work)
+    _require_matches(works, "--include", include)
+    _require_matches(works, "--exclude", exclude)
+    if not any(work.chosen for work in works):
+        raise ValueError(f"{source}: nothing to encode: {_ENCODED}")
     return works
+
+
+def _require_matches(works: Sequence[_Work], option: str, patterns: Sequence[str]) -> None:
+    """ValueError for a pattern that no tensor has, and for one to encode where nothing that has it can be encoded."""
+    entries = {name: entry for work in works for name, entry in work.shard.entries.items()}
+    for pattern in patterns:
+        found = [name for name in entries if fnmatch.fnmatchcase(name, pattern)]
+        if not found:
+            raise ValueError(f"{option} {pattern}: matches none of {len(entries)} tensors: {_some(entries)}")
+        if option == "--include" and not any(_chosen(name, entries[name], (), ()) for name in found):
+            raise ValueError(f"{option} {pattern}: matches only what is not encoded ({_ENCODED}): {_some(found)}")
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first few of them."""
+    first = list(itertools.islice(names, 4))
+    return ", ".join(map(repr, first[:3])) + (", ..." if len(first) > 3 else "")
+
+
+def _require_ours(source: Path, output: Path, shards: set[str], others: set[str]) -> None:
+    """ValueError if a directory holds weights or an index that are none of those files which are to be written, or
+    some of these that no earlier run wrote."""
+    there = sorted(output.iterdir()) if output.is_dir() else []
+    weights = [path for path in there if path.suffix == _SUFFIX]
+    for path in there:
+        if path not in weights and path.name not in others and not path.match(INDEXES):
+            continue
+        if path.name not in shards | others:
+            raise ValueError(f"{path}: is none of the files that come of {source}; give a new directory")
+        if not weights or (path in weights and _job_of(path) is None):
+            raise ValueError(f"{path}: is there already, and no earlier run wrote it; give a new directory")
 
 
 def convert(
@@ -145,27 +194,37 @@ def convert(
     """Encodes the float tensors of two and more axes of every shard, one after the other; everything else is copied.
 
     Pruned elements are stored as zeros in layouts without positions. In a layout that has a name in config.json
-    (`Layout.checkpoint`), that file gets a ``quantization_config``.
+    (`Layout.checkpoint`), that file gets a ``quantization_config``. Tensors that are encoded already stay as they are.
 
     Each shard appears as a whole or not at all. Run again with the same arguments, it goes on after the shards that are
-    there; those of other arguments are written again.
+    there; those of other arguments, or made from a shard of other content, are written again. Contents are compared by
+    SHA-256, not by size or time: every shard is read for that before it is encoded.
 
     Args:
-        source: a directory of ``*.safetensors``; or a safetensors or GGUF file, beside which nothing is looked at.
-        output: another one, made if need be.
-        include, exclude: names of tensors, with ``*``; default all.
+        source: a directory of ``*.safetensors``, all those that its index names, if it has one; or a safetensors or
+            GGUF file, beside which nothing is looked at.
+        output: another one, made if need be; or what an earlier run left. Weights that are not of this source, and
+            files that no earlier run wrote, are never replaced.
+        include, exclude: names of tensors, with ``*``; default all. Each is to match something.
         started, advanced: told the bytes to be read, and those of each tensor that is done.
 
     Raises:
-        ValueError: damaged files, tensors that the layout or safetensors do not hold, values that the format does not
-            express, a config.json that says already how weights are quantized.
+        ValueError: damaged files, shards or tensors that an index names and that are not there, tensors that the layout
+            or safetensors do not hold, values that the format does not express, a shard that changes while it is read,
+            a config.json that says already how weights are quantized, patterns that match nothing, nothing to encode,
+            an output directory with files of others.
     """
     if not source.exists():
         raise ValueError(f"{source}: no such file or directory")
     if output.exists() and output.samefile(source if source.is_dir() else source.parent):
         raise ValueError(f"{output}: is the input, or where it lies; give another directory")
+    index = find_index(source) if source.is_dir() else None
     works = _works(source, output, spec, layout, include, exclude)
+    if index is not None:
+        index.require({work.shard.path.name: work.shard.entries.keys() for work in works})
     config = _configuration(source, works)
+    beside = {path.name for path in _beside(source)} | {_index_name(works, index)}
+    _require_ours(source, output, {work.output.name for work in works}, beside - {""})
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -173,15 +232,16 @@ def convert(
     started(sum(entry.nbytes for work in works for entry in work.shard.entries.values()))
     skipped = []
     for work in works:
-        for stale in output.glob(f".{work.output.name}.*"):  # of runs that were killed
-            stale.unlink(missing_ok=True)
-        if work.is_done():
+        remove_abandoned(work.output)
+        job = work.job()
+        work.require_unchanged()
+        if _job_of(work.output) == job:
             skipped.append(work.output.name)
             advanced(work.output.name, sum(entry.nbytes for entry in work.shard.entries.values()))
             continue
-        metadata = {**work.shard.metadata, **metadata_of(work.chosen), _JOB: work.job}
+        metadata = {**work.shard.metadata, **metadata_of({**work.encoded, **work.chosen}), _JOB: job}
         write_shard(work.output, work.planned(), metadata, lambda work=work: _produce(work, threads, advanced))  # type: ignore[misc]
-    _write_rest(source, output, works, config)
+    _write_rest(source, output, works, index, config)
     encoded = [(work, name) for work in works for name in work.chosen]
     before = sum(work.shard.entries[name].nbytes for work, name in encoded)
     kept = sum(e.nbytes for work in works for n, e in work.shard.entries.items() if n not in work.chosen)
@@ -207,6 +267,7 @@ def _produce(work: _Work, threads: int | None, advanced: Callable[[str, int], No
                 name, planes = coming.popleft()
                 yield from planes.result()
                 advanced(name, shard.entries[name].nbytes)
+    work.require_unchanged()
 
 
 def _planes(work: _Work, name: str, data: Array, threads: int | None) -> list[tuple[str, Array]]:
@@ -272,17 +333,28 @@ def quantization_config(weights: Sequence[Stored]) -> dict[str, Any]:
     }
 
 
-def _write_rest(source: Path, output: Path, works: list[_Work], config: bytes | None) -> None:
+def _index_name(works: Sequence[_Work], index: Index | None) -> str:
+    """Of the index that is written; empty where none is."""
+    return index.path.name if index is not None else _INDEX if len(works) > 1 else ""
+
+
+def _beside(source: Path) -> list[Path]:
+    """The files of a directory that are copied."""
+    if not source.is_dir():
+        return []
+    return [p for p in sorted(source.iterdir()) if p.is_file() and p.suffix != _SUFFIX and not p.match(INDEXES)]
+
+
+def _write_rest(source: Path, output: Path, works: list[_Work], index: Index | None, config: bytes | None) -> None:
     """The index of all shards, and the files beside them, config.json with what was added to it."""
     weight_map, total = {}, 0
     for work in works:
         for key, kind in work.planned().items():
             weight_map[key] = work.output.name
             total += kind.nbytes
-    if len(works) > 1 or (source / _INDEX).is_file():
-        index = json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=1).encode()
-        write_whole(output / _INDEX, lambda file: file.write(index))
-    for path in sorted(source.iterdir()) if source.is_dir() else ():
-        if path.is_file() and path.suffix != ".safetensors" and path.name != _INDEX:
-            with io.BytesIO(config) if config is not None and path.name == _CONFIG else path.open("rb") as content:
-                write_whole(output / path.name, functools.partial(shutil.copyfileobj, content))
+    if name := _index_name(works, index):
+        text = json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=1).encode()
+        write_whole(output / name, lambda file: file.write(text))
+    for path in _beside(source):
+        content = [config] if config is not None and path.name == _CONFIG else pieces_of(path)
+        write_whole(output / path.name, lambda file, content=content: file.writelines(content))  # type: ignore[misc]

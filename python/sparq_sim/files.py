@@ -12,7 +12,7 @@ import safetensors
 from safetensors import SafetensorError, TensorSpec
 
 from sparq_sim.arrays import Array, Source, source
-from sparq_sim.disk import mapped, write_whole
+from sparq_sim.disk import mapped, require_file, write_whole
 from sparq_sim.gguf import open_gguf
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
@@ -60,9 +60,10 @@ def read_tensors(path: Path) -> dict[str, Named]:
     Raises:
         ValueError: no such file, not a tensor file, or one that is damaged.
     """
+    if path.is_dir():
+        require_file(path)
     suffix = require_suffix(path, SUFFIXES + READ_ONLY)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+    require_file(path)
     if suffix == ".gguf":
         return _read_gguf(path)
     try:

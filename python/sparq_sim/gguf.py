@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from sparq_sim.arrays import Array
-from sparq_sim.disk import mapped, write_whole
+from sparq_sim.disk import mapped, require_file, write_whole
 
 MAGIC = b"GGUF"
 #: Of the container; their headers are alike.
@@ -184,8 +184,7 @@ def open_gguf(path: Path) -> GgufFile:
     ...     open_gguf(path).entries
     {}
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+    require_file(path)
     try:
         with path.open("rb") as file:
             start = file.read(len(MAGIC))

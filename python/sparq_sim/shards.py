@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,7 +14,7 @@ import safetensors
 from safetensors import SafetensorError
 
 from sparq_sim.arrays import Array
-from sparq_sim.disk import mapped, write_whole
+from sparq_sim.disk import mapped, require_file, write_whole
 
 #: Bits of an element, by safetensors' names.
 DTYPE_BITS = {
@@ -23,6 +23,10 @@ DTYPE_BITS = {
     "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
 }  # fmt: skip
 _FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+#: Names of the files of checkpoints that say which shard holds a tensor.
+INDEXES = "*.safetensors.index*.json"
+#: Bytes of a header that readers take (MAX_HEADER_SIZE of safetensors).
+_MAX_HEADER = 100_000_000
 #: Bytes that are copied at a time.
 _PIECE = 1 << 24
 
@@ -63,8 +67,7 @@ def open_shard(path: Path) -> Shard:
     Raises:
         ValueError: no such file, or one that is damaged.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+    require_file(path)
     try:
         with safetensors.safe_open(path, "np") as file:
             names = set(file.keys())
@@ -86,6 +89,42 @@ def _entry(said: Mapping[str, Any], base: int) -> Entry:
         raise ValueError(f"dtype {dtype!r}")
     start, end = said["data_offsets"]
     return Entry(dtype, tuple(said["shape"]), base + start, end - start)
+
+
+@dataclass(frozen=True)
+class Index:
+    """The file of a checkpoint that says which shard holds a tensor."""
+
+    path: Path
+    weight_map: Mapping[str, str]
+
+    def require(self, held: Mapping[str, Collection[str]]) -> None:
+        """ValueError if a shard or a tensor is missing; `held` are the tensors of each shard that is there."""
+        for name, shard in self.weight_map.items():
+            if shard not in held:
+                raise ValueError(f"{self.path}: names {shard}, which is not there")
+            if name not in held[shard]:
+                raise ValueError(f"{self.path}: names tensor {name!r}, which {shard} does not hold")
+
+
+def find_index(folder: Path) -> Index | None:
+    """The index of a directory of shards, if it has one.
+
+    Raises:
+        ValueError: several, or one that cannot be read.
+    """
+    paths = sorted(folder.glob(INDEXES))
+    if len(paths) > 1:
+        raise ValueError(f"{paths[1]}: is an index beside {paths[0].name}; needed one")
+    if not paths:
+        return None
+    try:
+        said = json.loads(paths[0].read_bytes())["weight_map"]
+        if not all(isinstance(shard, str) for shard in said.values()):
+            raise TypeError("names of shards")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ValueError(f"{paths[0]}: is no index of shards that can be read (needed a JSON weight_map)") from None
+    return Index(paths[0], said)
 
 
 @dataclass(frozen=True)
@@ -120,6 +159,8 @@ def write_shard(
         at += one.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    if len(text) > _MAX_HEADER:
+        raise ValueError(f"{path}: a header of {len(text)} bytes; safetensors reads no more than {_MAX_HEADER}")
 
     def put(file: BinaryIO) -> None:
         file.write(len(text).to_bytes(8, "little"))

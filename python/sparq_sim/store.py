@@ -3,8 +3,10 @@ GGUF, whose types say it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sparq_sim.containers import container_to_write, open_file
 from sparq_sim.layouts import Layout
@@ -18,9 +20,11 @@ def save(
     tensors: Mapping[str, BlockTensor | Packed],
     *,
     layout: str | Layout | None = None,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Mapping[str, str | int] | None = None,
 ) -> None:
-    """Writes encoded tensors to a safetensors or GGUF file, which appears as a whole or not at all.
+    """Writes encoded tensors to a safetensors or GGUF file, which appears as a whole or not at all. What a process that
+    is killed leaves is a hidden file beside it, ``.NAME.`` and 16 digits, which the next `save` of that name removes
+    where the file system has locks.
 
     GGUF holds dense tensors along the last axis in ``q4_0``, ``q8_0``, ``mxfp4``, ``nvfp4_one_level``, ``fp16``,
     ``bf16`` and ``fp32``. What llama.cpp wants to know of a model besides (``general.architecture``) is metadata.
@@ -29,12 +33,14 @@ def save(
         path: of the file, ``*.safetensors`` or ``*.gguf``.
         tensors: by name; those that are packed keep their layout.
         layout: of the others; default ``row_major``, in GGUF that of the type which holds the format.
-        metadata: more of it.
+        metadata: more of it: strings, in GGUF integers too, as uint32.
 
     Raises:
+        TypeError: tensors or metadata of other types, such as arrays that are not encoded.
         ValueError: a layout that does not hold a tensor, a tensor for which GGUF has no type, with a name of more than
-            63 bytes there or more than four axes, metadata that the library writes itself, or a directory that cannot
-            be written.
+            63 bytes there or more than four axes, metadata that the library writes itself, names that no reader
+            would take (halves of pairs of UTF-16), or what the system refuses: a directory that is none, a full disk.
+            A file that was there is then as it was.
 
     Source of GGUF: docs/gguf.md of ggml (01f0d4d).
 
@@ -45,8 +51,12 @@ def save(
     ...     sq.contents(f"{folder}/one.gguf")["w"].layout.name, sq.load(f"{folder}/one.gguf") == x
     ('gguf_q8_0', True)
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path: needed str or pathlib.Path, got {type(path).__name__}")
     path = Path(path)
     container = container_to_write(path)
+    _require_savable(path, tensors)
+    _require_metadata(path, {} if metadata is None else metadata, container.metadata)
     packed = {}
     for name, one in tensors.items():
         if isinstance(one, BlockTensor):
@@ -56,6 +66,42 @@ def save(
                 raise ValueError(f"{path}: {name!r}: {error}") from None
         packed[name] = one
     container.write(path, packed, metadata or {})
+
+
+def _require_savable(path: Path, tensors: Any) -> None:
+    """TypeError or ValueError for all that is no encoded tensors by name."""
+    if not isinstance(tensors, Mapping):
+        also = "; BlockTensor.save writes one" if isinstance(tensors, BlockTensor) else ""
+        raise TypeError(f"tensors: needed a mapping of names to tensors, got {type(tensors).__name__}{also}")
+    for name, one in tensors.items():
+        _require_text(path, "tensors", "tensor", name, name)
+        if not isinstance(one, BlockTensor | Packed):
+            raise TypeError(
+                f"tensor {name!r} is {type(one).__name__}; needed BlockTensor or Packed: sq.encode makes one"
+            )
+
+
+def _require_metadata(path: Path, metadata: Any, types: tuple[type, ...]) -> None:
+    """TypeError or ValueError for what files do not hold."""
+    needed = " or ".join(kind.__name__ for kind in types)
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata: needed a mapping of str to {needed}, got {type(metadata).__name__}")
+    for key, value in metadata.items():
+        _require_text(path, "metadata", "metadata", key, key)
+        if not isinstance(value, types) or isinstance(value, bool):
+            raise TypeError(f"metadata {key!r} is {type(value).__name__}; needed {needed}")
+        if isinstance(value, str):
+            _require_text(path, "metadata", "metadata", key, value)
+
+
+def _require_text(path: Path, argument: str, kind: str, name: Any, text: Any) -> None:
+    """A string that UTF-8 can express, of the thing of that name."""
+    if not isinstance(text, str):
+        raise TypeError(f"{argument}: names are str, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{path}: {kind} {name!r} has half of a pair of UTF-16, which files do not hold") from None
 
 
 def contents(path: str | Path) -> dict[str, Stored]:

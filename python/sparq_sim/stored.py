@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from sparq_sim.arrays import FLOATS
 from sparq_sim.formats import Format, Spec, elements, record_digest
-from sparq_sim.layouts import Layout, Plane
+from sparq_sim.layouts import Layout
 from sparq_sim.packing import Packed, plan
 from sparq_sim.shards import DTYPE_BITS, Planned
 
@@ -97,26 +98,41 @@ def _layout_record(layout: Layout) -> dict[str, Any]:
     return record
 
 
-def _plane_of(record: Any) -> Plane | None:
-    if record is None:
-        return None
-    slices = tuple((int(low), int(bits)) for low, bits in record["slices"])
-    return Plane(**{**record, "slices": slices})
-
-
 def _layout_of(record: Any) -> Layout:
-    """A layout as `_layout_record` wrote it; TypeError or ValueError for anything else."""
-    planes = {kind: _plane_of(record[kind]) for kind in ("elements", "scales", "positions")}
-    tuples = {name: tuple(record[name]) for name in ("sequence", "formats", "code_bits", "patterns", "multiple")}
-    names = {kind: (str(name), str(dtype)) for kind, (name, dtype) in record["names"].items()}
-    made = Layout(**{**record, **planes, **tuples, "names": names})
-    numbers = [made.chunk, *made.multiple, *made.code_bits]
+    """A layout as `_layout_record` wrote it; KeyError, TypeError or ValueError for anything else."""
+    made: Layout = _read(Layout, record)
     for plane in (made.elements, made.scales, made.positions):
-        if plane is not None:
-            numbers += [plane.container_bits, plane.shift, plane.run, plane.run_bytes, plane.offset, plane.word_bytes]
-    if not all(isinstance(n, int) and not isinstance(n, bool) and abs(n) < 2**31 for n in numbers):
-        raise TypeError("a number of the layout is none")
+        for low, bits in () if plane is None else plane.slices:
+            if low < 0 or bits < 1 or low + bits > 64:
+                raise ValueError(f"slices of bits {low} to {low + bits - 1}")
     return made
+
+
+def _read(kind: Any, value: Any) -> Any:
+    """What JSON says of a thing whose fields have types; nothing is converted."""
+    if get_origin(kind) is UnionType:
+        return None if value is None else _read(get_args(kind)[0], value)
+    if is_dataclass(kind):
+        known = get_type_hints(kind)
+        return kind(**{name: _read(known[name], said) for name, said in _of_type(value, dict).items()})  # type: ignore[operator]
+    if get_origin(kind) is Mapping:
+        return {name: _read(get_args(kind)[1], said) for name, said in _of_type(value, dict).items()}
+    if get_origin(kind) is tuple:
+        parts, said = get_args(kind), _of_type(value, list)
+        return tuple(_read(part, one) for part, one in zip(_repeated(parts, len(said)), said, strict=True))
+    if kind is int and abs(_of_type(value, int)) >= 2**31:
+        raise ValueError(f"number {value}")
+    return _of_type(value, kind)
+
+
+def _repeated(parts: tuple[Any, ...], count: int) -> tuple[Any, ...]:
+    return parts[:1] * count if parts[-1] is ... else parts
+
+
+def _of_type(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} where a {kind.__name__} was needed")
+    return value
 
 
 def _record(packed: Packed | Stored) -> dict[str, Any]:
@@ -148,7 +164,7 @@ def records_in(text: str, path: Path) -> dict[str, Stored]:
         version = said["version"]
     except (json.JSONDecodeError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{path}: metadata that is damaged") from None
-    if version != STORE_VERSION:
+    if type(version) is not int or version != STORE_VERSION:
         raise ValueError(f"{path}: version {version!r} of encoded tensors; this library reads version {STORE_VERSION}")
     try:
         return {name: _stored(name, record) for name, record in said["tensors"].items()}
