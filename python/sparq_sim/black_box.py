@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,13 +89,16 @@ class BlackBox:
         made = [_Side(element, *element_values(element)) for element in map(find_element, self.formats)]
         self.sides = (made[0], made[1])
         self.splits = {}
-        for normal in (False, True):
-            lists = [side.powers(normal) for side in made]
-            for ea in lists[0]:
-                for eb in lists[1]:
-                    held = ea + eb not in self.splits or normal
-                    if held and (ea + eb not in self.splits or abs(ea - eb) <= abs(np.subtract(*self.splits[ea + eb]))):
-                        self.splits[ea + eb] = (ea, eb)
+        normal = [set(side.powers(True)) for side in made]
+        halves = {e for e in made[0].powers(False) if 1.5 * 2.0**e in made[0].values}
+
+        def rank(ea: int, eb: int) -> tuple[bool, bool, int]:
+            """Normal numbers, then such that 1.5 times as much is held too, then of about one size."""
+            return ea in normal[0] and eb in normal[1], ea in halves, -abs(ea - eb)
+
+        for ea, eb in itertools.product(made[0].powers(False), made[1].powers(False)):
+            if ea + eb not in self.splits or rank(ea, eb) > rank(*self.splits[ea + eb]):
+                self.splits[ea + eb] = (ea, eb)
         self.watch(np.ones((self.tile, self.tile), np.bool_))
         zeros = np.zeros((self.tile, self.k))
         self._call(zeros, zeros, np.zeros(self.tile))

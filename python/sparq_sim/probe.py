@@ -86,7 +86,7 @@ def _alignment(asker: Asker, group: tuple[int, ...], found: Probe) -> Probe:
 
 
 def _cut(asker: Asker, case: Callable[[float], dict[int, float]], unit: int) -> str | None:
-    if unit - 1 < asker.lowest:
+    if unit - 2 < asker.lowest:  # 0.75 units are 3 quarters
         return None
     quantum = 2.0**unit
     made = asker.of(*[case(x * quantum) for x in (0.75, -0.75, 1.5, -1.5)]) / quantum
