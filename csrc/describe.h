@@ -392,7 +392,7 @@ struct Fields<Datapath> {
       Field{"start_fraction", &Datapath::start_fraction, "and of the accumulator (late_floor)"},
       Field{"start_reach", &Datapath::start_reach,
             "exponents below the largest at which the accumulator still counts; 0: any (late_floor)"},
-      Field{"accumulator_exponent_bits", &Datapath::accumulator_exponent_bits, "of the accumulator, 5 or 8"},
+      Field{"accumulator_exponent_bits", &Datapath::accumulator_exponent_bits, "of the accumulator, 2 to 8"},
       Field{"accumulator_fraction", &Datapath::accumulator_fraction, "fraction bits of the accumulator"},
       Field{"accumulator_rounding", &Datapath::accumulator_rounding, "of sums to the accumulator (align)"},
       Field{"overflow", &Datapath::overflow, "of the accumulator"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -18,6 +19,7 @@ import sparq_sim as sq
 from conftest import Array
 from oracle import ELEMENTS, Number, Operand
 from sparq_sim.bounds import Problem, any_order_bound, datapath_bound
+from test_datapaths import drawn_machine
 from test_matmul import (
     DATAPATHS,
     DEFINED,
@@ -175,6 +177,69 @@ def test_no_users_aligning_machine_exceeds_its_bound(style: str) -> None:
             for k in (1, 4, 33, 66):
                 a, b = (numpy_array(e)(rng, 2, k, style, w) for e, w in ((left, "a"), (right, "b")))
                 assert max(ratios(path, a, b, starting_values(rng, (2, 2))), default=0.0) <= 1
+
+
+@pytest.mark.parametrize("style", FINITE_STYLES)
+def test_no_machine_of_any_fields_exceeds_its_bound(style: str) -> None:
+    rng = np.random.default_rng(6)
+    starts = set()
+    for number in range(60):
+        fields = {**drawn_machine(rng), "block_scales": False, "overflow": "infinity"}  # saturated sums are no bound's
+        path = sq.Datapath(**fields)
+        starts.add((path.start, path.align_rounding))
+        left, right = (("e4m3", "e4m3"), ("e5m2", "e4m3"), ("e5m2", "e5m2"))[number % 3]
+        a, b = (numpy_array(e)(rng, 2, (5, 31, 66)[number % 3], style, w) for e, w in ((left, "a"), (right, "b")))
+        c = None if number % 4 == 0 else starting_values(rng, (2, 2))
+        assert max(ratios(path, a, b, c), default=0.0) <= 1, fields
+    assert len(starts) == 12
+
+
+def test_sums_that_are_rounded_down_outgrow_their_magnitudes() -> None:
+    """Although alignment and accumulator are cut toward zero."""
+    path = sq.Datapath(
+        reduce="align", group=1, start="late_floor", fraction_bits=4, sum_fraction=24, start_fraction=2,
+        accumulator_rounding="toward_zero", block_scales=False,
+    )  # fmt: skip
+    a = np.full((1, 64), -(2.0**-10), np.float16)
+    a[0, 0] = -1
+    ones = np.ones((1, 64), np.float16)
+    got = float(sq.matmul(a, ones, datapath=path)[0, 0])
+    assert got == -16384 and float(sq.error_bound(a, ones, datapath=path)[0, 0]) > 16383
+
+
+def test_steps_of_padding_cut_the_accumulator_too() -> None:
+    path = sq.Datapath(
+        reduce="align", group=1, instruction=2, start="late_floor", fraction_bits=30, sum_fraction=44,
+        start_fraction=5, block_scales=False,
+    )  # fmt: skip
+    a, b = np.float32([[2**-5 - 2**-20]]), np.ones((1, 1), np.float32)
+    c = np.float32([[1 + 2**-5 - 2**-23]])
+    exact = Fraction(float(a[0, 0])) + Fraction(float(c[0, 0]))
+    error = abs(Fraction(float(sq.matmul(a, b, datapath=path, c=c)[0, 0])) - exact)
+    assert Fraction(1, 20) < error <= Fraction(float(sq.error_bound(a, b, datapath=path, c=c)[0, 0]))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"reduce": "integer", "integer_bits": 24, "accumulator_fraction": 7},
+        {
+            "reduce": "align",
+            "group": 1,
+            "fraction_bits": 2,
+            "accumulator_fraction": 1,
+            "align_rounding": "nearest_even",
+        },
+    ],
+)
+def test_a_bound_that_says_nothing_is_infinite(fields: dict[str, Any]) -> None:
+    path = sq.Datapath(**fields)
+    a = np.zeros((2, 4096), np.float32)
+    a[1] = 1
+    left, right = sq.encode(a, "hbfp8", block=16), sq.encode(a, "hbfp8", block=16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isposinf(sq.error_bound(left, right, datapath=path)).all()
 
 
 def rn32(value: Fraction) -> Fraction | None:

@@ -25,6 +25,7 @@ from conftest import ISAS, Array, bits_of, element_record, forced_isa
 from machines import Line, machine_dot, with_half_result
 from oracle import ELEMENTS, Element
 from sparq_sim.bounds import Problem, datapath_bound
+from sparq_sim.variants import with_fields
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -411,6 +412,27 @@ def test_machines_with_any_choices_equal_their_rules() -> None:
                 got = run(record, a, b, c)
             assert np.array_equal(got, wanted), (chosen, pair, k, isa, got, wanted)
     assert all(len(values) > 1 for field, values in used.items() if field != "reduce")
+
+
+@pytest.mark.parametrize("zeros", ("absent", "lowest"))
+def test_terms_under_a_scale_of_zero_are_zeros(zeros: str) -> None:
+    """Whatever the exponent of the other scale is; c may be far below it."""
+    rng = np.random.default_rng(15)
+    record = sq.datapaths()["blackwell_nvf4"].record
+    record = with_fields(record, {"zero_products": zeros})
+    for number in range(24):
+        a, b = drawn_problem(rng, record, ("e2m1", "e2m1"), STYLES[number % len(STYLES)], (16, 64, 80, 192)[number % 4])
+        sides = []
+        for side in (a, b):
+            assert side.scales is not None
+            zero = rng.random(side.scales.shape) < 0.5
+            sides.append(replace(side, scales=np.where(zero, 0, np.minimum(side.scales, 0x7E)).astype(np.uint8)))
+        c = (rng.standard_normal((3, 3)) * 2.0 ** rng.integers(-60, 4, (3, 3))).astype(np.float32).view(np.uint32)
+        wanted = model(record.to_dict(), sides[0], sides[1], c)
+        for isa in ISAS:
+            with forced_isa(isa):
+                got = run(record, sides[0], sides[1], c)
+            assert np.array_equal(got, wanted), (number, isa, got, wanted)
 
 
 def fused(terms: list[tuple[Fraction, Fraction]], start: Fraction, exponent_bits: int, fraction: int) -> float:

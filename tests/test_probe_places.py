@@ -160,7 +160,7 @@ def test_places_that_agree_cost_few_calls_and_no_line(machine: str, before: int,
     assert found.ways is None and "places" not in str(found)
     assert calls == found.calls
     # 2016 pairs of terms are asked 16 at a time, and a quarter as many nodes at most.
-    assert calls == before + 17 + min(nodes, 2016 // 16 // 4)
+    assert calls == before + 20 + min(nodes, 2016 // 16 // 4)
 
 
 def test_places_may_be_masked_out() -> None:

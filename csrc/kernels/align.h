@@ -339,12 +339,16 @@ struct Presums {
   }
 
   void largest(std::int64_t first, std::int64_t end, std::int32_t* top) const {
-    each(first, end, [&](std::int64_t k, std::int64_t stop, std::int64_t, const std::int32_t* exponents) {
+    const MultiplyJob& job = plan.job;
+    each(first, end, [&](std::int64_t k, std::int64_t stop, std::int64_t s, const std::int32_t* exponents) {
       std::int32_t sums[lanes];
       dot(k, stop, sums);
       const bool zeros_count = plan.zero_exponent != absent_exponent;
-      for (int l = 0; l < lanes; ++l)
-        if (zeros_count || sums[l] != 0) top[l] = larger(top[l], exponents[l]);
+      const bool own = significand(job.a, job, in.a_row, s) != 0;
+      for (int l = 0; l < lanes; ++l) {
+        const bool other = significand(job.b, job, smaller(in.b_row + l, job.n - 1), s) != 0;
+        if (zeros_count || (sums[l] != 0 && own && other)) top[l] = larger(top[l], exponents[l]);
+      }
     });
   }
 

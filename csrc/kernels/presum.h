@@ -158,8 +158,11 @@ struct PresumProduct {
     for (std::int64_t i = 0; i < count; ++i) {
       const auto* sum = reinterpret_cast<const std::int32_t*>(all[i][row]);
       const std::int32_t* others = space.panel_exponents + (first + i) * lanes;
+      const std::int32_t* scales = space.panel_significands + (first + i) * lanes;
       for (int l = 0; l < lanes; ++l) {
-        const std::int32_t exponent = zeros_count || sum[l] != 0 ? exponents[i] + others[l] : absent_exponent;
+        // A scale of zero makes a term of zero.
+        const bool counts = zeros_count || (sum[l] != 0 && significands[i] * scales[l] != 0);
+        const std::int32_t exponent = counts ? exponents[i] + others[l] : absent_exponent;
         top[l] = top[l] > exponent ? top[l] : exponent;
       }
     }

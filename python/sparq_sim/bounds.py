@@ -14,6 +14,8 @@ U = 2.0**-24
 """Unit roundoff of float32."""
 ETA = 2.0**-150
 """Half the smallest positive float32."""
+# Sums that may grow by this say nothing any more.
+_SENSELESS = 2.0**500
 
 
 def gamma(n: int) -> float:
@@ -98,13 +100,17 @@ def _integer_bound(path: Datapath, p: Problem) -> Array:
     u = 2.0 ** -(path.accumulator_fraction + 1)
     eta = 2.0 ** -(2 ** (path.accumulator_exponent_bits - 1) - 2 + path.accumulator_fraction + 1)
     roundings = (steps + 1) * u
-    growth = roundings / (1 - roundings) if roundings < 1 else float("inf")
+    if roundings >= 1:
+        return np.full_like(p.total, np.inf)
+    growth = roundings / (1 - roundings)
     bound: Array = growth * p.total + 2 * (steps + 1) * eta * (1 + growth)
     return bound
 
 
 def _align_bound(path: Datapath, p: Problem) -> Array:
-    groups = -(-p.k // path.group)
+    # Steps of padding too, which cut the accumulator.
+    length = path.instruction or path.group
+    groups = -(-p.k // length) * (length // path.group)
     # 2^E is at most the largest product of operand binades (subnormals count as the smallest normal) or |acc| <= total.
     a_top = max(p.a_max, 2.0**p.a.emin * p.a_scale)
     b_top = max(p.b_max, 2.0**p.b.emin * p.b_scale)
@@ -126,8 +132,12 @@ def _align_bound(path: Datapath, p: Problem) -> Array:
     chunks = -(-p.k // path.chunk) if path.chunk else 0
     # Sums stay below T where everything is cut toward zero; else by what they are off.
     total, steps = p.total, groups + instructions
-    if path.align_rounding != "toward_zero" or path.accumulator_rounding != "toward_zero" or chunks:
-        growth = (1 + lost + rounding) ** steps * (1 + U) ** chunks
+    shrinks = path.align_rounding == path.accumulator_rounding == "toward_zero" and path.start == "aligned"
+    if not shrinks or chunks:
+        with np.errstate(over="ignore"):
+            growth = np.float64(1 + lost + rounding) ** steps * (1 + U) ** chunks
+            if growth > _SENSELESS:
+                return np.full_like(p.total, np.inf)
         total = growth * (p.total + groups * lost * smallest + steps * 2.0**least * units * rounding)
     step = lost * np.maximum(total, smallest) + rounding * total
     subnormal = 2.0 ** (least - path.accumulator_fraction) * units

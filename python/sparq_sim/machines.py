@@ -10,6 +10,7 @@ from typing import Any
 from sparq_sim import _core
 from sparq_sim._core import Datapath, ElementFormat
 from sparq_sim.formats import Machine, elements, find_datapath, find_element
+from sparq_sim.names import close_first
 
 #: What names a machine: a name of the catalog, a JSON file, an entry of the catalog, or a record.
 AnyDatapath = str | Path | Machine | Datapath
@@ -40,7 +41,10 @@ def datapath_from_dict(fields: Mapping[str, Any]) -> Datapath:
     >>> sq.datapath_from_dict({"reduce": "blocks", "group": 8, "operands": ["e4m3"]}).group
     8
     """
-    given = dict(fields)
+    given, known = dict(fields), [*Datapath.fields, "operands"]
+    for name in given:
+        if name not in known:
+            raise TypeError(f"Datapath has no field {name!r}; fields: {', '.join(close_first(name, known))}")
     operands = given.pop("operands", [])
     if not isinstance(operands, (list, tuple)):
         raise TypeError(f"operands: needed a list, got {operands!r}")
@@ -62,6 +66,13 @@ def datapath_to_dict(record: Datapath) -> dict[str, Any]:
     return fields
 
 
+def _fields_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a field is given twice")
+    return made
+
+
 def load_datapath(path: str | Path) -> Datapath:
     """A machine from a JSON file of its fields.
 
@@ -69,7 +80,7 @@ def load_datapath(path: str | Path) -> Datapath:
         ValueError: a file that cannot be read, is no JSON object, or means nothing; each names the file.
     """
     try:
-        fields = json.loads(Path(path).read_text("utf-8"))
+        fields = json.loads(Path(path).read_text("utf-8"), object_pairs_hook=_fields_once)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:  # no JSON, or no UTF-8

@@ -276,7 +276,8 @@ def _surveyed(asker: Asker, survey: Survey, found: Probe) -> Probe:
         before = asker.box.calls
         made = _ordered(asker, found)
         spent = asker.box.calls - before
-        if made.tree is None or survey.confirms(made.tree, max(_CONFIRMING, spent // 4)):
+        exact = made.exact_span is not None or made.exact_groups is not None
+        if exact or survey.confirms(made.tree, max(_CONFIRMING, spent // 4)):
             return replace(made, ways=survey.ways())
 
 
@@ -382,7 +383,8 @@ def _box(
     for value, name, least in ((k, "k", 3), (tile, "tile", 1)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name}={value!r}: needed an integer, at least {least}")
-    inside = isinstance(at, tuple) and [type(x) for x in at] == [int, int] and all(0 <= x < tile for x in at)
+    whole = isinstance(at, tuple) and all(isinstance(x, (int, np.integer)) and not isinstance(x, bool) for x in at)
+    inside = at is not None and whole and len(at) == 2 and all(0 <= x < tile for x in at)
     if at is not None and not inside:
         raise ValueError(f"at={at!r}: needed a row and a column, each from 0 to {tile - 1}")
     if operands not in ("numpy", "torch", "codes"):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sparq_sim._core import Datapath
+from sparq_sim._core import Datapath, ElementFormat
 from sparq_sim.arrays import Array
 from sparq_sim.black_box import BlackBox
 from sparq_sim.candidates import WRITTEN, Candidate, canonical
@@ -35,7 +35,7 @@ def verify(box: BlackBox, found: Probe, record: Datapath | None, mask: Array, do
     rounds = max(1, -(-dots // int(mask.sum())))
     for number in range(rounds):
         spread = (4, 8, 1)[number % 3]
-        a, b = (drawn_line(rng, element, (box.tile, box.k), spread) for element in elements)
+        a, b = (_drawn(rng, element, (box.tile, box.k), spread, number) for element in elements)
         start = box.drawn_start(rng, (box.tile, box.tile), spread)
         wanted = box.bits(a, b, start)[np.ix_(rows, columns)]
         c = None if start is None else start[np.ix_(rows, columns)]
@@ -69,6 +69,22 @@ def verify(box: BlackBox, found: Probe, record: Datapath | None, mask: Array, do
         said = f"{found.equal} of {total} random outputs are equal to the one that follows; {misfits[best]}"
         return replace(found, nearest=record, misfit=misfits[best], no_record=said)
     return replace(found, record=record)
+
+
+def _drawn(rng: np.random.Generator, element: ElementFormat, shape: tuple[int, int], spread: int, number: int) -> Array:
+    """Random codes; of integers in every other round the largest, with runs of one sign, whose sums reach furthest."""
+    if element.exponent_bits or number % 2:
+        return drawn_line(rng, element, shape, spread)
+    length = int(rng.integers(1, shape[1] + 1))
+    signs = np.repeat(rng.choice([1, -1], (shape[0], -(-shape[1] // length))), length, axis=1)[:, : shape[1]]
+    largest = element.max_code
+    negative = (
+        (1 << element.code_bits) - largest
+        if element.signedness == "twos_complement"
+        else largest | (1 << (element.code_bits - 1))
+    )
+    made: Array = np.where(signs > 0, largest, negative).astype(np.dtype(f"u{element.code_bytes}"))
+    return made
 
 
 def _refusal(one: Candidate, asked: _Asked) -> str | None:
