@@ -326,6 +326,8 @@ def test_a_checkpoint_that_is_not_whole_is_refused_before_anything_is_written(tm
     (tmp_path / "in" / "other.safetensors.index.json").unlink()
     (tmp_path / "in" / two).unlink()
     refused(mapped({}), rf"index\.json: names {two}, which is not there")
+    with pytest.raises(ValueError, match=rf"index\.json: names {two}, which is not there"):
+        sq.tradeoff(tmp_path / "in", ["mxfp4"])
     done = sparq("encode", tmp_path / "in", "-f", "mxfp4", "-o", tmp_path / "out", code=2)
     assert two in done.stderr and done.stderr.count("\n") == 1
 

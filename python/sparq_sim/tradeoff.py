@@ -16,6 +16,7 @@ from sparq_sim.arrays import Array, Source, source
 from sparq_sim.containers import open_file
 from sparq_sim.formats import spec
 from sparq_sim.rank import rank_tensors
+from sparq_sim.shards import find_index
 from sparq_sim.storage import storage
 
 
@@ -115,7 +116,7 @@ def tradeoff(
         axis, threads, choices: as in `emulate`.
 
     Raises:
-        ValueError: unknown names, or no tensors.
+        ValueError: unknown names, or no tensors; shards or tensors that an index names and that are not there.
 
     >>> import numpy as np, sparq_sim as sq
     >>> x = np.random.default_rng(0).standard_normal((64, 256), dtype=np.float32)
@@ -160,13 +161,16 @@ def _sources(tensors: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, So
         path = Path(tensors)
         title = path.name
         paths = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+        shards = {one.name: open_file(one).shard() for one in paths}
+        index = find_index(path) if path.is_dir() else None
+        if index is not None:
+            index.require({file: shard.entries.keys() for file, shard in shards.items()})
         found = {}
-        for one in paths:
-            shard = open_file(one).shard()
+        for file, shard in shards.items():
             for name, entry in shard.entries.items():
                 if entry.float_name is None or len(entry.shape) < 2 or not entry.nbytes:
                     continue
-                found[f"{one.name}:{name}"] = _named(shard.bytes_of(name), entry.float_name, entry.shape)
+                found[f"{file}:{name}"] = _named(shard.bytes_of(name), entry.float_name, entry.shape)
     if not any(one.data.size for one in found.values()):
         raise ValueError(f"{tensors if title else 'tensors'}: no elements there to count")
     return title, found
