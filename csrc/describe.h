@@ -425,7 +425,7 @@ std::string brief(const Conversion& record);
 std::string brief(const Sparsity& record);
 std::string brief(const Datapath& record);
 
-// The call that makes a record in Python.
+// The call that makes a record in Python (of a datapath without its operands).
 template <class Record>
 std::string constructor_call(const Record& record) {
   return brief(record);

@@ -496,6 +496,7 @@ def test_a_layer_that_is_never_called_is_a_finding() -> None:
     never = next(layer for layer in report.layers if layer.name == "never")
     assert [layer.name for layer in report.layers if not layer.ok] == ["never"]
     assert never.verdict == "unexplained" and any("never called" in f for f in never.findings)
+    assert sq.check(branches(), torch.randn(4, 8), layers=["twice", "once"]).ok
 
 
 def test_a_batch_without_rows_is_nothing_to_check() -> None:
@@ -510,7 +511,6 @@ def test_a_bare_layer_that_stays_dense_has_a_name() -> None:
     machine = sq.Accelerator("mxfp8", "mxfp8", "2:4", datapath="block_fp32")
     summary = sq.check(nn.Linear(3, 4), torch.ones(2, 3), machine).summary()
     assert "kept dense (lines shorter than a group): (model)" in summary
-    assert sq.check(branches(), torch.randn(4, 8), layers=["twice", "once"]).ok
 
 
 def test_every_call_of_a_layer_counts() -> None:

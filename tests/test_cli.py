@@ -69,6 +69,10 @@ def test_show_reads_a_machine_of_ones_own(tmp_path: Path) -> None:
     assert "group" in sparq("show", str(file)).stdout
     file.write_text('{"reduce": "align", "groups": 8}')
     assert "mine.json: Datapath has no field 'groups'" in sparq("show", str(file), code=2).stderr
+    file.write_text('{"reduce": "align", "reduce": "fma"}')
+    assert "mine.json: no JSON of a machine: a field is given twice" in sparq("show", str(file), code=2).stderr
+    file.write_text("[" * 99999)
+    assert "mine.json: no JSON of a machine" in sparq("show", str(file), code=2).stderr
     for command in (["show"], ["probe"], ["check", "--datapath"]):
         stderr = sparq(*command, str(tmp_path / "nothing.json"), code=2).stderr
         assert "nothing.json: cannot be read (No such file or directory)" in stderr

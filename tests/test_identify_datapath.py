@@ -81,6 +81,8 @@ def test_a_promotion_is_the_same_as_parts() -> None:
     found = sq.identify_datapath(a, b, d)
     labels = [one.label for one in found.matches]
     assert labels[0] == "hopper_fp8 in parts of 64 of K"
+    assert any(one.endswith("with chunk 64") for one in found.same_everywhere)
+    assert not any("chunk" in one and "parts" in one for one in labels)
     assert np.array_equal(sq.matmul(a, b, datapath="hopper_fp8", split_k=found.matches[0].split), d)
 
 

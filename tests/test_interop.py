@@ -131,7 +131,7 @@ def test_a_mask_is_what_the_codes_and_the_pattern_say() -> None:
     made = sq.BlockTensor.from_codes(codes, one, format="mxfp4", mask=mask, sparsity="2:4")
     assert_same_bits(made.decode() + 0, np.where(mask, np.float32(1.5), 0).astype(np.float32))
     for given, message in (
-        ({"codes": np.ones_like(codes), "mask": mask}, r"codes: 0.5 at \[0, 1\], where the mask says pruned"),
+        ({"codes": np.ones_like(codes), "mask": mask}, r"codes: 0x1 at \[0, 1\], where the mask says pruned"),
         ({"codes": codes, "mask": mask, "sparsity": "1:4"}, "the mask is not 1:4"),
         ({"codes": codes, "sparsity": "2:4"}, "needed mask=, which elements were kept"),
     ):

@@ -215,7 +215,7 @@ def test_formats_that_refuse_the_data_are_last_with_the_reason() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"formats": ["mxfp4", "mxfp5"]}, ValueError, "unknown format 'mxfp5'; known: mxfp8_e4m3"),
+        ({"formats": ["mxfp4", "mxfp5"]}, ValueError, "unknown format 'mxfp5'; known: mxfp8, "),
         ({"formats": []}, ValueError, "needed at least one"),
         ({"formats": [7]}, TypeError, "needed a name, a Format or a Spec"),
         ({"rounding": "upward"}, ValueError, "choose one of nearest_even"),
@@ -498,7 +498,7 @@ def test_a_plot_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "plot.png"
     path.write_bytes(b"old")
     monkeypatch.setattr(Figure, "savefig", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ValueError, match=r"plot\.png: cannot be written \(disk full\)"):
         sq.rank(normal(2, 64), "mxfp4").plot(path)
     assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
@@ -580,7 +580,7 @@ def test_bfloat16_files_of_numpy_are_read_as_such(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["x.npz", "-f", "mxfp5"], "unknown format 'mxfp5'; known: mxfp8_e4m3"),
+        (["x.npz", "-f", "mxfp5"], "unknown format 'mxfp5'; known: mxfp8, "),
         (["x.npz", "--tensor", "c"], "no tensor 'c'; there are: 'a', 'b', 'n'"),
         (["x.npz", "--tensor", "n"], "holds int64; needed a tensor of float16"),
         (["x.npz", "--choice", "rounding"], "needed name=word"),

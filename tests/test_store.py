@@ -529,6 +529,19 @@ def test_the_bits_of_a_block() -> None:
         sq.inspect_block(tensor, (4, 0))
 
 
+def test_a_block_along_stored_k_is_shown_as_it_decodes() -> None:
+    x = np.random.default_rng(9).standard_normal((3, 256)).astype(np.float32)
+    for format in ("mxfp4", "nvfp4"):
+        tensor = sq.encode(x, format, sparsity="2:4", scale_space="stored")
+        values = tensor.decode("float64", inexact="round")
+        for index in ((0, 0), (1, 70), (2, 255)):
+            block = sq.inspect_block(tensor, index)
+            assert index in [one.index for one in block.elements]
+            assert all(one.value == values[one.index] for one in block.elements)
+            assert all(scale.first == 0 and scale.count == len(block.elements) for scale in block.scales)
+            assert sum(one.kept for one in block.elements) == len(block.elements) // 2
+
+
 # Scales under a scale of the tensor meet that one first, in float32.
 @pytest.mark.parametrize("format", [name for name, one in sq.formats().items() if one.outer_combine is None])
 def test_scales_and_elements_of_a_block_make_its_values(format: str) -> None:

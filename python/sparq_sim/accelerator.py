@@ -30,7 +30,7 @@ class Accelerator:
             along the reduction axis).
         weight_sparsity, activation_sparsity: ``"N:M"`` or None. A layer whose lines (channels per group, or windows)
             have fewer than M elements stays dense.
-        datapath: a name of `datapaths()` or a `Datapath`.
+        datapath: a name of `datapaths()`, a `Datapath`, or the path of a JSON file of one.
         output: a format without scales (``"bf16"``, ``"fp16"``) that layer outputs are rounded to, or None for float32.
         compressed: ``"weights"`` or ``"activations"``, which have a pattern: the machine takes that operand as it is
             stored, and its K (steps, instructions, chunks, parts) counts stored elements. By default K counts the

@@ -603,7 +603,9 @@ def main() -> None:
         sys.exit(2)
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "
-        _log.print(f"error: {where}{error.strerror}", style="red", highlight=False, markup=False, soft_wrap=True)
+        _log.print(
+            f"error: {where}{error.strerror or error}", style="red", highlight=False, markup=False, soft_wrap=True
+        )
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left for a disk that is full
         sys.exit(2)
 

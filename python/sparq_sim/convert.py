@@ -203,8 +203,8 @@ def convert(
     Args:
         source: a directory of ``*.safetensors``, all those that its index names, if it has one; or a safetensors or
             GGUF file, beside which nothing is looked at.
-        output: another one, made if need be; or what an earlier run left. Weights that are not of this source, and
-            files that no earlier run wrote, are never replaced.
+        output: another one, made if need be; or what earlier runs left, of this source or of one whose files have the
+            same names. Weights of other names, and files that no earlier run wrote, are never replaced.
         include, exclude: names of tensors, with ``*``; default all. Each is to match something.
         started, advanced: told the bytes to be read, and those of each tensor that is done.
 

@@ -128,6 +128,8 @@ class _Pool:
         base = self.bases[one.base]
         for record in variants(one.record, k):
             changes = changed(record, base)
+            if one.split is not None and record.chunk != one.record.chunk:
+                continue  # parts are chunks already
             if changes:
                 self.ask(replace(one, record=record, changes=changes))
 
@@ -321,6 +323,8 @@ def _turn_knobs(pool: _Pool, k: int) -> None:
         fits = pool.fits()
         whole = [key for key in pool.ranked() if pool.members[key].split is None]
         chosen = fits[:_BEAM] or whole[: _BEAM if turn else None]
+        if fits and not set(fits) & set(whole):  # parts of K alone: a chunk may say the same
+            chosen = [*chosen, *whole]
         for key in [key for key in chosen if key not in varied]:
             varied.add(key)
             pool.vary(key, k)

@@ -129,8 +129,9 @@ def _line_values(tensor: BlockTensor, shape: tuple[int, ...], at: tuple[int, ...
     where: list[Any] = list(at)
     where[tensor.axis] = slice(None)
     codes = np.ascontiguousarray(tensor.codes.reshape(shape)[tuple(where)])
-    alone = replace(tensor.spec, axis=0, sparsity=None, order="sparsify_first")
-    line = BlockTensor(codes, stored_scales(_line_scales(tensor, at)), None, alone, "float64", "numpy")
+    mask = None if tensor.mask is None else np.ascontiguousarray(tensor.mask.reshape(shape)[tuple(where)])
+    alone = replace(tensor.spec, axis=0)
+    line = BlockTensor(codes, stored_scales(_line_scales(tensor, at)), mask, alone, "float64", "numpy")
     values: Array = line.decode(inexact="round")
     return values
 

@@ -83,8 +83,10 @@ def load_datapath(path: str | Path) -> Datapath:
         fields = json.loads(Path(path).read_text("utf-8"), object_pairs_hook=_fields_once)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:  # no JSON, or no UTF-8
-        raise ValueError(f"{path}: no JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: no JSON of a machine: too deep") from None
+    except ValueError as error:  # no JSON, no UTF-8, or a field twice
+        raise ValueError(f"{path}: no JSON of a machine: {error}") from None
     if not isinstance(fields, dict):
         raise ValueError(f"{path}: needed an object of fields")
     try:

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 def close_first(given: object, known: Collection[str]) -> list[str]:
     """Names, those that are like the given one first."""
     close = get_close_matches(given.lower(), known, n=4, cutoff=0.5) if isinstance(given, str) else []
-    return [*close, *(name for name in known if name not in close)]
+    return list(dict.fromkeys([*close, *known]))
 
 
 def unknown_name(what: str, given: object, known: Collection[str]) -> ValueError:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -113,7 +115,7 @@ def _read(kind: Any, value: Any) -> Any:
     if get_origin(kind) is UnionType:
         return None if value is None else _read(get_args(kind)[0], value)
     if is_dataclass(kind):
-        known = get_type_hints(kind)
+        known = _hints(kind)  # type: ignore[arg-type]
         return kind(**{name: _read(known[name], said) for name, said in _of_type(value, dict).items()})  # type: ignore[operator]
     if get_origin(kind) is Mapping:
         return {name: _read(get_args(kind)[1], said) for name, said in _of_type(value, dict).items()}
@@ -125,13 +127,18 @@ def _read(kind: Any, value: Any) -> Any:
     return _of_type(value, kind)
 
 
+@lru_cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
 def _repeated(parts: tuple[Any, ...], count: int) -> tuple[Any, ...]:
     return parts[:1] * count if parts[-1] is ... else parts
 
 
 def _of_type(value: Any, kind: type) -> Any:
     if type(value) is not kind:
-        raise TypeError(f"{value!r} where a {kind.__name__} was needed")
+        raise TypeError(f"{reprlib.repr(value)} where a {kind.__name__} was needed")
     return value
 
 

@@ -315,11 +315,19 @@ class BlockTensor:
             return
         if self.spec.sparsity is not None:
             self.compressed()  # for its error
-        values = np.asarray(self.decode("float64", inexact="round"))
-        wrong = ~self.mask & (values != 0) & ~np.isnan(values)  # NaN: of a scale
+        if self.format.has_zero_points:
+            zeros = np.asarray(self.decode("float64", inexact="round"))
+            wrong = (zeros != 0) & ~np.isnan(zeros)  # NaN: of a scale
+        else:
+            element = self.format.element
+            sign = 1 << (element.code_bits - 1)
+            wrong = self.codes != 0
+            if element.value(sign) == 0:  # -0
+                wrong &= self.codes != sign
+        wrong &= ~self.mask
         if wrong.any():
             place = [int(i) for i in np.argwhere(wrong)[0]]
-            raise ValueError(f"codes: {float(values[tuple(place)])} at {place}, where the mask says pruned")
+            raise ValueError(f"codes: {int(self.codes[tuple(place)]):#x} at {place}, where the mask says pruned")
 
     def storage(
         self, layout: str | Layout = "row_major", *, encoding: str | None = None, fill: str | None = None

@@ -27,7 +27,7 @@ def verify(box: BlackBox, found: Probe, record: Datapath | None, mask: Array, do
     elements = [side.element for side in box.sides]
     machines = [Candidate(name, m.record, *w) for name, m in datapaths().items() for w in WRITTEN[box.dtype]]
     own = [Candidate("record", record, *w) for w in WRITTEN[box.dtype] if record is not None]
-    equal = np.zeros(len(own), np.int64)
+    equal = np.zeros(0, np.int64)
     misfits: dict[int, Telling] = {}
     refused = ""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -36,14 +36,15 @@ def verify(box: BlackBox, found: Probe, record: Datapath | None, mask: Array, do
     for number in range(rounds):
         spread = (4, 8, 1)[number % 3]
         a, b = (_drawn(rng, element, (box.tile, box.k), spread, number) for element in elements)
-        start = box.drawn_start(rng, (box.tile, box.tile), spread)
+        start = _start(box, rng, spread, own)
         wanted = box.bits(a, b, start)[np.ix_(rows, columns)]
         c = None if start is None else start[np.ix_(rows, columns)]
         asked = Operand(a[rows], elements[0]), Operand(b[columns], elements[1]), c
         if number == 0:
             refused = "; ".join(filter(None, (_refusal(one, asked) for one in own)))
             own = [one for one in own if _refusal(one, asked) is None]
-            machines = [one for one in machines if _refusal(one, asked) is None]
+            equal = np.zeros(len(own), np.int64)
+        machines = [one for one in machines if _refusal(one, asked) is None]
         machines = [one for one in machines if (_outputs(one, asked, box.dtype) == wanted)[inside].all()]
         for at, one in enumerate(own):
             made = _outputs(one, asked, box.dtype)
@@ -69,6 +70,15 @@ def verify(box: BlackBox, found: Probe, record: Datapath | None, mask: Array, do
         said = f"{found.equal} of {total} random outputs are equal to the one that follows; {misfits[best]}"
         return replace(found, nearest=record, misfit=misfits[best], no_record=said)
     return replace(found, record=record)
+
+
+def _start(box: BlackBox, rng: np.random.Generator, spread: int, own: list[Candidate]) -> Array | None:
+    """c, of a size that the accumulators of the candidates hold."""
+    shape = (box.tile, box.tile)
+    drawn = box.drawn_start(rng, shape, spread)
+    if drawn is None or all(_converted(one, drawn) is not None for one in own):
+        return drawn
+    return box.drawn_start(rng, shape, 1)
 
 
 def _drawn(rng: np.random.Generator, element: ElementFormat, shape: tuple[int, int], spread: int, number: int) -> Array:
@@ -110,4 +120,6 @@ def _converted(one: Candidate, start: Array | None) -> Array | None:
 def _outputs(one: Candidate, asked: _Asked, dtype: str) -> Array:
     """Canonical bits."""
     a, b, start = asked
-    return canonical(one.outputs(a, b, _converted(one, start)), dtype)
+    own = _converted(one, start)
+    assert start is None or own is not None
+    return canonical(one.outputs(a, b, own), dtype)
