@@ -418,9 +418,11 @@ def test_machines_with_any_choices_equal_their_rules() -> None:
 def test_terms_under_a_scale_of_zero_are_zeros(zeros: str) -> None:
     """Whatever the exponent of the other scale is; c may be far below it."""
     rng = np.random.default_rng(15)
-    record = sq.datapaths()["blackwell_nvf4"].record
-    record = with_fields(record, {"zero_products": zeros})
-    for number in range(24):
+    for number in range(48):
+        rounding = ("toward_zero", "down", "nearest_even", "to_odd")[number // 4 % 4]
+        record = with_fields(
+            sq.datapaths()["blackwell_nvf4"].record, {"zero_products": zeros, "align_rounding": rounding}
+        )
         a, b = drawn_problem(rng, record, ("e2m1", "e2m1"), STYLES[number % len(STYLES)], (16, 64, 80, 192)[number % 4])
         sides = []
         for side in (a, b):

@@ -60,14 +60,15 @@ inline float factor_below(Combine outer, const ElementFormat& format, float scal
 }
 
 // What scale codes say: factors, powers of two, or zero points in units of the element; NaN where they are NaN. Codes
-// of one byte are looked up.
+// of one byte are looked up where the table is filled.
 struct ScaleNumbers {
   const DecodeJob& job;
   int main;
+  bool tabled;
   double values[max_levels][256];
 
-  explicit ScaleNumbers(const DecodeJob& j) : job(j), main(main_level(j.format)) {
-    for (int l = 0; l < job.format.level_count; ++l) {
+  ScaleNumbers(const DecodeJob& j, bool fill) : job(j), main(main_level(j.format)), tabled(fill) {
+    for (int l = 0; tabled && l < job.format.level_count; ++l) {
       if (job.planes[static_cast<unsigned>(l)].bytes != 1) continue;
       const std::uint32_t count = std::uint32_t{1} << smaller(8, code_bits(level(l).format));
       for (std::uint32_t code = 0; code < 256; ++code) values[l][code] = code < count ? of_code(l, code) : 0;
@@ -77,7 +78,7 @@ struct ScaleNumbers {
   const ScaleLevel& level(int l) const { return job.format.levels[static_cast<unsigned>(l)]; }
 
   double operator()(int l, const ScalePlane& plane, std::int64_t index) const {
-    if (plane.bytes == 1) return values[l][static_cast<const std::uint8_t*>(plane.data)[index]];
+    if (tabled && plane.bytes == 1) return values[l][static_cast<const std::uint8_t*>(plane.data)[index]];
     if (is_float32(level(l).format)) return static_cast<const float*>(plane.data)[index];
     return of_code(l, load_code(plane.data, plane.bytes, index));
   }
@@ -205,7 +206,7 @@ inline void decode_tiles(const DecodeJob& job, std::int64_t first, std::int64_t 
   const Geometry& g = job.geometry;
   const ElementTable table(job.format.element);
   const DirectDecode direct(job, table);
-  const ScaleNumbers numbers(job);
+  const ScaleNumbers numbers(job, !(direct.applies && direct.by_code));  // then it is asked of few blocks
   const bool floating = job.scale_kind == ScaleKind::floating;
   for (std::int64_t index = first; index < last; ++index) {
     const Tile t = tile_at(g, index);
