@@ -47,7 +47,7 @@ BF16_FORMATS = ("mxfp4", "mxfp8", "nvfp4", "bf16")
 ROUNDINGS = ("nearest_away", "nearest_zero", "toward_zero", "up", "to_odd")
 COLUMN_FORMATS = ("mxfp4", "nvfp4", "int8")
 THREADED_FORMATS = ("mxfp4", "nvfp4", "int8")
-CODED_FORMATS = ("mxfp4", "mxfp8", "hbfp8", "nvfp4", "int8")
+CODED_FORMATS = ("mxfp4", "mxfp8", "hbfp8")
 
 
 def emulations(x: np.ndarray, copy: Copy) -> Iterator[Contender]:
