@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,19 +15,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sparq_sim as sq
+from commands import sparq, table
 from gguf_files import Tensor, gguf
 
 
-def sparq(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "sparq_sim.cli", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == code, done.stderr
-    return done
-
-
-def table(*arguments: object) -> Any:
-    return json.loads(sparq(*arguments, "--json").stdout)
+def test_a_process_says_what_this_one_says() -> None:
+    command = [sys.executable, "-m", "sparq_sim.cli"]
+    for arguments, code in ((["show", "mxfp4"], 0), (["show", "mxfp5"], 2), (["--no-such-option"], 2)):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+        own = sparq(*arguments, code=code)
+        assert (done.returncode, done.stdout) == (code, own.stdout)
+        if arguments[0] == "show":
+            assert done.stderr == own.stderr
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 import safetensors.numpy
 
 import sparq_sim as sq
+from commands import sparq, table
 from gguf_files import Tensor, gguf
-from test_cli import sparq, table
 
 
 def test_layouts_are_listed() -> None:

@@ -21,10 +21,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import sparq_sim as sq
+from commands import sparq, table
 from gguf_files import Tensor, gguf
 from sparq_sim.convert import convert
 from sparq_sim.packing import layout_for
-from test_cli import sparq, table
 
 
 def checkpoint(folder: Path, shards: int = 2, size: int = 64) -> dict[str, torch.Tensor]:

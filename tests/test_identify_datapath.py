@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import sparq_sim as sq
+from commands import sparq, table
 from conftest import Array, bits_of
 from sparq_sim.variants import changed, variants, with_fields
-from test_cli import sparq, table
 from test_datapaths import Side, drawn_problem, operand_names
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import sparq_sim as sq
+from commands import sparq, table
 from sparq_sim.summation import START, Node, chain_of, exact_groups, places_text, tree_of
 from sparq_sim.variants import arithmetic
-from test_cli import sparq, table
 from test_datapaths import operand_names
 
 # What outputs do not show, with the reason; everything else must be that of the record.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 import warnings
 from fractions import Fraction
@@ -21,6 +20,7 @@ from matplotlib.text import Text
 from safetensors.torch import save_file
 
 import sparq_sim as sq
+from commands import Done, sparq
 from sparq_sim import files, measure, ranking_plot
 from sparq_sim.ranking import RankRow
 
@@ -506,15 +506,8 @@ def test_a_plot_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
 # The command line
 
 
-def sparq(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "sparq_sim.cli", "rank", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == code, done.stderr
-    return done
+def rank(*arguments: object, code: int = 0) -> Done:
+    return sparq("rank", *arguments, code=code)
 
 
 def test_the_command_prints_the_ranking_of_the_tensor(tmp_path: Path) -> None:
@@ -522,11 +515,11 @@ def test_the_command_prints_the_ranking_of_the_tensor(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", x)
     arguments = [tmp_path / "x.npy", "-f", "mxfp4", "-f", "int8", "--sparsity", "2:4", "--axis", "0"]
     arguments += ["--choice", "rounding=toward_zero", "--threads", "1"]
-    data = json.loads(sparq(*arguments, "--json", "--plot", tmp_path / "x.png").stdout)
+    data = json.loads(rank(*arguments, "--json", "--plot", tmp_path / "x.png").stdout)
     wanted = sq.rank(x, ["mxfp4", "int8"], axis=0, sparsity="2:4", rounding="toward_zero").to_dict()
     assert data == {**wanted, "name": "x.npy"}
     assert (tmp_path / "x.png").read_bytes().startswith(SIGNATURES[".png"])
-    assert "x.npy: 6x80 float32, 480 elements, axis 0, sparsity=2:4" in sparq(*arguments).stdout
+    assert "x.npy: 6x80 float32, 480 elements, axis 0, sparsity=2:4" in rank(*arguments).stdout
 
 
 def test_tensors_of_a_file_are_ranked_as_one_or_each(tmp_path: Path) -> None:
@@ -537,8 +530,8 @@ def test_tensors_of_a_file_are_ranked_as_one_or_each(tmp_path: Path) -> None:
         "i": torch.arange(3),
     }
     save_file(tensors, tmp_path / "t.safetensors")
-    whole = json.loads(sparq(tmp_path / "t.safetensors", "--json").stdout)
-    each = json.loads(sparq(tmp_path / "t.safetensors", "--each", "--json").stdout)
+    whole = json.loads(rank(tmp_path / "t.safetensors", "--json").stdout)
+    each = json.loads(rank(tmp_path / "t.safetensors", "--each", "--json").stdout)
     assert [ranking["name"] for ranking in each] == [f"t.safetensors {name}" for name in "bhw"]
     for ranking, name in zip(each, "bhw", strict=True):
         assert ranking == {**sq.rank(tensors[name]).to_dict(), "name": ranking["name"]}
@@ -554,9 +547,9 @@ def test_tensors_of_a_file_are_ranked_as_one_or_each(tmp_path: Path) -> None:
             for ranking in each
         )
         assert row["bits_per_element"] == pytest.approx(bits / whole["elements"], rel=1e-14)
-    one = json.loads(sparq(tmp_path / "t.safetensors", "--tensor", "h", "--json").stdout)
+    one = json.loads(rank(tmp_path / "t.safetensors", "--tensor", "h", "--json").stdout)
     assert one == each[1]
-    assert "left out, not floats: i" in sparq(tmp_path / "t.safetensors", "-f", "mxfp4").stdout
+    assert "left out, not floats: i" in rank(tmp_path / "t.safetensors", "-f", "mxfp4").stdout
 
 
 def test_a_refusal_in_a_file_names_the_tensor() -> None:
@@ -573,7 +566,7 @@ def test_a_refusal_in_a_file_names_the_tensor() -> None:
 def test_bfloat16_files_of_numpy_are_read_as_such(tmp_path: Path) -> None:
     x = normal(6, 80).astype(ml_dtypes.bfloat16)
     files.write_tensors(tmp_path / "x.npz", {"x": files.Named(x.view(np.uint16), "bfloat16")}, {})
-    data = json.loads(sparq(tmp_path / "x.npz", "--json").stdout)
+    data = json.loads(rank(tmp_path / "x.npz", "--json").stdout)
     assert data == {**sq.rank(x).to_dict(), "name": "x.npz x"}
 
 
@@ -602,7 +595,7 @@ def test_wrong_arguments_of_the_command_are_one_line_of_error(
     np.savez(tmp_path / "x.npz", a=normal(2, 64), b=normal(2, 3), n=np.arange(3))
     (tmp_path / "cut.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:200])
     given = [tmp_path / a if a.endswith((".npz", ".txt", ".png", ".jpg")) else a for a in arguments]
-    stderr = sparq(*given, code=2).stderr
+    stderr = rank(*given, code=2).stderr
     assert message in stderr and len(stderr.strip().splitlines()) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cut.npz", "x.npz"]
 

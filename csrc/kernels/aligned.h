@@ -35,7 +35,9 @@ struct NearProduct {
     std::uint8_t *row_bytes, *turned_bytes, *panel_bytes;
 
     Space(const NearProduct& product, void* workspace)
-        : slots(product.how.steps * product.how.slots), block(rows_at_once(product.job.k)) {
+        : slots((product.how.steps * product.how.slots + exponents_at_once - 1) / exponents_at_once *
+                exponents_at_once),
+          block(rows_at_once(product.job.k)) {
       panel = static_cast<float*>(workspace);
       acc = panel + lanes * slots;
       panel_bytes = reinterpret_cast<std::uint8_t*>(acc + block * lanes);
@@ -104,16 +106,15 @@ struct NearProduct {
       const std::int64_t end = smaller(s + part, how.steps);
       const auto go = [&](auto together, std::int64_t r) {
         constexpr int rows = decltype(together)::count;
-        const std::int64_t at = s * how.slots;
         std::int32_t highest[all_lanes<rows>];
-        FloatRows<rows> in{{}, {}, space.panel + at * lanes, space.panel_bytes + at * lanes};
+        FloatRows<rows> in{{}, {}, space.panel, space.panel_bytes, s * how.slots};
         for (int i = 0; i < rows; ++i) {
-          in.row[i] = space.rows + (r + i) * space.slots + at;
-          in.row_bytes[i] = space.row_bytes + (r + i) * space.slots + at;
+          in.row[i] = space.rows + (r + i) * space.slots;
+          in.row_bytes[i] = space.row_bytes + (r + i) * space.slots;
           for (int l = 0; l < lanes; ++l)
             highest[i * lanes + l] = kinds[r + i].highest + panel_highest[l] - 2 * largest_byte;
         }
-        truncating_chunks(how, in, highest, end - s, unit, space.acc + r * lanes);
+        truncating_steps(how, in, highest, end - s, unit, space.acc + r * lanes);
       };
       for (std::int64_t r = 0; r < count; ++r) {
         if (!near[r]) continue;

@@ -281,6 +281,31 @@ int quantization(int rounds) {
   return done;
 }
 
+// A machine like the one given, where that means something.
+Datapath varied(Datapath path) {
+  const auto below = [](unsigned end) { return static_cast<int>(generator() % end); };
+  const Datapath given = path;
+  if (path.reduce == Reduce::align) {
+    if (below(2) == 0) path.align_rounding = static_cast<Cut>(below(4));
+    if (below(2) == 0) path.fraction_bits = 1 + below(36);
+    if (below(2) == 0) path.normalize = path.presum == 1 && below(2) == 0;
+    if (below(2) == 0 && path.presum == 1) {
+      path.group = 1 + below(20);
+      path.run = 0;
+      path.instruction = below(2) * path.group * (1 + below(3));
+      path.chunk = below(2) * instruction_length(path) * (1 + below(3));
+    }
+    if (path.start == Start::late_floor) path.lanes = 1 + below(max_align_lanes);
+  }
+  if (path.reduce == Reduce::align || path.reduce == Reduce::integer) {
+    if (below(2) == 0) path.accumulator_exponent_bits = 2 + below(7);
+    if (below(2) == 0) path.accumulator_fraction = 1 + below(23);
+    path.overflow = static_cast<FloatOverflow>(below(2));
+  }
+  if (path.reduce == Reduce::align) path.accumulator_rounding = static_cast<AccumulatorRounding>(below(2));
+  return ops::check_datapath(path).empty() ? path : given;
+}
+
 int products(int rounds) {
   const std::vector<std::string_view> elements{"e4m3", "e5m2", "e2m1", "e2m3", "int8", "bf16", "fp32", "hbfp8_element"};
   int done = 0;
@@ -289,7 +314,7 @@ int products(int rounds) {
       for (const auto a : elements)
         for (const auto b : elements) {
           ops::MultiplyRequest r;
-          r.path = named.datapath;
+          r.path = generator() % 2 == 0 ? named.datapath : varied(named.datapath);
           r.m = 1 + static_cast<std::int64_t>(generator() % 5);
           r.n = 1 + static_cast<std::int64_t>(generator() % 37);
           r.k = 1 + static_cast<std::int64_t>(generator() % 90);
@@ -302,9 +327,9 @@ int products(int rounds) {
           for (int s = 0; s < 2; ++s) {
             const auto rows = static_cast<std::size_t>(s == 0 ? r.m : r.n);
             const auto bytes = static_cast<std::size_t>(code_bytes(sides[s]->element));
-            codes[s] = bytes == 4
-                           ? random_tensor(FloatType::fp32, rows * static_cast<std::size_t>(r.k), raw)
-                           : random_tensor(FloatType::bf16, rows * static_cast<std::size_t>(r.k) * bytes / 2 + 1, true);
+            codes[s] = bytes == 4 ? random_tensor(FloatType::fp32, rows * static_cast<std::size_t>(r.k), raw)
+                                  : random_tensor(FloatType::bf16, rows * static_cast<std::size_t>(r.k) * bytes / 2 + 1,
+                                                  raw || bytes == 1);
             const std::uint8_t mask = static_cast<std::uint8_t>((1U << std::min(8, code_bits(sides[s]->element))) - 1);
             if (bytes == 1)
               for (auto& c : codes[s]) c &= mask;
