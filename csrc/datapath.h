@@ -111,6 +111,12 @@ static constexpr bool scales_at_end(const Datapath& path) {
   return path.reduce == Reduce::align || path.reduce == Reduce::integer;
 }
 
+// Whether sums are rounded as float32 arithmetic rounds them.
+static constexpr bool accumulates_float32(const Datapath& path) {
+  return path.accumulator_exponent_bits == 8 && path.accumulator_fraction == 23 &&
+         path.accumulator_rounding == AccumulatorRounding::nearest_even && path.overflow == FloatOverflow::infinity;
+}
+
 // Whether operands are decoded to float32 before they are multiplied.
 static constexpr bool multiplies_decoded(const Datapath& path) {
   return path.reduce == Reduce::fma || path.reduce == Reduce::tree;

@@ -41,6 +41,8 @@ class Term:
 
 
 ZERO = Term()
+#: float32 as IEEE has it.
+SINGLE = {"accumulator_fraction": 23, "accumulator_exponent_bits": 8, "overflow": "infinity"}
 
 
 def infinity(negative: bool) -> Term:
@@ -140,13 +142,13 @@ def exact_sum(terms: Sequence[Term]) -> tuple[int, int]:
     return sum(term.signed << (term.unit - unit) for term in terms), unit
 
 
-def ieee_add(x: Term, y: Term, fields: Fields) -> Term:
-    """x + y rounded to nearest even in the accumulator's format."""
+def ieee_add(x: Term, y: Term, fields: Fields, mode: str = "nearest_even") -> Term:
+    """x + y rounded to the accumulator's format."""
     kind = sum_class([x, y])
     if kind:
         return special_term(kind)
     total, unit = exact_sum([x, y])
-    return to_float(total, unit, fields, "nearest_even", x.negative and y.negative, signed=True)
+    return to_float(total, unit, fields, mode, x.negative and y.negative, signed=True)
 
 
 def accumulated(acc: Term, term: Term, fields: Fields) -> Term:
@@ -185,7 +187,7 @@ def operand(line: Line, k: int, fields: Fields) -> Term:
 
 def schedule(fields: Fields, k_count: int) -> Iterator[list[list[int]]]:
     """For each instruction the lists of K of its steps; K past the end is padding: left out, but not its steps."""
-    group = fields["group"] or k_count
+    group = 1 if fields["reduce"] == "fma" else fields["group"] or k_count
     instruction = fields["instruction"] or group
     run, ways = fields["run"] or group, instruction // group
     for base in range(0, k_count, instruction):
@@ -312,16 +314,22 @@ def exact_step(fields: Fields, a: Line, b: Line, ks: Sequence[int], acc: Term) -
 def decoded(line: Line, k: int, fields: Fields) -> Term:
     """An element in float32, with its scale."""
     x = product(operand(line, k, fields), line.scale(k))
-    keep = {**fields, "flush_results": False}
+    keep = {**fields, **SINGLE, "flush_results": False}
     return x if x.special else to_float(x.signed, x.unit, keep, "nearest_even", x.negative, signed=True)
 
 
+def fma_step(fields: Fields, a: Line, b: Line, ks: Sequence[int], acc: Term) -> Term:
+    (k,) = ks
+    p = product(decoded(a, k, fields), decoded(b, k, fields))
+    return ieee_add(p, acc, fields, fields["accumulator_rounding"])
+
+
 def tree_step(fields: Fields, a: Line, b: Line, ks: Sequence[int], acc: Term) -> Term:
-    products = []
+    products, mode = [], fields["accumulator_rounding"]
     for k in ks:
         x, y = (decoded(line, k, fields) for line in (a, b))
         p = product(x, y)
-        products.append(p if p.special else to_float(p.signed, p.unit, fields, "nearest_even", p.negative, signed=True))
+        products.append(p if p.special else to_float(p.signed, p.unit, fields, mode, p.negative, signed=True))
     if fields["group"]:
         products += [ZERO] * (fields["group"] - len(products))
 
@@ -329,9 +337,9 @@ def tree_step(fields: Fields, a: Line, b: Line, ks: Sequence[int], acc: Term) ->
         if len(terms) == 1:
             return terms[0]
         half = len(terms) // 2
-        return ieee_add(tree(terms[:half]), tree(terms[half:]), fields)
+        return ieee_add(tree(terms[:half]), tree(terms[half:]), fields, mode)
 
-    return ieee_add(acc, tree(products), fields)
+    return ieee_add(acc, tree(products), fields, mode)
 
 
 def fit(value: int, fields: Fields) -> int:
@@ -361,7 +369,7 @@ def integer_step(fields: Fields, a: Line, b: Line, ks: Sequence[int], acc: Term)
     return accumulated(acc, own, fields)
 
 
-STEPS = {"align": align_step, "blocks": exact_step, "tree": tree_step, "integer": integer_step}
+STEPS = {"align": align_step, "blocks": exact_step, "fma": fma_step, "tree": tree_step, "integer": integer_step}
 
 
 def chain(fields: Fields, a: Line, b: Line, start: Term, ks: range) -> Term:
@@ -394,7 +402,7 @@ def summed_segments(fields: Fields, a: Line, b: Line, k_count: int) -> list[list
 def read_start(fields: Fields, c: int | None) -> Term:
     """c, whose exponent is at least the accumulator's."""
     x = read(HALF if fields.get("half") else FP32, 0 if c is None else c)
-    if fields["flush_inputs"] and not x.special and not x.significand >> x.fraction_bits:
+    if fields["flush_inputs"] and x.significand and not x.significand >> x.fraction_bits:
         return ZERO
     exponent = max(x.exponent, 2 - (1 << (fields["accumulator_exponent_bits"] - 1)))
     return x if x.special else Term(x.significand, exponent, x.fraction_bits + exponent - x.exponent, x.negative)
@@ -426,7 +434,7 @@ def machine_dot(fields: Fields, a: Line, b: Line, c: int | None = None) -> int:
         acc = chain(fields, a, b, acc, range(k_count))
     else:
         # The total is float32 as IEEE has it.
-        single = {**fields, "accumulator_fraction": 23, "accumulator_exponent_bits": 8, "overflow": "infinity"}
+        single = {**fields, **SINGLE}
         for first in range(0, k_count, chunk):
             part = chain(fields, a, b, ZERO, range(first, min(first + chunk, k_count)))
             acc = ieee_add(acc, part, single)

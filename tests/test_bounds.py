@@ -19,7 +19,7 @@ import sparq_sim as sq
 from conftest import Array
 from oracle import ELEMENTS, Number, Operand
 from sparq_sim.bounds import Problem, any_order_bound, datapath_bound
-from test_datapaths import drawn_machine
+from test_datapaths import drawn_chain, drawn_machine
 from test_matmul import (
     DATAPATHS,
     DEFINED,
@@ -192,6 +192,22 @@ def test_no_machine_of_any_fields_exceeds_its_bound(style: str) -> None:
         c = None if number % 4 == 0 else starting_values(rng, (2, 2))
         assert max(ratios(path, a, b, c), default=0.0) <= 1, fields
     assert len(starts) == 12
+
+
+@pytest.mark.parametrize("style", FINITE_STYLES)
+@pytest.mark.parametrize("reduce", ("fma", "blocks", "tree"))
+def test_no_accumulator_exceeds_its_bound(reduce: str, style: str) -> None:
+    rng = np.random.default_rng(7)
+    found = []
+    for number in range(60):
+        fields = {**drawn_chain(rng, reduce), "overflow": "infinity"}
+        if fields["accumulator_fraction"] < 7:
+            fields["accumulator_fraction"] = 7  # of fewer bits so many roundings have no bound
+        left, right = (("e4m3", "e4m3"), ("e5m2", "e4m3"), ("e5m2", "e5m2"))[number % 3]
+        a, b = (numpy_array(e)(rng, 2, (5, 31, 16)[number % 3], style, w) for e, w in ((left, "a"), (right, "b")))
+        c = None if number % 4 == 0 else starting_values(rng, (2, 2))
+        found += ratios(sq.Datapath(**fields), a, b, c)
+    assert 0.02 < max(found) <= 1  # and not silly
 
 
 def test_sums_that_are_rounded_down_outgrow_their_magnitudes() -> None:

@@ -294,9 +294,10 @@ def model(fields: dict[str, Any], a: Side, b: Side, c: Array | None) -> Array:
     return out
 
 
-MODELLED = [name for name, machine in sq.datapaths().items() if machine.record.reduce not in ("exact", "fma")]
+MODELLED = [name for name, machine in sq.datapaths().items() if machine.record.reduce != "exact"]
 # Where `operands` is empty the machine takes anything.
-_ANY_OPERANDS = {"block_fp32": ("e4m3", "e2m3", "int8"), "tree32": ("fp16", "bf16", "fp32", "e5m2")}
+_FLOATS = ("fp16", "bf16", "fp32", "e5m2")
+_ANY_OPERANDS = {"block_fp32": ("e4m3", "e2m3", "int8"), "fma32": _FLOATS, "tree32": _FLOATS}
 
 
 def operand_names(record: sq.Datapath, name: str) -> tuple[str, ...]:
@@ -412,6 +413,71 @@ def test_machines_with_any_choices_equal_their_rules() -> None:
                 got = run(record, a, b, c)
             assert np.array_equal(got, wanted), (chosen, pair, k, isa, got, wanted)
     assert all(len(values) > 1 for field, values in used.items() if field != "reduce")
+
+
+def drawn_chain(rng: np.random.Generator, reduce: str) -> dict[str, Any]:
+    """A machine of fused multiply-adds, exact segments or trees, and its accumulator."""
+    chosen: dict[str, Any] = {
+        "reduce": reduce,
+        "accumulator_exponent_bits": int(rng.choice([8, 8, 5, 4, 2])),
+        "accumulator_fraction": int(rng.choice([23, 22, 13, 10, 7, 3, 1])),
+        "accumulator_rounding": str(rng.choice(["toward_zero", "nearest_even"])),
+        "overflow": str(rng.choice(["infinity", "saturate"])),
+    }
+    if reduce != "fma":
+        chosen["group"] = int(rng.choice([0, 1, 3, 8]))
+    if reduce == "tree":
+        chosen |= {"flush_inputs": bool(rng.integers(2)), "flush_results": bool(rng.integers(2))}
+    return chosen
+
+
+@pytest.mark.parametrize("reduce", ("fma", "blocks", "tree"))
+def test_sums_are_rounded_to_any_accumulator(reduce: str) -> None:
+    rng = np.random.default_rng(16)
+    used: dict[str, set[Any]] = {}
+    for number in range(120):
+        chosen = drawn_chain(rng, reduce)
+        for field, value in chosen.items():
+            used.setdefault(field, set()).add(value)
+        record = sq.Datapath(**chosen)
+        pair = tuple(str(rng.choice(["fp16", "bf16", "e4m3", "e2m1", "int8", "fp32"])) for _ in range(2))
+        style = STYLES[number % len(STYLES)]
+        a, b = drawn_problem(rng, record, (pair[0], pair[1]), style, int(rng.choice([1, 7, 24, 65])))
+        c = drawn_starts(rng, (3, 3), False, style) if number % 3 else None
+        wanted = model(record.to_dict(), a, b, c)
+        for isa in ISAS:
+            with forced_isa(isa):
+                got = run(record, a, b, c)
+            assert np.array_equal(got, wanted), (chosen, pair, style, isa, got, wanted)
+    assert all(len(values) > 1 for field, values in used.items() if field != "reduce")
+
+
+@pytest.mark.parametrize("reduce", ("fma", "tree"))
+@pytest.mark.parametrize(("dtype", "exponent_bits", "fraction"), [(np.float16, 5, 10), (ml_dtypes.bfloat16, 8, 7)])
+def test_accumulators_of_sixteen_bits_are_those_of_numpy(
+    reduce: str, dtype: Any, exponent_bits: int, fraction: int
+) -> None:
+    """Rounded products, added one by one in NumPy's arithmetic; or where products are exact, fused multiply-adds."""
+    record = sq.Datapath(reduce=reduce, accumulator_exponent_bits=exponent_bits, accumulator_fraction=fraction,
+                         **({"group": 1} if reduce == "tree" else {}))  # fmt: skip
+    rng = np.random.default_rng(17)
+    # Products of few bits for the fused ones: NumPy rounds a sum of two numbers of its type once.
+    shape, bits = (12, 40), 3 if reduce == "fma" else fraction
+    drawn = (
+        rng.integers(-(2 << bits), 2 << bits, shape) * 2.0 ** rng.integers(-6 - bits, 4 - bits, shape) for _ in "ab"
+    )
+    a, b = (np.float32(x).astype(dtype) for x in drawn)
+    acc = np.zeros((12, 12), dtype)
+    for k in range(shape[1]):
+        product = np.multiply.outer(a[:, k], b[:, k])
+        assert reduce == "tree" or np.array_equal(
+            product.astype(np.float64), np.multiply.outer(a[:, k].astype(np.float64), b[:, k].astype(np.float64))
+        )
+        acc = (acc + product).astype(dtype)
+    for isa in ISAS:
+        with forced_isa(isa):
+            got = sq.matmul(a, b, datapath=record)
+        assert np.array_equal(bits_of(got), bits_of(acc.astype(np.float32))), isa
 
 
 @pytest.mark.parametrize("zeros", ("absent", "lowest"))

@@ -16,6 +16,7 @@ from test_datapaths import (
     MODELLED,
     STYLES,
     Side,
+    drawn_chain,
     drawn_codes,
     drawn_machine,
     drawn_problem,
@@ -90,13 +91,12 @@ def drawn_other(rng: np.random.Generator, number: int) -> dict[str, Any]:
         "reduce": "integer", "integer_bits": int(rng.integers(6, 20)), "integer_tree": int(rng.integers(0, 4)),
         "integer_overflow": str(rng.choice(["wrap", "saturate"])),
     }  # fmt: skip
-    flushes = {"flush_inputs": bool(rng.integers(2)), "flush_results": bool(rng.integers(2))}
     return (
         {**integer, **rounding, "group": int(rng.integers(0, 6))},
         {**integer, "output": "int32", "block_scales": False},
-        {"reduce": "tree", "group": int(rng.integers(0, 6)), **flushes},
-        {"reduce": "blocks", "group": int(rng.integers(0, 6))},
-        {"reduce": "fma"},
+        drawn_chain(rng, "tree"),
+        drawn_chain(rng, "blocks"),
+        drawn_chain(rng, "fma"),
         {"reduce": "exact"},
     )[number % 6]
 

@@ -1,6 +1,8 @@
 // Rounding to a machine's accumulator, for one lane per output (docs/numerics.md section 10).
 #pragma once
 
+#include <limits>
+
 #include "multiply.h"
 
 namespace sparq::SPARQ_ISA_NAME {
@@ -19,36 +21,110 @@ struct Accumulator {
         saturate(path.overflow == FloatOverflow::saturate) {}
 };
 
+using Floats = Register<float>::type;
+using Integers = Register<std::int32_t>::type;
+constexpr int float_width = Register<float>::width, float_parts = lanes / float_width;
+
+inline Floats as_floats(Integers bits) { return reinterpret_cast<const Floats&>(bits); }
+inline Integers as_integers(Floats values) { return reinterpret_cast<const Integers&>(values); }
+
 using Doubles = Register<double>::type;
 using Words = Register<std::int64_t>::type;
-constexpr int double_width = Register<double>::width;
+typedef float HalfFloats __attribute__((vector_size(SPARQ_REGISTER_BYTES / 2), aligned(4), may_alias));
+constexpr int double_width = Register<double>::width, double_parts = lanes / double_width;
 
 inline Doubles as_doubles(Words bits) { return reinterpret_cast<const Doubles&>(bits); }
 inline Words as_words(Doubles values) { return reinterpret_cast<const Words&>(values); }
+constexpr std::int64_t sign_word = INT64_MIN;
 
-// to = x rounded; a zero is +0. Adding 1.5 * 2^52 quanta makes the processor's own addition round to the quantum.
-inline void round_lanes(const Accumulator& to, bool toward_zero, const double* x, float* rounded) {
-  constexpr std::int64_t sign = INT64_MIN, half = std::int64_t{1} << 51;
-  const double limit = power_of_two(to.emax + 1);
-  const double beyond =
-      to.saturate ? limit - power_of_two(to.emax - to.fraction) : as_value<Carrier64>(infinity_bits<Carrier64>);
-  for (int first = 0; first < lanes; first += double_width) {
-    const Doubles value = *reinterpret_cast<const Doubles*>(x + first);
-    const Words magnitude = as_words(value) & ~sign;
-    Words exponent = (magnitude >> 52) - 1023;
-    exponent = exponent > to.emin ? exponent : Words{} + to.emin;
-    const Doubles magic = as_doubles(((exponent - to.fraction + (52 + 1023)) << 52) | half);
-    const Doubles size = as_doubles(magnitude);
+inline Doubles load_doubles(const float* from, int part) {
+  return __builtin_convertvector(reinterpret_cast<const HalfFloats*>(from)[part], Doubles);
+}
+inline void store_floats(Doubles values, float* to, int part) {
+  reinterpret_cast<HalfFloats*>(to)[part] = __builtin_convertvector(values, HalfFloats);
+}
+
+inline Doubles sizes(Doubles x) { return as_doubles(as_words(x) & ~sign_word); }
+
+// a + b rounded to odd with the help of the exact error of the float64 sum; NaN and Inf as they are. A second rounding,
+// to fewer than half as many bits, is then as good as the only one.
+inline Doubles odd_sum(Doubles a, Doubles b) {
+  typedef std::uint64_t Unsigned __attribute__((vector_size(SPARQ_REGISTER_BYTES)));
+  const Doubles sum = a + b;
+  const Doubles virtual_b = sum - a;
+  const Doubles error = (a - (sum - virtual_b)) + (b - virtual_b);
+  const Words bits = as_words(sum);
+  // One step away from zero if the error points there, else one step toward it; only for even sums, and Inf has no
+  // error.
+  const Words signs = as_words(error) ^ bits;
+  const Unsigned inward = reinterpret_cast<const Unsigned&>(signs) >> 63;
+  const Words step = 1 - 2 * reinterpret_cast<const Words&>(inward);
+  const Words adjust = (sizes(error) > 0) & ((bits & 1) - 1);
+  return as_doubles(bits + (step & adjust));
+}
+
+// +0 for zeros of either sign.
+inline Doubles with_plus_zero(Doubles x) {
+  const Words zero = x == 0;
+  return as_doubles(as_words(x) & ~zero);
+}
+
+// acc = RN32(acc + p), one rounding. An exact zero is +0.
+inline void add_once(const double* p, float* acc) {
+  for (int i = 0; i < double_parts; ++i)
+    store_floats(with_plus_zero(odd_sum(load_doubles(acc, i), reinterpret_cast<const Doubles*>(p)[i])), acc, i);
+}
+
+// Numbers rounded to an accumulator with the sign that they have; NaN and Inf as they are. Adding 1.5 * 2^52 quanta
+// makes the processor's own addition round to the quantum.
+struct Rounder {
+  Accumulator to;
+  double least, most, limit, beyond;  // most: no accumulator's, and its quanta are still numbers
+  std::int64_t to_magic, to_quantum;
+
+  explicit Rounder(const Accumulator& accumulator)
+      : to(accumulator),
+        least(power_of_two(to.emin)),
+        most(power_of_two(900)),
+        limit(power_of_two(to.emax + 1)),
+        beyond(to.saturate ? limit - power_of_two(to.emax - to.fraction)
+                           : as_value<Carrier64>(infinity_bits<Carrier64>)),
+        to_magic((std::int64_t{52 - to.fraction} << 52) + (std::int64_t{1} << 51)),
+        to_quantum(std::int64_t{to.fraction} << 52) {}
+
+  template <bool toward_zero>
+  Doubles round(Doubles value) const {
+    const Doubles size = sizes(value);
+    Doubles binade = size > least ? size : Doubles{} + least;
+    binade = binade < most ? binade : Doubles{} + most;
+    const Words exponent = as_words(binade) & static_cast<std::int64_t>(infinity_bits<Carrier64>);
+    const Doubles magic = as_doubles(exponent + to_magic);
     Doubles kept = (size + magic) - magic;
-    if (toward_zero) {
-      const Words quantum = (exponent - to.fraction + 1023) << 52;
-      kept = kept - as_doubles(quantum & (kept > size));
-    }
-    const Words large = kept >= limit;
-    kept = as_doubles((as_words(kept) & ~large) | (as_words(Doubles{} + beyond) & large));
-    const Doubles result = as_doubles(as_words(kept) | (as_words(value) & sign)) + 0.0;
-    for (int i = 0; i < double_width; ++i) rounded[first + i] = static_cast<float>(result[i]);
+    if constexpr (toward_zero) kept = kept - as_doubles((exponent - to_quantum) & (kept > size));
+    Words large = kept >= limit;
+    if (to.saturate) large &= size <= std::numeric_limits<double>::max();
+    kept = large ? Doubles{} + beyond : kept;
+    return as_doubles(as_words(kept) | (as_words(value) & sign_word));
   }
+
+  Doubles operator()(Doubles value) const { return to.toward_zero ? round<true>(value) : round<false>(value); }
+
+  // Subnormal numbers as zeros of their sign.
+  Doubles flushed(Doubles value) const {
+    const Words small = sizes(value) < least;
+    return as_doubles(as_words(value) & ~(small & ~sign_word));
+  }
+};
+
+// to = x rounded; a zero is +0.
+template <bool toward_zero>
+inline void round_lanes(const Rounder& round, const double* x, float* rounded) {
+  for (int i = 0; i < double_parts; ++i)
+    store_floats(round.round<toward_zero>(reinterpret_cast<const Doubles*>(x)[i]) + 0.0, rounded, i);
+}
+inline void round_lanes(const Accumulator& to, bool toward_zero, const double* x, float* rounded) {
+  const Rounder round(to);
+  toward_zero ? round_lanes<true>(round, x, rounded) : round_lanes<false>(round, x, rounded);
 }
 
 // x = sum * 2^exponent, exact: sums have at most 53 bits, and exponents are those of normal numbers.
@@ -65,18 +141,9 @@ inline void scale_lanes(const std::int32_t* sum, const std::int32_t* exponent, i
 
 // acc = acc + term rounded once to nearest even, IEEE but that a zero is +0. NaN and Inf go their ways.
 inline void add_rounded(const Accumulator& to, const float* term, float* acc) {
-  double odd[lanes];
-  for (int l = 0; l < lanes; ++l) {
-    // The float64 sum rounded to odd; then a second rounding to fewer than half its bits is the only one.
-    const double a = acc[l], b = term[l], sum = a + b, virtual_b = sum - a;
-    const double error = (a - (sum - virtual_b)) + (b - virtual_b);
-    std::uint64_t bits = as_bits<Carrier64>(sum);
-    if (error != 0 && is_finite(sum) && (bits & 1) == 0) bits += (error > 0) == (sum > 0) ? 1 : ~std::uint64_t{0};
-    odd[l] = as_value<Carrier64>(bits);
-  }
-  float rounded[lanes];
-  round_lanes(to, false, odd, rounded);
-  for (int l = 0; l < lanes; ++l) acc[l] = is_finite(odd[l]) ? rounded[l] : static_cast<float>(odd[l]);
+  const Rounder round(to);
+  for (int i = 0; i < double_parts; ++i)
+    store_floats(round.round<false>(odd_sum(load_doubles(acc, i), load_doubles(term, i))) + 0.0, acc, i);
 }
 
 }  // namespace

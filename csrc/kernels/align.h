@@ -153,7 +153,6 @@ struct Splitter {
   }
 };
 
-using Integers = Register<std::int32_t>::type;
 constexpr std::size_t integer_parts = lanes / Register<std::int32_t>::width;
 
 // top = max(top, exponents of the products).

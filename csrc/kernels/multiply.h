@@ -2,10 +2,6 @@
 // of a. Packing and the order of work are shared; a datapath is a way to reduce one row against one panel.
 #pragma once
 
-#if defined(__FMA__)
-#include <immintrin.h>
-#endif
-
 #include "decode.h"
 #include "wide_sum.h"
 
@@ -87,31 +83,6 @@ struct Register {
   static constexpr int width = SPARQ_REGISTER_BYTES / static_cast<int>(sizeof(T));
 };
 
-// acc = RN32(acc + p), one rounding: the float64 sum is rounded to odd with the help of its exact error, and then to
-// float32, which has fewer than half as many bits. An exact zero is +0.
-inline void add_once(const double* p, float* acc) {
-  using Doubles = Register<double>::type;
-  using Words = Register<std::int64_t>::type;
-  for (int first = 0; first < lanes; first += Register<double>::width) {
-    Doubles a{};
-    for (int i = 0; i < Register<double>::width; ++i) a[i] = acc[first + i];
-    const Doubles term = *reinterpret_cast<const Doubles*>(p + first);
-    const Doubles sum = a + term;
-    const Doubles virtual_term = sum - a;
-    const Doubles error = (a - (sum - virtual_term)) + (term - virtual_term);
-    const Words bits = reinterpret_cast<const Words&>(sum);
-    // One step away from zero if the error points there, else one step toward it; only for even, finite sums.
-    const Words outward = (error > 0) == (sum > 0);
-    const Words step = (outward & 2) - 1;
-    const Words adjust = (error != 0) & ((bits & 1) == 0) & ((sum - sum) == 0);
-    const Words odd = bits + (step & adjust);
-    const Words zero = sum == 0;
-    const Words chosen = odd & ~zero;
-    const Doubles result = reinterpret_cast<const Doubles&>(chosen);
-    for (int i = 0; i < Register<double>::width; ++i) acc[first + i] = static_cast<float>(result[i]);
-  }
-}
-
 // Sums of one segment's products for each row, exact in Value because job.sum_bits says so.
 template <class Value, int rows>
 inline void sum_segment(const Value* const (&row)[static_cast<std::size_t>(rows)], const Value* panel,
@@ -175,71 +146,6 @@ inline void scale_terms(float row_factor, const float* panel_factors, double* te
     terms[l] = static_cast<double>(static_cast<float>(terms[l])) * static_cast<double>(row_factor * panel_factors[l]);
 }
 
-// Rows whose segments are summed together: each element of a panel is loaded once for all of them.
-constexpr int rows_summed = 2;
-
-// The scaled sums of a segment, added to one row's accumulators.
-template <class Value>
-inline void add_segment(const MultiplyJob& job, const RowPanel<Value>& in, std::int64_t s, const Value* sums,
-                        float* acc) {
-  double terms[lanes];
-  for (int l = 0; l < lanes; ++l)
-    terms[l] = static_cast<double>(sums[l]) * (in.row_powers[s] * in.panel_powers[s * lanes + l]);
-  if (job.a.factors != nullptr || job.b.factors != nullptr)
-    scale_terms(in.row_factors[s], in.panel_factors + s * lanes, terms);
-  add_once(terms, acc);
-}
-
-template <class Value>
-inline void reduce_blocks(const MultiplyJob& job, const RowPanel<Value> (&in)[rows_summed], float (*acc)[lanes]) {
-  const Value* const rows[rows_summed] = {in[0].row, in[1].row};
-  Value sums[rows_summed][lanes];
-  for (std::int64_t s = 0; s < job.segments; ++s) {
-    sum_segment<Value, rows_summed>(rows, in[0].panel, segment_begin(job, s), job.segment_end[s], sums);
-    for (int r = 0; r < rows_summed; ++r) add_segment(job, in[r], s, sums[r], acc[r]);
-  }
-}
-
-// What the NaN and Inf of one segment and lane add up to; 0 if there are none.
-inline double special_sum(const MultiplyJob& job, const RowPanel<double>& in, std::int64_t segment, int lane) {
-  const double power = in.row_powers[segment] * in.panel_powers[segment * lanes + lane];
-  double sum = is_finite(power) ? 0 : power;
-  for (std::int64_t k = segment_begin(job, segment); k < job.segment_end[segment]; ++k) {
-    const double product = in.row[k] * in.panel[k * lanes + lane];
-    if (!is_finite(product)) sum += product;
-  }
-  return sum;
-}
-
-inline void reduce_blocks_wide(const MultiplyJob& job, const RowPanel<double>& in, WideSum& sum, float* acc) {
-  const bool floating = job.a.factors != nullptr || job.b.factors != nullptr;
-  for (std::int64_t s = 0; s < job.segments; ++s) {
-    double terms[lanes];
-    for (int l = 0; l < lanes; ++l) {
-      terms[l] = in.special[l] ? special_sum(job, in, s, l) : 0;
-      // Under float scales a segment's sum is a float32 of its own, which may be the Inf that meets acc's.
-      if (terms[l] != 0 || (!floating && !is_finite(acc[l]))) continue;
-      sum.clear();
-      if (!floating) sum.add(acc[l]);
-      sum_segment_wide(in.row, in.panel, segment_begin(job, s), job.segment_end[s], l,
-                       in.row_powers[s] * in.panel_powers[s * lanes + l], sum);
-      terms[l] = sum.round();
-    }
-    if (floating) {
-      scale_terms(in.row_factors[s], in.panel_factors + s * lanes, terms);
-      add_once(terms, acc);
-      continue;
-    }
-    // A finite term already holds the sum; finite sums that overflowed may meet an Inf later.
-    for (int l = 0; l < lanes; ++l) {
-      if (!is_finite(terms[l]))
-        acc[l] += static_cast<float>(terms[l]);
-      else if (is_finite(acc[l]))
-        acc[l] = static_cast<float>(terms[l]);
-    }
-  }
-}
-
 template <class Value>
 inline void reduce_exact(const MultiplyJob& job, const RowPanel<Value>& in, WideSum* sums, float* acc) {
   Value segment[1][lanes];
@@ -276,27 +182,6 @@ inline void reduce_exact_wide(const MultiplyJob& job, const RowPanel<double>& in
                        in.row_powers[s] * in.panel_powers[s * lanes + l], sum);
     acc[l] = sum.round();
   }
-}
-
-inline void reduce_fma(const MultiplyJob& job, const RowPanel<float> (&in)[rows_summed], float (*acc)[lanes]) {
-#if defined(__FMA__)
-  // There is no fused product of two vectors in the language. Registers of 256 bits, as the processor at hand has them.
-  constexpr int parts = lanes / 8;
-  __m256 local[rows_summed][parts];
-  for (int r = 0; r < rows_summed; ++r)
-    for (int i = 0; i < parts; ++i) local[r][i] = _mm256_loadu_ps(acc[r] + 8 * i);
-  for (std::int64_t k = 0; k < job.k; ++k)
-    for (int r = 0; r < rows_summed; ++r)
-      for (int i = 0; i < parts; ++i)
-        local[r][i] = _mm256_fmadd_ps(_mm256_set1_ps(in[r].row[k]), _mm256_loadu_ps(in[0].panel + k * lanes + 8 * i),
-                                      local[r][i]);
-  for (int r = 0; r < rows_summed; ++r)
-    for (int i = 0; i < parts; ++i) _mm256_storeu_ps(acc[r] + 8 * i, local[r][i]);
-#else
-  for (int r = 0; r < rows_summed; ++r)
-    for (std::int64_t k = 0; k < job.k; ++k)
-      for (int l = 0; l < lanes; ++l) acc[r][l] = __builtin_fmaf(in[r].row[k], in[0].panel[k * lanes + l], acc[r][l]);
-#endif
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <immintrin.h>
 #endif
 
+#include "accumulate.h"
 #include "results.h"
 
 namespace sparq::SPARQ_ISA_NAME {
@@ -294,7 +295,11 @@ struct PairProduct {
   bool applies;
 
   explicit PairProduct(const MultiplyJob& j)
-      : job(j), a(j.a), b(j.b), applies(j.path.reduce == Reduce::blocks && j.sum_bits <= 31 && a.fits && b.fits) {}
+      : job(j),
+        a(j.a),
+        b(j.b),
+        applies(j.path.reduce == Reduce::blocks && accumulates_float32(j.path) && j.sum_bits <= 31 && a.fits &&
+                b.fits) {}
 
   // No product of a sum and two scales leaves the normal numbers of float32, nor does a scale.
   bool is_near(const Reach& rows, const Reach& panel) const {

@@ -6,46 +6,78 @@
 namespace sparq::SPARQ_ISA_NAME {
 namespace {
 
-// Subnormal numbers become zeros: of their sign, or +0.
-inline float flushed(float value, bool keep_sign) {
-  const std::uint32_t bits = as_bits<Carrier32>(value), sign = bits & sign_mask<Carrier32>;
-  if ((bits & infinity_bits<Carrier32>) != 0 || (bits & ~sign) == 0) return value;
-  return as_value<Carrier32>(keep_sign ? sign : 0);
+// A subnormal number becomes +0.
+inline float flushed(float value) {
+  const std::uint32_t bits = as_bits<Carrier32>(value);
+  return (bits & infinity_bits<Carrier32>) == 0 && (bits & ~sign_mask<Carrier32>) != 0 ? 0 : value;
 }
 
-inline void add_lanes(bool flush, const float* x, const float* y, float* sum) {
-  for (int l = 0; l < lanes; ++l) {
-    const float s = x[l] + y[l];
-    sum[l] = flush ? flushed(s, true) : s;
+// Products and sums of a tree, in float32 as the processor has it.
+struct FloatTree {
+  bool flush;
+
+  void multiply(float x, const float* y, float* product) const {
+    for (int i = 0; i < float_parts; ++i) finish(x * reinterpret_cast<const Floats*>(y)[i], product, i);
   }
-}
+  void add(const float* x, const float* y, float* sum) const {
+    for (int i = 0; i < float_parts; ++i)
+      finish(reinterpret_cast<const Floats*>(x)[i] + reinterpret_cast<const Floats*>(y)[i], sum, i);
+  }
+
+ private:
+  void finish(Floats value, float* to, int part) const {
+    const Integers bits = as_integers(value);
+    const Integers subnormal = (bits & static_cast<std::int32_t>(infinity_bits<Carrier32>)) == 0;
+    reinterpret_cast<Floats*>(to)[part] = flush ? as_floats(bits & ~(subnormal & INT32_MAX)) : value;
+  }
+};
+
+// In another accumulator.
+struct NarrowTree {
+  Rounder round;
+  bool flush;
+
+  void multiply(float x, const float* y, float* product) const {
+    for (int i = 0; i < double_parts; ++i) finish(static_cast<double>(x) * load_doubles(y, i), product, i);
+  }
+  void add(const float* x, const float* y, float* sum) const {
+    for (int i = 0; i < double_parts; ++i) finish(odd_sum(load_doubles(x, i), load_doubles(y, i)), sum, i);
+  }
+
+ private:
+  void finish(Doubles exact, float* to, int part) const {
+    const Doubles rounded = round(exact);
+    store_floats(flush ? round.flushed(rounded) : rounded, to, part);
+  }
+};
 
 // Rounded products [begin, end), past `k` zeros, summed in a tree that is split in halves, the shorter one first.
-inline void tree_sum(const RowPanel<float>& in, bool flush, std::int64_t k, std::int64_t begin, std::int64_t end,
+template <class Tree>
+inline void tree_sum(const RowPanel<float>& in, const Tree& tree, std::int64_t k, std::int64_t begin, std::int64_t end,
                      float* sum) {
   if (end - begin == 1) {
-    for (int l = 0; l < lanes; ++l) {
-      const float product = begin < k ? in.row[begin] * in.panel[begin * lanes + l] : 0.0F;
-      sum[l] = flush ? flushed(product, true) : product;
-    }
+    if (begin >= k)
+      std::memset(sum, 0, lanes * sizeof *sum);
+    else
+      tree.multiply(in.row[begin], in.panel + begin * lanes, sum);
     return;
   }
   float second[lanes];
   const std::int64_t middle = begin + (end - begin) / 2;
-  tree_sum(in, flush, k, begin, middle, sum);
-  tree_sum(in, flush, k, middle, end, second);
-  add_lanes(flush, sum, second, sum);
+  tree_sum(in, tree, k, begin, middle, sum);
+  tree_sum(in, tree, k, middle, end, second);
+  tree.add(sum, second, sum);
 }
 
-inline void reduce_tree(const MultiplyJob& job, const RowPanel<float>& in, float* acc) {
-  const bool flush = job.path.flush_results;
+template <class Tree>
+inline void reduce_tree(const MultiplyJob& job, const RowPanel<float>& in, const Tree& tree, float* acc) {
   const std::int64_t group = job.path.group > 0 ? job.path.group : job.k;
   if (job.path.flush_inputs)
-    for (int l = 0; l < lanes; ++l) acc[l] = flushed(acc[l], false);
+    for (int l = 0; l < lanes; ++l) acc[l] = flushed(acc[l]);
   for (std::int64_t k = 0; k < job.k; k += group) {
     float sum[lanes];
-    tree_sum(in, flush, job.k, k, k + group, sum);
-    add_lanes(flush, acc, sum, acc);
+    tree_sum(in, tree, job.k, k, k + group, sum);
+    tree.add(acc, sum, acc);
   }
 }
 

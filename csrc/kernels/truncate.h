@@ -10,15 +10,9 @@
 namespace sparq::SPARQ_ISA_NAME {
 namespace {
 
-using Floats = Register<float>::type;
 typedef std::uint8_t Bytes __attribute__((vector_size(SPARQ_REGISTER_BYTES), aligned(4), may_alias));
 typedef std::int32_t HalfIntegers __attribute__((vector_size(double_width * 4), aligned(4), may_alias));
-typedef float HalfFloats __attribute__((vector_size(double_width * 4), aligned(4), may_alias));
-constexpr int float_width = Register<float>::width, float_parts = lanes / float_width;
 constexpr int exponents_at_once = 4;  // bytes of one lane beside each other
-
-inline Floats as_floats(Integers bits) { return reinterpret_cast<const Floats&>(bits); }
-inline Integers as_integers(Floats values) { return reinterpret_cast<const Integers&>(values); }
 
 // Exponents of one row or panel: bytes count up to `largest_byte` for its highest exponent, and a zero is 0. Only two
 // operands that are no zeros add up to `present` and more.

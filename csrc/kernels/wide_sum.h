@@ -39,7 +39,37 @@ class WideSum {
 
   // The sum rounded once to float32, nearest even; an exact zero is +0. Destroys the sum.
   float round() {
-    if (high_ == 0) return 0;
+    Leading sum;
+    if (!normalize(sum)) return 0;
+    bool exact = true;
+    const std::uint32_t bits = compose<Carrier32>(sum.significand, sum.exponent, exact);
+    return as_value<Carrier32>(sum.negative ? bits | sign_mask<Carrier32> : bits);
+  }
+
+  // The sum cut to 34 bits or more, the last of which is 1 if anything was lost: a second rounding to float32 or less
+  // is as good as the only one. An exact zero is +0. Destroys the sum.
+  double to_odd() {
+    Leading sum;
+    if (!normalize(sum)) return 0;
+    const double size = static_cast<double>(sum.significand) * power_of_two(sum.exponent);
+    return sum.negative ? -size : size;
+  }
+
+ private:
+  static constexpr int digits = 98, offset = 1536;
+  std::int64_t limb_[digits] = {};
+  int low_ = digits, high_ = 0;  // digits in use
+
+  // At most 41 leading bits of a magnitude, a sticky one last.
+  struct Leading {
+    std::uint64_t significand = 0;
+    int exponent = 0;
+    bool negative = false;
+  };
+
+  // False if the sum is zero.
+  bool normalize(Leading& out) {
+    if (high_ == 0) return false;
     high_ = smaller(high_ + 3, digits);  // room for the carries of 2^31 additions
     bool negative = carry() < 0;
     if (negative) {
@@ -48,7 +78,7 @@ class WideSum {
     }
     int top = high_ - 1;
     while (top >= low_ && limb_[top] == 0) --top;
-    if (top < low_) return 0;
+    if (top < low_) return false;
     // The leading 33 to 64 bits, and whether anything lies below: enough to round 24 bits correctly.
     const std::uint64_t below = top > low_ ? static_cast<std::uint64_t>(limb_[top - 1]) : 0;
     std::uint64_t leading = static_cast<std::uint64_t>(limb_[top]) << 32 | below;
@@ -62,15 +92,9 @@ class WideSum {
     }
     for (int i = low_; i < top - 1; ++i) sticky |= limb_[i] != 0;
     // A sticky bit below a short leading part needs a place of its own.
-    bool exact = true;
-    const std::uint32_t bits = compose<Carrier32>(leading << 1 | (sticky ? 1 : 0), exponent - 1, exact);
-    return as_value<Carrier32>(negative ? bits | sign_mask<Carrier32> : bits);
+    out = {leading << 1 | (sticky ? 1 : 0), exponent - 1, negative};
+    return true;
   }
-
- private:
-  static constexpr int digits = 98, offset = 1536;
-  std::int64_t limb_[digits] = {};
-  int low_ = digits, high_ = 0;  // digits in use
 
   // Makes every digit but the last one lie in [0, 2^32) and returns the last, which carries the sign.
   std::int64_t carry() {

@@ -212,9 +212,10 @@ Datapath with_meaning(const Datapath& path) {
     out.integer_tree = path.integer_tree;
     out.integer_overflow = path.integer_overflow;
   }
-  if (path.reduce == Reduce::integer && path.output != Output::int32) {
+  if (path.reduce != Reduce::exact && !one_step) {
     out.accumulator_exponent_bits = path.accumulator_exponent_bits;
     out.accumulator_fraction = path.accumulator_fraction;
+    if (path.reduce != Reduce::integer) out.accumulator_rounding = path.accumulator_rounding;
     out.overflow = path.overflow;
   }
   if (path.reduce != Reduce::align) return out;

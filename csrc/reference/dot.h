@@ -55,6 +55,30 @@ inline float round_once(const Fixed& sum, DotCounts& counts) {
   return value;
 }
 
+// Rounded to a machine's accumulator, whose numbers are float32 numbers. Zero is +0.
+inline float round_to_accumulator(const Fixed& sum, const Datapath& path, bool toward_zero, DotCounts& counts) {
+  const IeeeType type{path.accumulator_exponent_bits, path.accumulator_fraction};
+  const bool negative = sum.negative();
+  Fixed magnitude = sum;
+  if (negative) magnitude.negate();
+  bool exact = true;
+  std::uint64_t bits = to_ieee(magnitude, type, toward_zero, exact);
+  counts.overflowed += bits == type.infinity();
+  if (bits == type.infinity() && path.overflow == FloatOverflow::saturate) --bits;
+  if (bits == 0) return 0;
+  const Unpacked x = unpack(bits, type);
+  if (x.infinite) return negative ? -HUGE_VALF : HUGE_VALF;
+  const auto value = static_cast<float>(std::ldexp(static_cast<double>(x.magnitude.significand), x.magnitude.exponent));
+  return negative ? -value : value;
+}
+
+// The same by the accumulator's own rounding, with IEEE's zeros: one that is rounded to zero keeps its sign.
+inline float round_as_ieee(const Fixed& sum, const Datapath& path, DotCounts& counts) {
+  const float value =
+      round_to_accumulator(sum, path, path.accumulator_rounding == AccumulatorRounding::toward_zero, counts);
+  return value == 0 && sum.negative() ? -0.0F : value;
+}
+
 // x + y of float32.
 inline float add_floats(float x, float y, DotCounts& counts) {
   const float sum = x + y;
@@ -197,7 +221,7 @@ inline float dot_blocks(const MultiplyJob& job, const RowView& a, const RowView&
     }
     sum.add(before.magnitude.significand, before.magnitude.exponent, before.negative);
     if (!floating) largest.count(sum, counts);
-    acc = round_once(sum, counts);
+    acc = round_as_ieee(sum, job.path, counts);
   }
   return acc;
 }
@@ -222,26 +246,9 @@ inline float dot_fma(const MultiplyJob& job, const RowView& a, const RowView& b,
       largest.add(product_size(x, y, 0));
       largest.count(sum, counts);
       // IEEE 754-2019, 6.3: the sum of two zeros of the same sign keeps it.
-      acc = zeros && product_negative && before.negative ? -0.0F : round_once(sum, counts);
+      acc = zeros && product_negative && before.negative ? -0.0F : round_as_ieee(sum, job.path, counts);
     }
   return acc;
-}
-
-// Rounded to a machine's accumulator, whose numbers are float32 numbers. Zero is +0.
-inline float round_to_accumulator(const Fixed& sum, const Datapath& path, bool toward_zero, DotCounts& counts) {
-  const IeeeType type{path.accumulator_exponent_bits, path.accumulator_fraction};
-  const bool negative = sum.negative();
-  Fixed magnitude = sum;
-  if (negative) magnitude.negate();
-  bool exact = true;
-  std::uint64_t bits = to_ieee(magnitude, type, toward_zero, exact);
-  counts.overflowed += bits == type.infinity();
-  if (bits == type.infinity() && path.overflow == FloatOverflow::saturate) --bits;
-  if (bits == 0) return 0;
-  const Unpacked x = unpack(bits, type);
-  if (x.infinite) return negative ? -HUGE_VALF : HUGE_VALF;
-  const auto value = static_cast<float>(std::ldexp(static_cast<double>(x.magnitude.significand), x.magnitude.exponent));
-  return negative ? -value : value;
 }
 
 inline void add_unpacked(Fixed& sum, const Unpacked& x) {
@@ -501,7 +508,22 @@ inline float dot_align(const MultiplyJob& job, const RowView& a, const RowView& 
 
 // Subnormal results become zeros of their sign where the machine says so.
 inline float flush_result(const Datapath& path, float value) {
-  return path.flush_results && std::fpclassify(value) == FP_SUBNORMAL ? std::copysign(0.0F, value) : value;
+  const float least = std::ldexp(1.0F, 2 - (1 << (path.accumulator_exponent_bits - 1)));
+  return path.flush_results && std::fabs(value) < least ? std::copysign(0.0F, value) : value;
+}
+
+// x + y of a tree, rounded and perhaps flushed.
+inline float add_in_tree(const Datapath& path, float x, float y, DotCounts& counts) {
+  const Unpacked left = unpack_float(x), right = unpack_float(y);
+  Special special;
+  special.add(left);
+  special.add(right);
+  if (special.any()) return special.value();
+  if (x == 0 && y == 0) return x + y;
+  Fixed sum;
+  add_unpacked(sum, left);
+  add_unpacked(sum, right);
+  return flush_result(path, round_as_ieee(sum, path, counts));
 }
 
 inline float tree(const Datapath& path, const std::vector<float>& terms, std::size_t begin, std::size_t end,
@@ -509,7 +531,7 @@ inline float tree(const Datapath& path, const std::vector<float>& terms, std::si
   if (end - begin == 1) return terms[begin];
   const std::size_t middle = begin + (end - begin) / 2;
   const float left = tree(path, terms, begin, middle, counts), right = tree(path, terms, middle, end, counts);
-  return flush_result(path, add_floats(left, right, counts));
+  return add_in_tree(path, left, right, counts);
 }
 
 inline float dot_tree(const MultiplyJob& job, const RowView& a, const RowView& b, float acc, DotCounts& counts) {
@@ -528,9 +550,11 @@ inline float dot_tree(const MultiplyJob& job, const RowView& a, const RowView& b
   };
   const auto leaf = [&](float x, float y) {
     const double exact = static_cast<double>(x) * y;  // 48 bits, and no exponent of float64's ends
-    const float product = x * y, kept = flush_result(path, product);
-    counts.overflowed += std::isfinite(exact) && std::isinf(product);
-    counts.truncated += std::isfinite(product) && static_cast<double>(kept) != exact;
+    if (!std::isfinite(exact) || exact == 0) return static_cast<float>(exact);
+    Fixed product;
+    add_product(product, unpack_float(x), unpack_float(y), 0);
+    const float rounded = round_as_ieee(product, path, counts), kept = flush_result(path, rounded);
+    counts.truncated += std::isfinite(rounded) && static_cast<double>(kept) != exact;
     return kept;
   };
   if (path.flush_inputs && std::fpclassify(acc) == FP_SUBNORMAL) acc = 0;
@@ -546,7 +570,7 @@ inline float dot_tree(const MultiplyJob& job, const RowView& a, const RowView& b
     float largest = 0;
     for (const float p : products) largest = std::isfinite(p) ? std::max(largest, std::fabs(p)) : largest;
     counts.cancelled += 2.0 * std::fabs(static_cast<double>(sum)) < static_cast<double>(largest);
-    acc = flush_result(path, add_floats(acc, sum, counts));
+    acc = add_in_tree(path, acc, sum, counts);
   }
   return acc;
 }

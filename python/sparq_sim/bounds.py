@@ -18,9 +18,16 @@ ETA = 2.0**-150
 _SENSELESS = 2.0**500
 
 
-def gamma(n: int) -> float:
+def gamma(n: int, u: float = U) -> float:
     """n u / (1 - n u): the relative error of n roundings (Higham, Accuracy and Stability, 2002, 3.1)."""
-    return n * U / (1 - n * U) if n * U < 1 else float("inf")
+    return n * u / (1 - n * u) if n * u < 1 else float("inf")
+
+
+def _rounding(path: Datapath) -> tuple[float, float]:
+    """The relative error of a rounding to the accumulator, and what one below its normal range can lose."""
+    half = 0.5 if path.accumulator_rounding == "nearest_even" else 1.0
+    least = 2 - 2 ** (path.accumulator_exponent_bits - 1)
+    return half * 2.0**-path.accumulator_fraction, half * 2.0 ** (least - path.accumulator_fraction)
 
 
 @dataclass(frozen=True)
@@ -70,10 +77,14 @@ def datapath_bound(path: Datapath, p: Problem) -> Array:
     if path.reduce == "exact":
         return U * p.total + ETA
     if path.reduce == "fma":
-        return gamma(p.k) * p.total + p.k * ETA
+        u, eta = _rounding(path)
+        # Decoding is exact where the products are given.
+        return gamma(p.k, u) * p.total + p.k * eta * (1 + gamma(p.k, u))
     if path.reduce == "blocks":
         steps = p.segments + (p.k // path.group if path.group else 0)
-        return gamma(steps + (8 if p.float_scaled else 0)) * p.total + steps * ETA + scaled
+        u, eta = _rounding(path)
+        growth = gamma(steps + (8 if p.float_scaled else 0), u)
+        return growth * p.total + steps * eta * (1 + growth) + scaled
     if path.reduce == "tree":
         return _tree_bound(path, p)
     end = gamma(10) * p.total + scaled if p.float_scaled else 0.0
@@ -81,16 +92,21 @@ def datapath_bound(path: Datapath, p: Problem) -> Array:
 
 
 def _tree_bound(path: Datapath, p: Problem) -> Array:
-    """Products and sums are rounded, each at most the height of its tree and the steps times; flushing loses 2^-126."""
+    """Products and sums are rounded, each at most the height of its tree and the steps times; flushing loses what is
+    below the smallest normal number."""
     group = path.group or p.k
     steps = -(-p.k // group)
+    u, eta = _rounding(path)
     roundings = steps + max(1, group).bit_length() + 3  # decoding both operands, the product, the tree, the chain
-    lost = 2.0**-126 if path.flush_results else ETA
+    lost = 2.0 ** (2 - 2 ** (path.accumulator_exponent_bits - 1)) if path.flush_results else eta
     # A flushed operand takes its whole product with it.
     inputs = 2.0 ** max(p.a.emin, p.b.emin) * p.k * max(p.a_max, p.b_max) if path.flush_inputs else 0.0
     start = 2.0**-126 if path.flush_inputs else 0.0
     decoded = ETA * p.k * (p.a_max + p.b_max + ETA)
-    bound: Array = gamma(roundings) * p.total + (inputs + start + decoded + 2 * (p.k + steps) * lost) * (1 + gamma(9))
+    growth = gamma(roundings, u)
+    bound: Array = growth * p.total + (inputs + start + decoded + 2 * (p.k + steps) * lost) * (1 + growth) * (
+        1 + gamma(9)
+    )
     return bound
 
 

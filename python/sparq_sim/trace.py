@@ -191,7 +191,7 @@ class Tracer:
         self.steps: list[TraceStep] = []
         self.counts = dict.fromkeys(DOT_COUNTS, 0)
 
-    def rounded(self, value: Fraction, mode: str, flush: bool = True) -> float:
+    def rounded(self, value: Fraction, mode: str) -> float:
         """To the accumulator."""
         fraction = self.path.accumulator_fraction
         emax = 2 ** (self.path.accumulator_exponent_bits - 1) - 1
@@ -202,7 +202,7 @@ class Tracer:
             self.counts["overflowed"] += 1
             if self.path.overflow == "saturate":
                 kept_float = (2 - 2.0**-fraction) * 2.0**emax
-        if flush and self.path.flush_results and kept_float < 2.0 ** (1 - emax):
+        if self.path.flush_results and kept_float < 2.0 ** (1 - emax):
             kept_float = 0.0
         return math.copysign(kept_float, value)
 
@@ -239,7 +239,10 @@ class Tracer:
         """An element in float32, with its scale."""
         if not (math.isfinite(value) and math.isfinite(scale)):
             return value * scale
-        return self.rounded(Fraction(value) * Fraction(scale), "nearest_even", flush=False)
+        exact = Fraction(value) * Fraction(scale)
+        made = to_float(exact, 8, 23)
+        self.counts["overflowed"] += int(math.isinf(made))
+        return made if exact else value * scale
 
     def presum_term(self, ks: Sequence[int]) -> TraceTerm:
         (sa, xa), (sb, xb) = self.a.scale(ks[0]), self.b.scale(ks[0])
@@ -332,32 +335,36 @@ class Tracer:
         if special is not None:
             return self.note("step", acc, terms, None, acc, special, special)
         total = sum((Fraction(term.value) for term in terms), Fraction(acc))
-        return self.note("step", acc, terms, None, Fraction(acc), total, self.rounded(total, "nearest_even"))
+        result = self.rounded(total, self.path.accumulator_rounding)
+        if self.path.reduce == "fma" and not total:
+            result = terms[0].a[0] * terms[0].b[0] + acc  # zeros of one sign keep it
+        return self.note("step", acc, terms, None, Fraction(acc), total, result)
 
-    def add(self, x: float, y: float) -> float:
+    def add(self, x: float, y: float, mode: str = "nearest_even") -> float:
         if not (math.isfinite(x) and math.isfinite(y)):
             return x + y
-        return self.rounded(Fraction(x) + Fraction(y), "nearest_even")
+        return self.rounded(Fraction(x) + Fraction(y), mode) if x or y else x + y
 
     def tree_step(self, ks: Sequence[int], acc: float) -> float:
-        terms = []
+        terms, leaves, mode = [], [], self.path.accumulator_rounding
         for k in ks:
             term = self.plain_term(k, True)
             kept = term.value
+            leaf = term.a[0] * term.b[0]  # NaN, Inf and zeros with their signs
             if not isinstance(kept, float):
-                rounded = self.rounded(kept, "nearest_even")
-                kept = Fraction(rounded) if math.isfinite(rounded) else rounded
+                leaf = self.rounded(kept, mode) if kept else leaf
+                kept = Fraction(leaf) if math.isfinite(leaf) else leaf
+            leaves.append(leaf)
             terms.append(TraceTerm(term.k, term.a, term.b, term.value, None, kept))
-        leaves = [float(term.kept) for term in terms]
         leaves += [0.0] * ((self.path.group or len(leaves)) - len(leaves))
 
         def tree(part: Sequence[float]) -> float:
             half = len(part) // 2
-            return part[0] if len(part) == 1 else self.add(tree(part[:half]), tree(part[half:]))
+            return part[0] if len(part) == 1 else self.add(tree(part[:half]), tree(part[half:]), mode)
 
         total = tree(leaves)
         own = Fraction(total) if math.isfinite(total) else total
-        return self.note("step", acc, terms, None, acc, own, self.add(acc, total))
+        return self.note("step", acc, terms, None, acc, own, self.add(acc, total, mode))
 
     def fit(self, value: int) -> int:
         low: int = -(1 << (self.path.integer_bits - 1))

@@ -297,12 +297,12 @@ Datapath varied(Datapath path) {
     }
     if (path.start == Start::late_floor) path.lanes = 1 + below(max_align_lanes);
   }
-  if (path.reduce == Reduce::align || path.reduce == Reduce::integer) {
+  if (path.reduce != Reduce::exact && path.output != Output::int32) {
     if (below(2) == 0) path.accumulator_exponent_bits = 2 + below(7);
     if (below(2) == 0) path.accumulator_fraction = 1 + below(23);
     path.overflow = static_cast<FloatOverflow>(below(2));
   }
-  if (path.reduce == Reduce::align) path.accumulator_rounding = static_cast<AccumulatorRounding>(below(2));
+  if (path.reduce != Reduce::integer) path.accumulator_rounding = static_cast<AccumulatorRounding>(below(2));
   return ops::check_datapath(path).empty() ? path : given;
 }
 
