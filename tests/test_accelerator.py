@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,6 +87,18 @@ def test_a_users_datapath_without_block_scales_refuses_them() -> None:
     with pytest.raises(ValueError, match="scale"):
         sq.Accelerator("bf16", "mxfp8", datapath=path)
     sq.Accelerator("bf16", "fp8_e4m3", datapath=path)
+
+
+@pytest.mark.parametrize("name", ["mine.json", "MINE.JSON"])
+def test_a_machine_of_a_file_is_what_the_file_said_when_it_was_made(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_text('{"reduce": "blocks", "group": 8}')
+    machine = sq.Accelerator("mxfp8", "mxfp8", datapath=str(file))
+    same = sq.Accelerator("mxfp8", "mxfp8", datapath=sq.Datapath(reduce="blocks", group=8))
+    file.write_text('{"reduce": "blocks", "group": 4}')
+    assert machine.path == same.path and machine == same and hash(machine) == hash(same)
+    file.unlink()
+    assert machine.path.group == 8
 
 
 def test_an_aligning_machine_needs_a_group_and_bits() -> None:

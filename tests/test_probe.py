@@ -96,7 +96,6 @@ def test_without_c_the_order_is_the_same() -> None:
         {"group": 5, "fraction_bits": 18, "align_rounding": "down", "accumulator_fraction": 23},
         {"group": 16, "fraction_bits": 16, "accumulator_fraction": 18, "accumulator_rounding": "toward_zero"},
         {"group": 4, "instruction": 16, "run": 1, "fraction_bits": 22, "start": "after_instruction"},
-        {"group": 1, "fraction_bits": 40, "align_rounding": "to_odd", "accumulator_fraction": 7},
         {"group": 1, "fraction_bits": 24, "accumulator_fraction": 10, "accumulator_rounding": "toward_zero"},
         {"group": 1, "fraction_bits": 25, "accumulator_fraction": 16},
     ],
@@ -110,6 +109,49 @@ def test_machines_of_no_catalog_are_recovered(fields: dict[str, Any]) -> None:
     found = sq.probe(box, 64, a_format="bf16", c_dtype="float32")
     assert found.equal == found.total, str(found)
     assert {name: value for name, value in fields.items() if getattr(found.datapath(), name) != value} == {}
+
+
+@pytest.mark.parametrize("reduce", ["fma", "tree"])
+@pytest.mark.parametrize(("exponent_bits", "fraction"), [(8, 7), (5, 10), (8, 10), (8, 23)])
+@pytest.mark.parametrize("rounding", ["nearest_even", "toward_zero"])
+def test_chains_into_any_accumulator_are_recovered(
+    reduce: str, exponent_bits: int, fraction: int, rounding: str
+) -> None:
+    machine = sq.Datapath(
+        reduce=reduce, group=int(reduce == "tree"), accumulator_exponent_bits=exponent_bits,
+        accumulator_fraction=fraction, accumulator_rounding=rounding,
+    )  # fmt: skip
+
+    def box(a: Any, b: Any, c: Any) -> Any:
+        return sq.matmul(a, b, c=c, datapath=machine)
+
+    # float32 rounds few products of other elements.
+    found = sq.probe(box, 24, a_format="fp32" if fraction == 23 else "bf16", c_dtype="float32")
+    assert found.datapath() == machine, str(found)
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(np.float16, "fp16"), (ml_dtypes.bfloat16, "bf16")])
+@pytest.mark.parametrize("fused", [True, False])
+def test_sums_of_sixteen_bits_are_told_from_rounded_ones(dtype: Any, name: str, fused: bool) -> None:
+    def box(a: Any, b: Any, c: Any) -> Any:
+        with np.errstate(over="ignore", invalid="ignore"):
+            for k in range(a.shape[1]):
+                exact = np.multiply.outer(a[:, k].astype(np.float64), b[:, k].astype(np.float64))
+                product = exact if fused else exact.astype(dtype).astype(np.float64)
+                c = (c.astype(np.float64) + product).astype(dtype)
+        return c
+
+    found = sq.probe(box, 24, a_format=name, c_dtype=np.dtype(dtype).name)
+    bits = (
+        {"accumulator_fraction": 10, "accumulator_exponent_bits": 5} if name == "fp16" else {"accumulator_fraction": 7}
+    )
+    wanted = {"reduce": "fma"} if fused else {"reduce": "tree", "group": 1}
+    assert found.datapath() == sq.Datapath(**wanted, **bits), str(found)
+
+    def late(a: Any, b: Any) -> Any:
+        return sq.matmul(a, b, datapath="fma32").astype(dtype)
+
+    assert sq.probe(late, 24, a_format=name).datapath() == sq.Datapath(reduce="fma")
 
 
 def test_a_result_of_another_width_than_the_accumulator_is_seen() -> None:

@@ -10,7 +10,7 @@ from sparq_sim import _core
 from sparq_sim._core import Datapath, Sparsity
 from sparq_sim.epilogue import Epilogue
 from sparq_sim.formats import Format, Spec, datapaths, parse_sparsity, pattern_text, spec
-from sparq_sim.machines import AnyDatapath, resolve_datapath
+from sparq_sim.machines import AnyDatapath, is_file, resolve_datapath
 from sparq_sim.split import SplitK, split_of
 
 #: How blocks lie in a convolution: along the channels of one tap, or along the flattened window.
@@ -30,7 +30,7 @@ class Accelerator:
             along the reduction axis).
         weight_sparsity, activation_sparsity: ``"N:M"`` or None. A layer whose lines (channels per group, or windows)
             have fewer than M elements stays dense.
-        datapath: a name of `datapaths()`, a `Datapath`, or the path of a JSON file of one.
+        datapath: a name of `datapaths()`, a `Datapath`, or the path of a JSON file of one, which is read once.
         output: a format without scales (``"bf16"``, ``"fp16"``) that layer outputs are rounded to, or None for float32.
         compressed: ``"weights"`` or ``"activations"``, which have a pattern: the machine takes that operand as it is
             stored, and its K (steps, instructions, chunks, parts) counts stored elements. By default K counts the
@@ -65,6 +65,8 @@ class Accelerator:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", dict(self.rules))
+        if is_file(self.datapath):  # what it says now
+            object.__setattr__(self, "datapath", resolve_datapath(self.datapath))
         for name in self.rules:
             if name.startswith("conv_") and name not in ("conv_blocks", "conv_k_order"):
                 raise TypeError(f"unknown rule {name!r}; rules: conv_blocks, conv_k_order and the choices of a spec")

@@ -80,6 +80,8 @@ class BlackBox:
     tile: int
     calls: int = 0
     dtype: str = ""
+    held: tuple[int, int] = (-1000, 1000)
+    """Exponents that products must keep to besides, since sums do not hold others."""
     sides: tuple[_Side, _Side] = field(init=False)
     splits: dict[int, tuple[int, int]] = field(init=False)
     places: list[tuple[Array, Array]] = field(init=False)
@@ -115,12 +117,20 @@ class BlackBox:
 
     def reach(self, normal: bool = True) -> tuple[int, int]:
         """The smallest and the largest power of two that a product can be, and that c and sums of the result hold."""
-        held = [_REACH[dtype] for dtype in (self.dtype, self.c_dtype) if dtype]
+        held = [self.held, *(_REACH[dtype] for dtype in (self.dtype, self.c_dtype) if dtype)]
         low, high = max(low for low, _ in held), min(high for _, high in held)
         lists = [side.powers(normal) for side in self.sides]
         highest = max(lists[0]) + max(lists[1])
         # Room for 1.5 times as much, where the element is short.
         return max(min(lists[0]) + min(lists[1]), low), min(highest, high)
+
+    def narrow(self) -> None:
+        """Keeps to what a float16 holds, where sums do not hold the largest product or the smallest."""
+        low, high = self.reach()
+        ends = np.zeros((2, self.k))
+        ends[:, 0] = 2.0**low, 2.0**high
+        if not np.array_equal(self.dots(ends, np.zeros(2) if self.takes_c else None), ends[:, 0]):
+            self.held = _REACH["float16"]
 
     def watch(self, mask: Array) -> None:
         """Ask only these places, [tile, tile]: those of a diagonal at once, which share no row and no column."""

@@ -29,6 +29,7 @@ from sparq_sim.explain import Explanation
 from sparq_sim.fields import base_format, side
 from sparq_sim.formats import Element, Format, Machine, Spec, block_text, code_text
 from sparq_sim.identify import identify_sources
+from sparq_sim.machines import is_file
 from sparq_sim.matmul import offered_results
 from sparq_sim.names import unknown_name
 from sparq_sim.presets import Preset
@@ -125,7 +126,7 @@ def datapaths(as_json: JsonFlag = False) -> None:
 
 def _machine_of(name: str) -> Machine | None:
     """A machine of the catalog, or of a JSON file; None for other names."""
-    if name.endswith(".json"):
+    if is_file(name):
         return Machine(name, sq.load_datapath(name), "a file", "user")
     return sq.datapaths().get(name)
 

@@ -95,9 +95,14 @@ def load_datapath(path: str | Path) -> Datapath:
         raise ValueError(f"{path}: {error}") from None
 
 
+def is_file(datapath: object) -> bool:
+    """Whether a machine is given as a JSON file."""
+    return isinstance(datapath, Path) or (isinstance(datapath, str) and datapath.lower().endswith(".json"))
+
+
 def resolve_datapath(datapath: AnyDatapath) -> Datapath:
     """The record of a name, of a JSON file, of a catalog entry, or of the user's; ValueError if it means nothing."""
-    if isinstance(datapath, Path) or (isinstance(datapath, str) and datapath.endswith(".json")):
+    if isinstance(datapath, (str, Path)) and is_file(datapath):
         return load_datapath(datapath)
     if isinstance(datapath, str):
         datapath = find_datapath(datapath)

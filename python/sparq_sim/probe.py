@@ -16,7 +16,7 @@ from sparq_sim.probe_asker import CUTS, ROUNDINGS, Asker
 from sparq_sim.probe_exact import beside_start, integer_overflow
 from sparq_sim.probe_places import Survey
 from sparq_sim.probed import Probe
-from sparq_sim.probed_record import adds_one_by_one, is_float32_fma, record_of
+from sparq_sim.probed_record import adds_one_by_one, may_be_float32, records_of
 from sparq_sim.summation import START, Node, exact_groups, nodes_of, tree_of
 from sparq_sim.verified import verify
 
@@ -27,20 +27,25 @@ _CONFIRMING = 16
 
 
 def _swamped(asker: Asker) -> Array:
-    """survivors[i, j]: units that are left of all others when term i is the largest power and j takes it away."""
+    """survivors[i, j]: units that are left of all others when term i is the largest power and j takes it away, or the
+    other way round: sums that are rounded toward zero lose units beside a large term of their own sign alone."""
     count = asker.terms
     unit, big = 2.0**asker.low, 2.0**asker.high
     survivors = np.zeros((count, count), np.int64)
     pairs = list(combinations(range(count), 2))
-    for first in range(0, len(pairs), _BATCH):
-        part = np.array(pairs[first : first + _BATCH])
-        rows = np.full((len(part), count), unit)
-        rows[np.arange(len(part)), part[:, 0]] = big
-        rows[np.arange(len(part)), part[:, 1]] = -big
-        made = asker.sums(rows) / unit
-        if not np.array_equal(made, np.rint(made)) or made.min() < 0 or made.max() > count - 2:
-            made = np.where((made == np.rint(made)) & (made >= 0) & (made <= count - 2), made, -1)
-        survivors[part[:, 0], part[:, 1]] = survivors[part[:, 1], part[:, 0]] = made.astype(np.int64)
+    for sign in (1, -1):
+        unclear = []
+        for first in range(0, len(pairs), _BATCH):
+            part = np.array(pairs[first : first + _BATCH])
+            rows = np.full((len(part), count), unit)
+            rows[np.arange(len(part)), part[:, 0]] = sign * big
+            rows[np.arange(len(part)), part[:, 1]] = -sign * big
+            made = asker.sums(rows) / unit
+            whole = (made == np.rint(made)) & (made >= 0) & (made <= count - 2)
+            unclear += part[~whole].tolist()
+            made = np.where(whole, made, -1).astype(np.int64)
+            survivors[part[:, 0], part[:, 1]] = survivors[part[:, 1], part[:, 0]] = made
+        pairs = unclear
     return survivors
 
 
@@ -244,6 +249,7 @@ def probe(
     8
     """
     box = _box(function, k, a_format, b_format or a_format, operands, c_dtype, tile, at)
+    box.narrow()
     low, high = box.reach()
     lowest = box.reach(normal=False)[0]
     # Subnormal units, which a machine may flush, only where normal ones are not small enough.
@@ -258,14 +264,13 @@ def probe(
             found = beside_start(asker, found)
     elif box.dtype != "int32":
         found = _inside(asker, found)
-    record: Datapath | None
+    records: list[Datapath] = []
     try:
         found.require_one_way()
-        record = record_of(found)
+        records = records_of(found)
     except ValueError as error:
-        record = None
         found = replace(found, no_record=str(error))
-    return replace(verify(box, found, record, survey.mask(), dots), calls=box.calls)
+    return replace(verify(box, found, records, survey.mask(), dots), calls=box.calls)
 
 
 def _surveyed(asker: Asker, survey: Survey, found: Probe) -> Probe:
@@ -321,7 +326,7 @@ def _beside(asker: Asker, found: Probe) -> Probe:
     """Where products are added one by one and float32 arithmetic it is not: how far below a sum a product still breaks
     a tie, or is seen by a rounding toward zero."""
     bits = found.output_fraction
-    if bits is None or not adds_one_by_one(found) or is_float32_fma(found):
+    if bits is None or not adds_one_by_one(found) or may_be_float32(found):
         return found
     nearest = found.output_rounding == "nearest_even"
     if asker.box.c_dtype != "float32" or (nearest and bits > 22):

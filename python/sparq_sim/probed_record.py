@@ -15,20 +15,20 @@ _WORDS = ("toward_zero", "nearest_even")
 _SUM_FRACTION = 31
 
 
-def record_of(found: Probe) -> Datapath:
-    """The machine; ValueError if no record has this order."""
+def records_of(found: Probe) -> list[Datapath]:
+    """The machines that the findings leave, the likelier ones first; ValueError if no record has this order."""
     output = {"float16": "fp32_or_fp16", "int32": "int32"}.get(found.dtype, "fp32")
     if found.exact_span is not None:
-        return _exact(found)
+        return [_exact(found)]
     if found.exact_groups is not None:
-        return Datapath(reduce="blocks", group=_group(found))
+        return [Datapath(reduce="blocks", group=_group(found))]
     if found.tree is None:
         raise ValueError("the order of summation was not found")
     if any(START in group for group in (chain_of(found.tree) or ())[1:]):
         raise ValueError("c joins a sum of products: no record has that, but for instructions, which a longer k shows")
     if not found.fused:
-        return _pairs(found)
-    return datapath_from_dict({**_aligned(found), "output": output, "block_scales": False})
+        return _chains(found) if adds_one_by_one(found) else [_tree(found)]
+    return [datapath_from_dict({**_aligned(found), "output": output, "block_scales": False})]
 
 
 def _exact(found: Probe) -> Datapath:
@@ -59,9 +59,7 @@ def _in_order(steps: tuple[tuple[int, ...], ...]) -> bool:
     return [place for step in steps for place in step] == list(range(sum(map(len, steps))))
 
 
-def _pairs(found: Probe) -> Datapath:
-    if adds_one_by_one(found):
-        return _fused(found)
+def _tree(found: Probe) -> Datapath:
     steps = found.steps
     whole = found.tree
     if whole is not None and START in whole.leaves and len(whole.nodes) == 1:
@@ -83,24 +81,37 @@ def adds_one_by_one(found: Probe) -> bool:
     return bool(steps) and _in_order(steps) and all(len(step) == 1 for step in steps[1:])
 
 
-def is_float32_fma(found: Probe) -> bool:
-    """Whether sums of single products are rounded as float32 arithmetic does, or to another type at last."""
+def may_be_float32(found: Probe) -> bool:
+    """Whether sums of single products may be rounded as float32 arithmetic does, and to another type at last."""
     wide = found.output_fraction is None or found.output_fraction >= 23
     return found.dtype != "float32" or (wide and found.output_rounding in (None, "nearest_even"))
 
 
-def _fused(found: Probe) -> Datapath:
-    """One rounded sum per product: of float32, or of another accumulator (docs/numerics.md section 10)."""
-    if is_float32_fma(found):
-        return Datapath(reduce="fma")
-    bits = found.output_fraction or 23
+def _chains(found: Probe) -> list[Datapath]:
+    """One rounded sum per product, fused or of rounded products, of float32 or in another accumulator."""
+    made = [Datapath(reduce="fma"), Datapath(reduce="tree", group=1)] if may_be_float32(found) else []
+    bits = {"float16": 10, "bfloat16": 7}.get(found.dtype, found.output_fraction)
+    if bits is None or (made and found.dtype == "float32"):
+        return made
+    rounding = _word(found.output_rounding, _WORDS, "the accumulator")
+    if found.fraction_bits is None:
+        # Which range it has is for random outputs to say.
+        ranges = {"float16": (5,), "bfloat16": (8,)}.get(found.dtype, (8, 5) if bits == 10 else (8,))
+        made += [
+            Datapath(
+                reduce=reduce, group=int(reduce == "tree"), accumulator_exponent_bits=exponent_bits,
+                accumulator_fraction=bits, accumulator_rounding=rounding,
+            )
+            for reduce in ("fma", "tree") for exponent_bits in ranges
+        ]  # fmt: skip
     # c has the 23 bits of float32.
     enough = 23 + sum(find_element(format).mantissa_bits for format in (found.a_format, found.b_format)) + 3
-    return datapath_from_dict({
+    aligned = {
         "reduce": "align", "group": 1, "fraction_bits": found.fraction_bits or min(44, enough),
         "align_rounding": found.align_rounding or "to_odd", "accumulator_fraction": bits,
-        "accumulator_rounding": _word(found.output_rounding, _WORDS, "the accumulator"), "block_scales": False,
-    })  # fmt: skip
+        "accumulator_rounding": rounding, "block_scales": False,
+    }  # fmt: skip
+    return [*made, datapath_from_dict(aligned)]
 
 
 def _balanced(node: Node, members: list[int]) -> bool:

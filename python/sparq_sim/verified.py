@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,13 +21,13 @@ from sparq_sim.telling import Telling, drawn_line
 _Asked = tuple[Operand, Operand, Array | None]
 
 
-def verify(box: BlackBox, found: Probe, record: Datapath | None, mask: Array, dots: int) -> Probe:
-    """The findings with the record, if it makes all of some random outputs at places of the mask, [tile, tile]; else
-    with one that it does not make. Which machines of the catalog make all of them."""
+def verify(box: BlackBox, found: Probe, records: Sequence[Datapath], mask: Array, dots: int) -> Probe:
+    """The findings with the first of these records that makes all of some random outputs at places of the mask, [tile,
+    tile]; else with one that the nearest of them does not make. Which machines of the catalog make all of them."""
     rng = np.random.default_rng(11)
     elements = [side.element for side in box.sides]
     machines = [Candidate(name, m.record, *w) for name, m in datapaths().items() for w in WRITTEN[box.dtype]]
-    own = [Candidate("record", record, *w) for w in WRITTEN[box.dtype] if record is not None]
+    own = [Candidate("record", record, *w) for record in records for w in WRITTEN[box.dtype]]
     equal = np.zeros(0, np.int64)
     misfits: dict[int, Telling] = {}
     refused = ""
@@ -62,14 +63,14 @@ def verify(box: BlackBox, found: Probe, record: Datapath | None, mask: Array, do
     total = rounds * int(mask.sum()) if own else 0
     best = int(np.argmax(equal)) if own else 0
     found = replace(found, equal=int(equal.max(initial=0)), total=total, names=names)
-    if record is None:
+    if not records:
         return found
     if not own:
-        return replace(found, nearest=record, no_record=f"the one that follows could not be compared: {refused}")
+        return replace(found, nearest=records[0], no_record=f"the one that follows could not be compared: {refused}")
     if best in misfits:
         said = f"{found.equal} of {total} random outputs are equal to the one that follows; {misfits[best]}"
-        return replace(found, nearest=record, misfit=misfits[best], no_record=said)
-    return replace(found, record=record)
+        return replace(found, nearest=own[best].record, misfit=misfits[best], no_record=said)
+    return replace(found, record=own[best].record)
 
 
 def _start(box: BlackBox, rng: np.random.Generator, spread: int, own: list[Candidate]) -> Array | None:
