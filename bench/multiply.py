@@ -10,7 +10,7 @@ parameters (512 tokens). mmaemu, where it is installed, takes the first rows onl
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -47,7 +47,18 @@ CASES = (
     ("bf16", "bf16", "cdna2_16"),
     ("mxfp8_e4m3", "mxfp8_e4m3", "mxdotp"),
     ("hbfp8", "hbfp8", "hbfp8_wrap"),
+    ("float8_e4m3fnuz", "float8_e4m3fnuz", "cdna3_fp8"),
+    ("bf16", "bf16", "tree32"),
 )
+#: Machines of no catalog.
+OWN_CASES = (
+    ("bf16", "bf16", "fused, into bf16", {"reduce": "fma", "accumulator_fraction": 7}),
+    ("bf16", "bf16", "rounded products into bf16", {"reduce": "tree", "group": 1, "accumulator_fraction": 7}),
+    ("mxfp8_e4m3", "mxfp8_e4m3", "exact blocks into bf16", {"reduce": "blocks", "accumulator_fraction": 7}),
+    ("bf16", "bf16", "pairs cut at 24 bits", {"reduce": "align", "group": 2, "fraction_bits": 24}),
+    ("fp8_e4m3", "fp8_e4m3", "steps of 16, to nearest even at 20 bits",
+     {"reduce": "align", "group": 16, "fraction_bits": 20, "align_rounding": "nearest_even"}),
+)  # fmt: skip
 
 #: M, N, K: tokens, outputs, inputs.
 LAYERS = {
@@ -77,21 +88,34 @@ def matrices(m: int, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.standard_normal((m, k), np.float32), rng.standard_normal((n, k), np.float32)
 
 
+def named(cases: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str, sq.Datapath]]:
+    """Cases on machines of the catalog, with their records."""
+    return [(*case, sq.datapaths()[case[2]].record) for case in cases]
+
+
+def operand(x: np.ndarray, format: str) -> object:
+    """x in a format of the catalog, or in a dtype of torch."""
+    dtype = getattr(torch, format, None)
+    return sq.encode(x, format) if dtype is None else torch.from_numpy(x).to(dtype)
+
+
 def of_torch(a: np.ndarray, b: np.ndarray) -> Copy:
     """torch's float32 product of this shape, which is what a contender is compared with."""
     left, right = torch.from_numpy(a), torch.from_numpy(b)
     return Copy(lambda: left @ right.T, a.shape[0] * b.shape[0] * a.shape[1])
 
 
-def machines(what: str, cases: tuple[tuple[str, str, str], ...], m: int, n: int, k: int) -> Iterator[Contender]:
+def machines(
+    what: str, cases: Sequence[tuple[str, str, str, sq.Datapath]], m: int, n: int, k: int
+) -> Iterator[Contender]:
     """Products of one shape, torch's own first."""
     a, b = matrices(m, n, k)
     torch_product = of_torch(a, b)
     yield Contender(f"{what}float32", "torch", torch_product.call, torch_product.elements, torch_product)
-    for left, right, datapath in cases:
-        encoded = sq.encode(a, left), sq.encode(b, right)
-        call = partial(sq.matmul, *encoded, datapath=datapath, threads=1)
-        yield Contender(f"{what}{left}, {right}", datapath, call, torch_product.elements, torch_product)
+    for left, right, name, record in cases:
+        encoded = operand(a, left), operand(b, right)
+        call = partial(sq.matmul, *encoded, datapath=record, threads=1)
+        yield Contender(f"{what}{left}, {right}", name, call, torch_product.elements, torch_product)
 
 
 def mmaemu_rows(n: int) -> Iterator[Contender]:
@@ -127,8 +151,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     n = options.size
+    own = [(left, right, name, sq.Datapath(**fields)) for left, right, name, fields in OWN_CASES]
     where = f"one thread, {sq.available_isas()[-1]}, {processor()}, commit {commit()}"
-    contenders, notes = list(machines("", CASES, n, n, n)), []
+    contenders, notes = list(machines("", [*named(CASES), *own], n, n, n)), []
     if find_spec("mmaemu") is None:
         notes.append("mmaemu is not installed: its rows are left out")
     else:
@@ -138,7 +163,7 @@ def main() -> None:
     for note in notes:
         console.print(note)
     if options.layers:
-        layers = [c for name, shape in LAYERS.items() for c in machines(f"{name}: ", LAYER_CASES, *shape)]
+        layers = [c for name, shape in LAYERS.items() for c in machines(f"{name}: ", named(LAYER_CASES), *shape)]
         console.print(table_of(f"layers, {where}", race(layers, options.repeat)))
 
 

@@ -48,6 +48,8 @@ ROUNDINGS = ("nearest_away", "nearest_zero", "toward_zero", "up", "to_odd")
 COLUMN_FORMATS = ("mxfp4", "nvfp4", "int8")
 THREADED_FORMATS = ("mxfp4", "nvfp4", "int8")
 CODED_FORMATS = ("mxfp4", "mxfp8", "hbfp8")
+#: Under float scales.
+FLOAT_SCALED_FORMATS = ("nvfp4", "int8", "fp8_e4m3", "fp8_e4m3_1x128")
 
 
 def emulations(x: np.ndarray, copy: Copy) -> Iterator[Contender]:
@@ -95,6 +97,9 @@ def codings(x: np.ndarray, copy: Copy) -> Iterator[Contender]:
         )
         for what, by, call in calls:
             yield Contender(what, by, call, x.size, copy)
+    for name in FLOAT_SCALED_FORMATS:
+        yield Contender(f"encode {name}", OURS, partial(sq.encode, x, name, threads=1), x.size, copy)
+        yield Contender(f"decode {name}", OURS, partial(sq.encode(x, name).decode, threads=1), x.size, copy)
 
 
 def warm_encode(x: np.ndarray, name: str) -> Callable[[], Any]:

@@ -49,6 +49,7 @@ def variants(record: Datapath, k: int) -> Iterator[Datapath]:
 def _changes(record: Datapath, k: int) -> Iterator[dict[str, Any]]:
     yield from ({"accumulator_fraction": record.accumulator_fraction + step} for step in _STEPS)
     yield from ({"accumulator_fraction": bits} for bits in (7, 10, 13, 23))
+    yield from ({"accumulator_exponent_bits": 5, "accumulator_fraction": bits} for bits in (10, 13))
     yield from ({"overflow": word} for word in ("infinity", "saturate"))
     yield from ({"accumulator_rounding": word} for word in ("toward_zero", "nearest_even"))
     if record.reduce == "align":
@@ -56,6 +57,9 @@ def _changes(record: Datapath, k: int) -> Iterator[dict[str, Any]]:
     elif record.reduce in ("blocks", "tree", "integer"):
         yield from ({"group": group} for group in (0, *_GROUPS))
     if record.reduce == "tree":
+        # Rounded products that are added one by one.
+        yield from ({"group": 1, "accumulator_fraction": bits} for bits in (7, 10))
+        yield {"group": 1, "accumulator_exponent_bits": 5, "accumulator_fraction": 10}
         yield from ({name: not getattr(record, name)} for name in ("flush_inputs", "flush_results"))
     if record.reduce == "integer":
         yield from ({"integer_bits": record.integer_bits + step} for step in _STEPS)
