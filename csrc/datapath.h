@@ -18,9 +18,10 @@ enum class Reduce : std::uint8_t {
   integer,  // a segment's integer products in an accumulator of `integer_bits`, then one float addition
 };
 
-// How products are cut when they are aligned, and how the accumulator is rounded.
+// How products are cut when they are aligned, and how the accumulator is rounded. to_odd: toward zero, and where
+// anything is lost the last bit is 1.
 enum class Cut : std::uint8_t { toward_zero, down, nearest_even, to_odd };
-enum class AccumulatorRounding : std::uint8_t { toward_zero, nearest_even };
+enum class AccumulatorRounding : std::uint8_t { toward_zero, nearest_even, nearest_away, down, to_odd };
 
 // Whether zero products count when the largest exponent is sought, which public models dispute.
 enum class ZeroProducts : std::uint8_t {

@@ -266,7 +266,10 @@ template <>
 struct Words<AccumulatorRounding> {
   static constexpr std::string_view what = "accumulator_rounding";
   static constexpr Word<AccumulatorRounding> list[] = {{"toward_zero", AccumulatorRounding::toward_zero},
-                                                       {"nearest_even", AccumulatorRounding::nearest_even}};
+                                                       {"nearest_even", AccumulatorRounding::nearest_even},
+                                                       {"nearest_away", AccumulatorRounding::nearest_away},
+                                                       {"down", AccumulatorRounding::down},
+                                                       {"to_odd", AccumulatorRounding::to_odd}};
 };
 template <>
 struct Words<ZeroProducts> {

@@ -82,6 +82,9 @@ def rounded_shift(value: int, shift: int, mode: str) -> int:
         return value << -shift
     if mode == "toward_zero":
         return -(-value >> shift) if value < 0 else value >> shift
+    if mode == "nearest_away":
+        size = (abs(value) + (1 << (shift - 1))) >> shift
+        return -size if value < 0 else size
     below = value >> shift
     if mode == "down":
         return below
@@ -102,7 +105,7 @@ def to_float(
     if value == 0:
         return Term(0, emin, fraction, zero_negative)
     top = max(abs(value).bit_length() - 1 + unit, emin)
-    kept = rounded_shift(abs(value), top - fraction - unit, mode)
+    kept = abs(rounded_shift(value, top - fraction - unit, mode))
     if kept >> (fraction + 1):
         kept, top = kept >> 1, top + 1
     if top > emax:

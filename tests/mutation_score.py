@@ -40,7 +40,7 @@ from test_datapaths import (
 
 WORDS = {
     "align_rounding": ("toward_zero", "down", "nearest_even", "to_odd"),
-    "accumulator_rounding": ("toward_zero", "nearest_even"),
+    "accumulator_rounding": ("toward_zero", "nearest_even", "nearest_away", "down", "to_odd"),
     "zero_products": ("absent", "lowest"),
     "start": ("aligned", "after_instruction", "late_floor"),
     "overflow": ("infinity", "saturate"),

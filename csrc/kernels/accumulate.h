@@ -2,6 +2,7 @@
 #pragma once
 
 #include <limits>
+#include <type_traits>
 
 #include "multiply.h"
 
@@ -11,13 +12,14 @@ namespace {
 // What sums are rounded to. Every accumulator's numbers are float32 numbers.
 struct Accumulator {
   int fraction, emin, emax;
-  bool toward_zero, saturate;
+  AccumulatorRounding rounding;
+  bool saturate;
 
   explicit Accumulator(const Datapath& path)
       : fraction(path.accumulator_fraction),
         emin(2 - (1 << (path.accumulator_exponent_bits - 1))),
         emax((1 << (path.accumulator_exponent_bits - 1)) - 1),
-        toward_zero(path.accumulator_rounding == AccumulatorRounding::toward_zero),
+        rounding(path.accumulator_rounding),
         saturate(path.overflow == FloatOverflow::saturate) {}
 };
 
@@ -92,22 +94,48 @@ struct Rounder {
         to_magic((std::int64_t{52 - to.fraction} << 52) + (std::int64_t{1} << 51)),
         to_quantum(std::int64_t{to.fraction} << 52) {}
 
-  template <bool toward_zero>
+  template <AccumulatorRounding how>
   Doubles round(Doubles value) const {
     const Doubles size = sizes(value);
     Doubles binade = size > least ? size : Doubles{} + least;
     binade = binade < most ? binade : Doubles{} + most;
     const Words exponent = as_words(binade) & static_cast<std::int64_t>(infinity_bits<Carrier64>);
     const Doubles magic = as_doubles(exponent + to_magic);
-    Doubles kept = (size + magic) - magic;
-    if constexpr (toward_zero) kept = kept - as_doubles((exponent - to_quantum) & (kept > size));
+    const Doubles shifted = size + magic;
+    Doubles kept = shifted - magic;
+    const Words quantum = exponent - to_quantum;
+    if constexpr (how == AccumulatorRounding::toward_zero) {
+      kept = kept - as_doubles(quantum & (kept > size));
+    } else if constexpr (how == AccumulatorRounding::nearest_away) {
+      kept = kept + as_doubles(quantum & (size - kept == 0.5 * as_doubles(quantum)));
+    } else if constexpr (how == AccumulatorRounding::down) {
+      const Words negative = as_words(value) < 0;
+      const Words above = kept > size, below = kept < size;
+      kept = kept - as_doubles(quantum & above & ~negative) + as_doubles(quantum & below & negative);
+    } else if constexpr (how == AccumulatorRounding::to_odd) {
+      // The last bit of the sum with 1.5 * 2^52 quanta is that of what was rounded: an even one is one off.
+      const Words even = (as_words(shifted) & 1) - 1;
+      const Words above = kept > size, below = kept < size;
+      kept = kept - as_doubles(quantum & even & above) + as_doubles(quantum & even & below);
+    }
     Words large = kept >= limit;
     if (to.saturate) large &= size <= std::numeric_limits<double>::max();
     kept = large ? Doubles{} + beyond : kept;
     return as_doubles(as_words(kept) | (as_words(value) & sign_word));
   }
 
-  Doubles operator()(Doubles value) const { return to.toward_zero ? round<true>(value) : round<false>(value); }
+  // With the accumulator's rounding as a type.
+  template <class Use>
+  void with_rounding(const Use& use) const {
+    using enum AccumulatorRounding;
+    switch (to.rounding) {
+      case toward_zero: return use(std::integral_constant<AccumulatorRounding, toward_zero>{});
+      case nearest_even: return use(std::integral_constant<AccumulatorRounding, nearest_even>{});
+      case nearest_away: return use(std::integral_constant<AccumulatorRounding, nearest_away>{});
+      case down: return use(std::integral_constant<AccumulatorRounding, down>{});
+      case to_odd: return use(std::integral_constant<AccumulatorRounding, to_odd>{});
+    }
+  }
 
   // Subnormal numbers as zeros of their sign.
   Doubles flushed(Doubles value) const {
@@ -117,14 +145,12 @@ struct Rounder {
 };
 
 // to = x rounded; a zero is +0.
-template <bool toward_zero>
-inline void round_lanes(const Rounder& round, const double* x, float* rounded) {
-  for (int i = 0; i < double_parts; ++i)
-    store_floats(round.round<toward_zero>(reinterpret_cast<const Doubles*>(x)[i]) + 0.0, rounded, i);
-}
-inline void round_lanes(const Accumulator& to, bool toward_zero, const double* x, float* rounded) {
+inline void round_lanes(const Accumulator& to, const double* x, float* rounded) {
   const Rounder round(to);
-  toward_zero ? round_lanes<true>(round, x, rounded) : round_lanes<false>(round, x, rounded);
+  round.with_rounding([&](auto how) {
+    for (int i = 0; i < double_parts; ++i)
+      store_floats(round.round<how()>(reinterpret_cast<const Doubles*>(x)[i]) + 0.0, rounded, i);
+  });
 }
 
 // x = sum * 2^exponent, exact: sums have at most 53 bits, and exponents are those of normal numbers.
@@ -143,7 +169,9 @@ inline void scale_lanes(const std::int32_t* sum, const std::int32_t* exponent, i
 inline void add_rounded(const Accumulator& to, const float* term, float* acc) {
   const Rounder round(to);
   for (int i = 0; i < double_parts; ++i)
-    store_floats(round.round<false>(odd_sum(load_doubles(acc, i), load_doubles(term, i))) + 0.0, acc, i);
+    store_floats(
+        round.round<AccumulatorRounding::nearest_even>(odd_sum(load_doubles(acc, i), load_doubles(term, i))) + 0.0, acc,
+        i);
 }
 
 }  // namespace

@@ -459,7 +459,7 @@ inline void late_floor_step(const AlignPlan& plan, const AlignRows& in, std::int
                (std::int64_t{1} << (path.sum_fraction - path.start_fraction));
     x[l] = static_cast<double>(total) * power_of_two(all[l] - path.sum_fraction);
   }
-  round_lanes(plan.accumulator, plan.accumulator.toward_zero, x, acc);
+  round_lanes(plan.accumulator, x, acc);
 }
 
 // The accumulator cut toward zero where all terms are int32: |c| has 24 bits and fraction_bits is at most 28.
@@ -486,7 +486,7 @@ inline void aligned_step_short(const AlignPlan& plan, const AlignRows& in, std::
                    top, sum);
   double x[lanes];
   scale_lanes(sum, top, -path.fraction_bits, x);
-  round_lanes(plan.accumulator, plan.accumulator.toward_zero, x, acc);
+  round_lanes(plan.accumulator, x, acc);
 }
 
 // The accumulator is one of the terms.
@@ -516,7 +516,7 @@ inline void aligned_step(const AlignPlan& plan, const AlignRows& in, std::int64_
     sum_wide(plan, in, first, end, 1, top, total);
   double x[lanes];
   scale_lanes(total, top, -path.fraction_bits, x);
-  round_lanes(plan.accumulator, plan.accumulator.toward_zero, x, acc);
+  round_lanes(plan.accumulator, x, acc);
 }
 
 // Positions [first, end) of packed K: one step, with what NaN and Inf do to it.

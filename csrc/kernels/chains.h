@@ -16,10 +16,12 @@ constexpr int rows_summed = 2;
 // acc = acc + terms, rounded once to the machine's accumulator; an exact zero is +0.
 inline void add_terms(const MultiplyJob& job, const Rounder& round, const double* terms, float* acc) {
   if (accumulates_float32(job.path)) return add_once(terms, acc);
-  for (int i = 0; i < double_parts; ++i) {
-    const Doubles sum = odd_sum(load_doubles(acc, i), reinterpret_cast<const Doubles*>(terms)[i]);
-    store_floats(round(with_plus_zero(sum)), acc, i);
-  }
+  round.with_rounding([&](auto how) {
+    for (int i = 0; i < double_parts; ++i) {
+      const Doubles sum = odd_sum(load_doubles(acc, i), reinterpret_cast<const Doubles*>(terms)[i]);
+      store_floats(round.round<how()>(with_plus_zero(sum)), acc, i);
+    }
+  });
 }
 
 // The scaled sums of a segment, added to one row's accumulators.
@@ -77,7 +79,10 @@ inline void reduce_blocks_wide(const MultiplyJob& job, const RowPanel<double>& i
       continue;
     }
     auto* rounded = reinterpret_cast<Doubles*>(terms);
-    for (int i = 0; !wide && i < double_parts; ++i) rounded[i] = round(rounded[i]);
+    if (!wide)
+      round.with_rounding([&](auto how) {
+        for (int i = 0; i < double_parts; ++i) rounded[i] = round.round<how()>(rounded[i]);
+      });
     // A finite term already holds the sum; finite sums that overflowed may meet an Inf later.
     for (int l = 0; l < lanes; ++l) {
       if (!is_finite(terms[l]))
@@ -89,10 +94,10 @@ inline void reduce_blocks_wide(const MultiplyJob& job, const RowPanel<double>& i
 }
 
 // Products of float32 are exact in float64. Few chains at a time, whose numbers stay in registers.
-template <bool toward_zero>
-inline void reduce_fma_narrow(const MultiplyJob& job, const RowPanel<float> (&in)[rows_summed], float (*acc)[lanes]) {
+template <AccumulatorRounding how>
+inline void reduce_fma_narrow(const MultiplyJob& job, const Rounder& round, const RowPanel<float> (&in)[rows_summed],
+                              float (*acc)[lanes]) {
   constexpr int together = double_parts;
-  const Rounder round{Accumulator(job.path)};
   for (int first = 0; first < double_parts; first += together) {
     Doubles local[rows_summed][std::size_t{together}];
     for (int r = 0; r < rows_summed; ++r)
@@ -101,7 +106,7 @@ inline void reduce_fma_narrow(const MultiplyJob& job, const RowPanel<float> (&in
       for (int i = 0; i < together; ++i) {
         const Doubles own = load_doubles(in[0].panel + k * lanes, first + i);
         for (int r = 0; r < rows_summed; ++r)
-          local[r][i] = round.round<toward_zero>(odd_sum(local[r][i], static_cast<double>(in[r].row[k]) * own));
+          local[r][i] = round.round<how>(odd_sum(local[r][i], static_cast<double>(in[r].row[k]) * own));
       }
     for (int r = 0; r < rows_summed; ++r)
       for (int i = 0; i < together; ++i) store_floats(local[r][i], acc[r], first + i);
@@ -131,8 +136,8 @@ inline void reduce_fma_float32(const MultiplyJob& job, const RowPanel<float> (&i
 
 inline void reduce_fma(const MultiplyJob& job, const RowPanel<float> (&in)[rows_summed], float (*acc)[lanes]) {
   if (accumulates_float32(job.path)) return reduce_fma_float32(job, in, acc);
-  job.path.accumulator_rounding == AccumulatorRounding::toward_zero ? reduce_fma_narrow<true>(job, in, acc)
-                                                                    : reduce_fma_narrow<false>(job, in, acc);
+  const Rounder round{Accumulator(job.path)};
+  round.with_rounding([&](auto how) { reduce_fma_narrow<how()>(job, round, in, acc); });
 }
 
 }  // namespace

@@ -31,7 +31,7 @@ inline void multiply_values(const MultiplyJob& job, std::int64_t first, std::int
   const bool together = job.path.reduce == Reduce::fma || (job.path.reduce == Reduce::blocks && !wide);
   WideSum sums[lanes];
   const bool narrow = !accumulates_float32(job.path);
-  const NarrowTree narrow_tree{Rounder{Accumulator(job.path)}, job.path.flush_results};
+  const Rounder round{Accumulator(job.path)};
   for (std::int64_t from = first; from < last; from += block) {
     const std::int64_t rows = smaller(block, last - from);
     for (std::int64_t r = 0; r < rows; ++r) {
@@ -85,8 +85,10 @@ inline void multiply_values(const MultiplyJob& job, std::int64_t first, std::int
           if (job.path.reduce == Reduce::exact)
             wide ? reduce_exact_wide(job, in, sums[0], acc) : reduce_exact<Value>(job, in, sums, acc);
         } else {
-          if (job.path.reduce == Reduce::tree && !narrow) reduce_tree(job, in, FloatTree{job.path.flush_results}, acc);
-          if (job.path.reduce == Reduce::tree && narrow) reduce_tree(job, in, narrow_tree, acc);
+          const bool flush = job.path.flush_results;
+          if (job.path.reduce == Reduce::tree && !narrow) reduce_tree(job, in, FloatTree{flush}, acc);
+          if (job.path.reduce == Reduce::tree && narrow)
+            round.with_rounding([&](auto how) { reduce_tree(job, in, NarrowTree<how()>{round, flush}, acc); });
           if (job.path.reduce == Reduce::exact) reduce_exact<Value>(job, in, sums, acc);
         }
         store_result(job, from + r, column, count, acc);

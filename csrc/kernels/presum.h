@@ -187,7 +187,7 @@ struct PresumProduct {
       for (int v = 0; v < lanes / double_width; ++v) totals[v] += cut(term[v] * powers_of[v]);
     }
     for (int l = 0; l < lanes; ++l) total[l] *= power_of_two(top[l] - fraction);
-    round_lanes(plan.accumulator, plan.accumulator.toward_zero, total, acc);
+    round_lanes(plan.accumulator, total, acc);
   }
 };
 

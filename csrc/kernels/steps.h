@@ -33,6 +33,7 @@ struct FloatTree {
 };
 
 // In another accumulator.
+template <AccumulatorRounding how>
 struct NarrowTree {
   Rounder round;
   bool flush;
@@ -46,7 +47,7 @@ struct NarrowTree {
 
  private:
   void finish(Doubles exact, float* to, int part) const {
-    const Doubles rounded = round(exact);
+    const Doubles rounded = round.round<how>(exact);
     store_floats(flush ? round.flushed(rounded) : rounded, to, part);
   }
 };
@@ -146,7 +147,7 @@ inline void reduce_integer(const MultiplyJob& job, const std::int32_t* row, cons
       x[l] = poisoned[l] ? 0 : static_cast<double>(total[l]) * power_of_two(unit) * power;
     }
     float term[lanes];
-    round_lanes(to, false, x, term);
+    round_lanes(to, x, term);
     for (int l = 0; l < lanes; ++l)
       if (poisoned[l]) term[l] = as_value<Carrier32>(nan_bits<Carrier32>);
     add_rounded(to, term, acc);

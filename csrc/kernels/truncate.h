@@ -349,8 +349,7 @@ inline void finish_step(const Truncation& how, double* x, const Floats* power, f
     return;
   }
   for (int i = 0; i < rows * lanes / double_width; ++i) wide[i] *= __builtin_convertvector(half[i], Doubles);
-  for (int r = 0; r < rows; ++r)
-    round_lanes(how.plan.accumulator, how.plan.accumulator.toward_zero, x + r * lanes, to + r * lanes);
+  for (int r = 0; r < rows; ++r) round_lanes(how.plan.accumulator, x + r * lanes, to + r * lanes);
 }
 
 // The accumulator is one of the terms.

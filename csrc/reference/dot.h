@@ -50,19 +50,30 @@ inline void add_product(Fixed& sum, const Unpacked& x, const Unpacked& y, int sc
 
 inline float round_once(const Fixed& sum, DotCounts& counts) {
   bool exact = true;
-  const float value = bits_to_float(to_ieee(sum, ieee_type(FloatType::fp32), false, exact));
+  const float value = bits_to_float(to_ieee(sum, ieee_type(FloatType::fp32), Rounds::nearest_even, exact));
   counts.overflowed += std::isinf(value);
   return value;
 }
 
+inline Rounds of_magnitude(AccumulatorRounding how, bool negative) {
+  switch (how) {
+    case AccumulatorRounding::nearest_even: return Rounds::nearest_even;
+    case AccumulatorRounding::nearest_away: return Rounds::nearest_away;
+    case AccumulatorRounding::toward_zero: return Rounds::toward_zero;
+    case AccumulatorRounding::down: return negative ? Rounds::away_from_zero : Rounds::toward_zero;
+    case AccumulatorRounding::to_odd: break;
+  }
+  return Rounds::to_odd;
+}
+
 // Rounded to a machine's accumulator, whose numbers are float32 numbers. Zero is +0.
-inline float round_to_accumulator(const Fixed& sum, const Datapath& path, bool toward_zero, DotCounts& counts) {
+inline float round_to_accumulator(const Fixed& sum, const Datapath& path, AccumulatorRounding how, DotCounts& counts) {
   const IeeeType type{path.accumulator_exponent_bits, path.accumulator_fraction};
   const bool negative = sum.negative();
   Fixed magnitude = sum;
   if (negative) magnitude.negate();
   bool exact = true;
-  std::uint64_t bits = to_ieee(magnitude, type, toward_zero, exact);
+  std::uint64_t bits = to_ieee(magnitude, type, of_magnitude(how, negative), exact);
   counts.overflowed += bits == type.infinity();
   if (bits == type.infinity() && path.overflow == FloatOverflow::saturate) --bits;
   if (bits == 0) return 0;
@@ -74,8 +85,7 @@ inline float round_to_accumulator(const Fixed& sum, const Datapath& path, bool t
 
 // The same by the accumulator's own rounding, with IEEE's zeros: one that is rounded to zero keeps its sign.
 inline float round_as_ieee(const Fixed& sum, const Datapath& path, DotCounts& counts) {
-  const float value =
-      round_to_accumulator(sum, path, path.accumulator_rounding == AccumulatorRounding::toward_zero, counts);
+  const float value = round_to_accumulator(sum, path, path.accumulator_rounding, counts);
   return value == 0 && sum.negative() ? -0.0F : value;
 }
 
@@ -143,7 +153,7 @@ struct RowView {
       bool exact = true;
       Fixed value;
       value.add(x.magnitude.significand, x.magnitude.exponent, x.negative);
-      float f = bits_to_float(to_ieee(value, ieee_type(FloatType::fp32), false, exact));
+      float f = bits_to_float(to_ieee(value, ieee_type(FloatType::fp32), Rounds::nearest_even, exact));
       if (x.magnitude.significand == 0 && x.negative) f = -0.0F;
       if (x.infinite) f = x.negative ? -HUGE_VALF : HUGE_VALF;
       const float scale = factor(segment) * operand.tensor_factor, made = f * scale;
@@ -265,7 +275,7 @@ inline float add_to_accumulator(float acc, float term, const Datapath& path, Dot
   Fixed sum;
   add_unpacked(sum, x);
   add_unpacked(sum, y);
-  return round_to_accumulator(sum, path, false, counts);
+  return round_to_accumulator(sum, path, AccumulatorRounding::nearest_even, counts);
 }
 
 // One term of an alignment: an integer times 2^unit, and the exponent that it is aligned by.
@@ -400,8 +410,7 @@ struct AlignReference {
     largest.add(kept);
   }
   float rounded(const Fixed& sum) const {
-    return round_to_accumulator(sum, job.path, job.path.accumulator_rounding == AccumulatorRounding::toward_zero,
-                                counts);
+    return round_to_accumulator(sum, job.path, job.path.accumulator_rounding, counts);
   }
 
   float aligned(std::vector<AlignTerm> terms, float acc) const {
@@ -628,7 +637,8 @@ inline float dot_integer(const MultiplyJob& job, const RowView& a, const RowView
     const std::int64_t total = integer_sum(job, a, b, k, job.segment_end[s], 0, counts);
     Fixed sum;
     sum.add(static_cast<std::uint64_t>(total < 0 ? -total : total), unit + a.exponent(s) + b.exponent(s), total < 0);
-    acc = add_to_accumulator(acc, round_to_accumulator(sum, job.path, false, counts), job.path, counts);
+    acc = add_to_accumulator(acc, round_to_accumulator(sum, job.path, AccumulatorRounding::nearest_even, counts),
+                             job.path, counts);
   }
   return acc;
 }

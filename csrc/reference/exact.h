@@ -130,8 +130,11 @@ class Fixed {
   std::array<std::uint32_t, words> word_{};
 };
 
-// Rounded once: to nearest even, or cut toward zero. An exact zero is +0; `exact` is cleared when bits are lost.
-inline std::uint64_t to_ieee(Fixed x, IeeeType type, bool toward_zero, bool& exact) {
+// How a magnitude is rounded.
+enum class Rounds : std::uint8_t { nearest_even, nearest_away, toward_zero, away_from_zero, to_odd };
+
+// Rounded once. An exact zero is +0; `exact` is cleared when bits are lost.
+inline std::uint64_t to_ieee(Fixed x, IeeeType type, Rounds how, bool& exact) {
   const bool negative = x.negative();
   if (negative) x.negate();
   const int top = x.top();
@@ -141,7 +144,13 @@ inline std::uint64_t to_ieee(Fixed x, IeeeType type, bool toward_zero, bool& exa
   std::uint64_t units = top < quantum ? 0 : x.from(quantum);
   const bool half = x.bit(quantum - 1), rest = x.any_below(quantum - 1);
   if (half || rest) exact = false;
-  if (!toward_zero && half && (rest || (units & 1))) ++units;
+  switch (how) {
+    case Rounds::nearest_even: units += half && (rest || (units & 1) != 0); break;
+    case Rounds::nearest_away: units += half; break;
+    case Rounds::toward_zero: break;
+    case Rounds::away_from_zero: units += half || rest; break;
+    case Rounds::to_odd: units |= half || rest; break;
+  }
   std::uint64_t bits = units;  // a subnormal, unless the hidden bit is there
   if (units >> type.mantissa_bits)
     bits = (static_cast<std::uint64_t>(quantum + type.mantissa_bits + type.bias() - 1) << type.mantissa_bits) + units;

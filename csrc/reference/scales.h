@@ -238,7 +238,7 @@ inline std::uint64_t decode_value(const ElementFormat& f, ScaleKind kind, const 
   Fixed exact_value;
   exact_value.add(x.magnitude.significand, x.magnitude.exponent + exponent, false);
   bool exact = true;
-  const std::uint64_t bits = to_ieee(exact_value, to, false, exact);
+  const std::uint64_t bits = to_ieee(exact_value, to, Rounds::nearest_even, exact);
   counts.inexact += !exact;
   return bits | sign;
 }

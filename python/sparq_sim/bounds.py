@@ -25,7 +25,7 @@ def gamma(n: int, u: float = U) -> float:
 
 def _rounding(path: Datapath) -> tuple[float, float]:
     """The relative error of a rounding to the accumulator, and what one below its normal range can lose."""
-    half = 0.5 if path.accumulator_rounding == "nearest_even" else 1.0
+    half = 0.5 if path.accumulator_rounding.startswith("nearest") else 1.0
     least = 2 - 2 ** (path.accumulator_exponent_bits - 1)
     return half * 2.0**-path.accumulator_fraction, half * 2.0 ** (least - path.accumulator_fraction)
 

@@ -328,11 +328,15 @@ def _beside(asker: Asker, found: Probe) -> Probe:
     bits = found.output_fraction
     if bits is None or not adds_one_by_one(found) or may_be_float32(found):
         return found
-    nearest = found.output_rounding == "nearest_even"
+    nearest = found.output_rounding in ("nearest_even", "nearest_away")
     if asker.box.c_dtype != "float32" or (nearest and bits > 22):
         return found.unknown("how far below a sum a product still counts in its rounding")
     big = 2.0**asker.high
-    start, sign = (big + big * 2.0 ** -(bits + 1), 1) if nearest else (big, -1)
+    # A tie goes down to the even one, or up and away.
+    start, sign = (
+        big + big * 2.0 ** -(bits + 1) if nearest else big,
+        1 if found.output_rounding == "nearest_even" else -1,
+    )
     place = next(leaf for leaf in found.steps[0] if leaf != START)
     span = range(bits + 2, asker.high - asker.lowest + 1)
     made = asker.of({START: start}, *({START: start, place: sign * 2.0 ** (asker.high - n)} for n in span))

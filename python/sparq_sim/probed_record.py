@@ -10,7 +10,8 @@ from sparq_sim.machines import datapath_from_dict
 from sparq_sim.probed import Probe
 from sparq_sim.summation import START, Node, chain_of
 
-_WORDS = ("toward_zero", "nearest_even")
+_CUTS = ("toward_zero", "nearest_even", "down")
+_ROUNDINGS = ("toward_zero", "nearest_even", "nearest_away", "down")
 #: Bits of CDNA3's sum before it is rounded, which no probe reaches.
 _SUM_FRACTION = 31
 
@@ -93,7 +94,7 @@ def _chains(found: Probe) -> list[Datapath]:
     bits = {"float16": 10, "bfloat16": 7}.get(found.dtype, found.output_fraction)
     if bits is None or (made and found.dtype == "float32"):
         return made
-    rounding = _word(found.output_rounding, _WORDS, "the accumulator")
+    rounding = _word(found.output_rounding, _ROUNDINGS, "the accumulator")
     if found.fraction_bits is None:
         # Which range it has is for random outputs to say.
         ranges = {"float16": (5,), "bfloat16": (8,)}.get(found.dtype, (8, 5) if bits == 10 else (8,))
@@ -135,11 +136,11 @@ def _aligned(found: Probe) -> dict[str, Any]:
     if found.fraction_bits is None:
         raise ValueError("the bits that alignment keeps were not found")
     fields["fraction_bits"] = found.fraction_bits
-    fields["align_rounding"] = _word(found.align_rounding, (*_WORDS, "down"), "alignment")
+    fields["align_rounding"] = _word(found.align_rounding, _CUTS, "alignment")
     bits = found.accumulator_fraction or found.output_fraction
     rounding = found.accumulator_rounding or found.output_rounding
     fields["accumulator_fraction"] = 23 if bits is None else bits
-    fields["accumulator_rounding"] = _word(rounding, _WORDS, "the accumulator")
+    fields["accumulator_rounding"] = _word(rounding, _ROUNDINGS, "the accumulator")
     if found.start_rounding == "down" and found.align_rounding != "down":
         fields |= {
             "start": "late_floor", "start_fraction": found.start_fraction, "sum_fraction": _SUM_FRACTION,

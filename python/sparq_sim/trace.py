@@ -123,6 +123,8 @@ def _to_multiple(value: Fraction, exponent: int, mode: str) -> Fraction:
     units = value / quantum
     if mode == "down":
         return math.floor(units) * quantum
+    if mode == "nearest_away":
+        return Fraction(int(math.copysign(math.floor(abs(units) + Fraction(1, 2)), units))) * quantum
     if mode == "to_odd":
         below = math.floor(units)
         return (below if below == units or below % 2 else below + 1) * quantum
@@ -134,7 +136,7 @@ def to_float(value: Fraction, exponent_bits: int, fraction: int, mode: str = "ne
     if value == 0:
         return 0.0
     emax = 2 ** (exponent_bits - 1) - 1
-    kept = _to_multiple(abs(value), max(_floor_log2(value), 1 - emax) - fraction, mode)
+    kept = abs(_to_multiple(value, max(_floor_log2(value), 1 - emax) - fraction, mode))
     return math.copysign(float(kept) if kept < Fraction(2) ** (emax + 1) else math.inf, value)
 
 
@@ -197,7 +199,7 @@ class Tracer:
         emax = 2 ** (self.path.accumulator_exponent_bits - 1) - 1
         if value == 0:
             return 0.0
-        kept_float = to_float(abs(value), self.path.accumulator_exponent_bits, fraction, mode)
+        kept_float = abs(to_float(value, self.path.accumulator_exponent_bits, fraction, mode))
         if math.isinf(kept_float):
             self.counts["overflowed"] += 1
             if self.path.overflow == "saturate":

@@ -51,7 +51,9 @@ def _changes(record: Datapath, k: int) -> Iterator[dict[str, Any]]:
     yield from ({"accumulator_fraction": bits} for bits in (7, 10, 13, 23))
     yield from ({"accumulator_exponent_bits": 5, "accumulator_fraction": bits} for bits in (10, 13))
     yield from ({"overflow": word} for word in ("infinity", "saturate"))
-    yield from ({"accumulator_rounding": word} for word in ("toward_zero", "nearest_even"))
+    yield from (
+        {"accumulator_rounding": word} for word in ("toward_zero", "nearest_even", "nearest_away", "down", "to_odd")
+    )
     if record.reduce == "align":
         yield from _aligning(record, k)
     elif record.reduce in ("blocks", "tree", "integer"):

@@ -302,7 +302,7 @@ Datapath varied(Datapath path) {
     if (below(2) == 0) path.accumulator_fraction = 1 + below(23);
     path.overflow = static_cast<FloatOverflow>(below(2));
   }
-  if (path.reduce != Reduce::integer) path.accumulator_rounding = static_cast<AccumulatorRounding>(below(2));
+  if (path.reduce != Reduce::integer) path.accumulator_rounding = static_cast<AccumulatorRounding>(below(5));
   return ops::check_datapath(path).empty() ? path : given;
 }
 
