@@ -59,7 +59,6 @@ def test_every_machine_of_the_catalog_is_recognised(name: str) -> None:
         ("mxdotp", {"accumulator_fraction": 10}),
         ("fma32", {"accumulator_fraction": 7}),
         ("fma32", {"accumulator_rounding": "toward_zero"}),
-        ("tree32", {"group": 1, "accumulator_fraction": 7}),
     ],
 )
 def test_a_machine_in_no_catalog_is_found_by_turning_knobs(base: str, changes: dict[str, Any]) -> None:
