@@ -112,7 +112,7 @@ def test_machines_of_no_catalog_are_recovered(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("reduce", ["fma", "tree"])
-@pytest.mark.parametrize(("exponent_bits", "fraction"), [(8, 7), (5, 10), (8, 10), (8, 23)])
+@pytest.mark.parametrize(("exponent_bits", "fraction"), [(8, 7), (5, 10), (5, 13), (8, 10), (8, 23)])
 @pytest.mark.parametrize("rounding", ["nearest_even", "toward_zero", "nearest_away", "down"])
 def test_chains_into_any_accumulator_are_recovered(
     reduce: str, exponent_bits: int, fraction: int, rounding: str

@@ -29,8 +29,6 @@ struct Truncation {
   const Datapath& path;
   bool applies;
   int depth;             // bits that a step's result may reach below its largest exponent
-  int highest_start;     // exponent of the largest accumulator that a row may begin with
-  int highest_product;   // and of the largest product
   std::int64_t part;     // slots of one partial sum of a step: whole words of bytes, or a step of one or two products
   std::int64_t slots;    // of a step
   std::int64_t steps;    // of all of K
@@ -56,14 +54,6 @@ struct Truncation {
     const bool full = path.accumulator_exponent_bits == 8 && path.overflow == FloatOverflow::infinity;
     cuts = full && path.accumulator_rounding == AccumulatorRounding::toward_zero;
     single = cuts && (4 * std::int64_t{path.group} + 2) << path.fraction_bits <= 1 << 24;
-    highest_start = 100;
-    highest_product = 90;
-    if (path.align_rounding == Cut::down || path.align_rounding == Cut::to_odd) {
-      // What is cut away entirely must not be a zero of float32, beside the largest sum of K products either.
-      const int top = 24 + 2 * depth + path.fraction_bits - plan.product_fraction;
-      highest_start = smaller(highest_start, top - 1);
-      highest_product = smaller(highest_product, top - 34);
-    }
   }
 
   bool truncates() const { return path.align_rounding == Cut::toward_zero; }
@@ -80,15 +70,15 @@ struct Truncation {
   // The least exponent of anything that is not zero: results stay normal numbers however many bits are lost.
   int least() const { return depth - 126; }
   bool are_near(const RowKind& a, const RowKind& b) const {
-    return a.near && b.near && a.lowest + b.lowest >= least() + depth + 2 && a.highest + b.highest <= highest_product;
+    return a.near && b.near && a.lowest + b.lowest >= least() + depth + 2 && a.highest + b.highest <= 90;
   }
   bool starts_near(const float* acc) const {
     if (path.chunk > 0 || path.start == Start::after_instruction) return true;
     bool near = true;
-    const auto low = static_cast<float>(power_of_two(least())), high = static_cast<float>(power_of_two(highest_start));
+    const float low = static_cast<float>(power_of_two(least()));
     for (int l = 0; l < lanes; ++l) {
       const float size = acc[l] < 0 ? -acc[l] : acc[l];
-      near = near & (size == 0 || (size >= low && size <= high));
+      near = near & (size == 0 || (size >= low && size <= 0x1p100F));
     }
     return near;
   }

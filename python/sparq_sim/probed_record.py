@@ -97,7 +97,7 @@ def _chains(found: Probe) -> list[Datapath]:
     rounding = _word(found.output_rounding, _ROUNDINGS, "the accumulator")
     if found.fraction_bits is None:
         # Which range it has is for random outputs to say.
-        ranges = {"float16": (5,), "bfloat16": (8,)}.get(found.dtype, (8, 5) if bits == 10 else (8,))
+        ranges = {"float16": (5,), "bfloat16": (8,)}.get(found.dtype, (8, 5))
         made += [
             Datapath(
                 reduce=reduce, group=int(reduce == "tree"), accumulator_exponent_bits=exponent_bits,

@@ -293,7 +293,7 @@ Datapath varied(Datapath path) {
       path.group = 1 + below(20);
       path.run = 0;
       path.instruction = below(2) * path.group * (1 + below(3));
-      path.chunk = below(2) * instruction_length(path) * (1 + below(3));
+      path.chunk = below(2) * static_cast<int>(instruction_length(path)) * (1 + below(3));
     }
     if (path.start == Start::late_floor) path.lanes = 1 + below(max_align_lanes);
   }
