@@ -397,7 +397,7 @@ struct Fields<Datapath> {
             "exponents below the largest at which the accumulator still counts; 0: any (late_floor)"},
       Field{"accumulator_exponent_bits", &Datapath::accumulator_exponent_bits, "of the accumulator, 2 to 8"},
       Field{"accumulator_fraction", &Datapath::accumulator_fraction, "fraction bits of the accumulator"},
-      Field{"accumulator_rounding", &Datapath::accumulator_rounding, "of sums to the accumulator (align)"},
+      Field{"accumulator_rounding", &Datapath::accumulator_rounding, "of sums to the accumulator (not integer)"},
       Field{"overflow", &Datapath::overflow, "of the accumulator"},
       Field{"flush_inputs", &Datapath::flush_inputs, "subnormal operands and starting values are +0 (tree)"},
       Field{"flush_results", &Datapath::flush_results, "subnormal results are zeros of their sign (tree)"},

@@ -194,6 +194,23 @@ def test_no_machine_of_any_fields_exceeds_its_bound(style: str) -> None:
     assert len(starts) == 12
 
 
+@pytest.mark.parametrize("fields", [
+    {"reduce": "fma", "accumulator_fraction": 7}, {"reduce": "tree", "group": 1, "accumulator_fraction": 7},
+    {"reduce": "blocks", "group": 4, "accumulator_fraction": 5},
+    {"reduce": "integer", "integer_bits": 24, "accumulator_fraction": 2},
+])  # fmt: skip
+def test_more_roundings_than_an_accumulator_has_bits_for_have_no_bound(fields: dict[str, Any]) -> None:
+    path = sq.Datapath(**fields)
+    element = "int8" if path.reduce == "integer" else "e4m3"
+    for k in (4, 2048):
+        codes = np.zeros((2, k), np.uint8)
+        codes[0] = 1
+        bound = sq.error_bound(codes, codes, a_format=element, b_format=element, datapath=path)
+        assert not np.isnan(bound).any() and (k == 4 or path.reduce == "integer" or np.isinf(bound).all()), fields
+    with pytest.raises(ValueError, match="c: needed finite numbers"):
+        sq.error_bound(codes, codes, a_format=element, b_format=element, datapath=path, c=np.full((2, 2), np.inf))
+
+
 @pytest.mark.parametrize("style", FINITE_STYLES)
 @pytest.mark.parametrize("reduce", ("fma", "blocks", "tree"))
 def test_no_accumulator_exceeds_its_bound(reduce: str, style: str) -> None:

@@ -130,6 +130,26 @@ def test_chains_into_any_accumulator_are_recovered(
     assert found.datapath() == machine, str(found)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"reduce": "blocks", "group": 4, "accumulator_fraction": 13, "accumulator_rounding": "toward_zero"},
+        {"reduce": "blocks", "group": 8, "accumulator_fraction": 10, "accumulator_exponent_bits": 5},
+        {"reduce": "tree", "group": 4, "accumulator_fraction": 10, "accumulator_rounding": "nearest_away"},
+        {"reduce": "tree", "group": 8, "accumulator_fraction": 7},
+        {"reduce": "fma", "accumulator_exponent_bits": 5, "accumulator_fraction": 10, "overflow": "saturate"},
+    ],
+)
+def test_groups_and_trees_into_any_accumulator_are_recovered(fields: dict[str, Any]) -> None:
+    machine = sq.Datapath(**fields)
+
+    def box(a: Any, b: Any, c: Any) -> Any:
+        return sq.matmul(a, b, c=c, datapath=machine)
+
+    found = sq.probe(box, 32, a_format="bf16", c_dtype="float32")
+    assert arithmetic(found.datapath()) == arithmetic(machine), str(found)
+
+
 @pytest.mark.parametrize(("dtype", "name"), [(np.float16, "fp16"), (ml_dtypes.bfloat16, "bf16")])
 @pytest.mark.parametrize("fused", [True, False])
 def test_sums_of_sixteen_bits_are_told_from_rounded_ones(dtype: Any, name: str, fused: bool) -> None:

@@ -1,9 +1,6 @@
 // Rounding to a machine's accumulator, for one lane per output (docs/numerics.md section 10).
 #pragma once
 
-#include <limits>
-#include <type_traits>
-
 #include "multiply.h"
 
 namespace sparq::SPARQ_ISA_NAME {
@@ -51,7 +48,7 @@ inline Doubles sizes(Doubles x) { return as_doubles(as_words(x) & ~sign_word); }
 // a + b rounded to odd with the help of the exact error of the float64 sum; NaN and Inf as they are. A second rounding,
 // to fewer than half as many bits, is then as good as the only one.
 inline Doubles odd_sum(Doubles a, Doubles b) {
-  typedef std::uint64_t Unsigned __attribute__((vector_size(SPARQ_REGISTER_BYTES)));
+  typedef std::uint64_t Unsigned64 __attribute__((vector_size(SPARQ_REGISTER_BYTES)));
   const Doubles sum = a + b;
   const Doubles virtual_b = sum - a;
   const Doubles error = (a - (sum - virtual_b)) + (b - virtual_b);
@@ -59,7 +56,7 @@ inline Doubles odd_sum(Doubles a, Doubles b) {
   // One step away from zero if the error points there, else one step toward it; only for even sums, and Inf has no
   // error.
   const Words signs = as_words(error) ^ bits;
-  const Unsigned inward = reinterpret_cast<const Unsigned&>(signs) >> 63;
+  const Unsigned64 inward = reinterpret_cast<const Unsigned64&>(signs) >> 63;
   const Words step = 1 - 2 * reinterpret_cast<const Words&>(inward);
   const Words adjust = (sizes(error) > 0) & ((bits & 1) - 1);
   return as_doubles(bits + (step & adjust));
@@ -76,6 +73,11 @@ inline void add_once(const double* p, float* acc) {
   for (int i = 0; i < double_parts; ++i)
     store_floats(with_plus_zero(odd_sum(load_doubles(acc, i), reinterpret_cast<const Doubles*>(p)[i])), acc, i);
 }
+
+template <AccumulatorRounding how>
+struct RoundingIs {
+  static constexpr AccumulatorRounding value = how;
+};
 
 // Numbers rounded to an accumulator with the sign that they have; NaN and Inf as they are. Adding 1.5 * 2^52 quanta
 // makes the processor's own addition round to the quantum.
@@ -119,7 +121,7 @@ struct Rounder {
       kept = kept - as_doubles(quantum & even & above) + as_doubles(quantum & even & below);
     }
     Words large = kept >= limit;
-    if (to.saturate) large &= size <= std::numeric_limits<double>::max();
+    if (to.saturate) large &= size < as_value<Carrier64>(infinity_bits<Carrier64>);
     kept = large ? Doubles{} + beyond : kept;
     return as_doubles(as_words(kept) | (as_words(value) & sign_word));
   }
@@ -129,11 +131,11 @@ struct Rounder {
   void with_rounding(const Use& use) const {
     using enum AccumulatorRounding;
     switch (to.rounding) {
-      case toward_zero: return use(std::integral_constant<AccumulatorRounding, toward_zero>{});
-      case nearest_even: return use(std::integral_constant<AccumulatorRounding, nearest_even>{});
-      case nearest_away: return use(std::integral_constant<AccumulatorRounding, nearest_away>{});
-      case down: return use(std::integral_constant<AccumulatorRounding, down>{});
-      case to_odd: return use(std::integral_constant<AccumulatorRounding, to_odd>{});
+      case toward_zero: return use(RoundingIs<toward_zero>{});
+      case nearest_even: return use(RoundingIs<nearest_even>{});
+      case nearest_away: return use(RoundingIs<nearest_away>{});
+      case down: return use(RoundingIs<down>{});
+      case to_odd: return use(RoundingIs<to_odd>{});
     }
   }
 
@@ -149,7 +151,7 @@ inline void round_lanes(const Accumulator& to, const double* x, float* rounded) 
   const Rounder round(to);
   round.with_rounding([&](auto how) {
     for (int i = 0; i < double_parts; ++i)
-      store_floats(round.round<how()>(reinterpret_cast<const Doubles*>(x)[i]) + 0.0, rounded, i);
+      store_floats(round.round<how.value>(reinterpret_cast<const Doubles*>(x)[i]) + 0.0, rounded, i);
   });
 }
 

@@ -19,7 +19,7 @@ inline void add_terms(const MultiplyJob& job, const Rounder& round, const double
   round.with_rounding([&](auto how) {
     for (int i = 0; i < double_parts; ++i) {
       const Doubles sum = odd_sum(load_doubles(acc, i), reinterpret_cast<const Doubles*>(terms)[i]);
-      store_floats(round.round<how()>(with_plus_zero(sum)), acc, i);
+      store_floats(round.round<how.value>(with_plus_zero(sum)), acc, i);
     }
   });
 }
@@ -59,7 +59,8 @@ inline double special_sum(const MultiplyJob& job, const RowPanel<double>& in, st
 }
 
 inline void reduce_blocks_wide(const MultiplyJob& job, const RowPanel<double>& in, WideSum& sum, float* acc) {
-  const bool floating = job.a.factors != nullptr || job.b.factors != nullptr, wide = accumulates_float32(job.path);
+  const bool floating = job.a.factors != nullptr || job.b.factors != nullptr;
+  const bool narrow = !accumulates_float32(job.path);
   const Rounder round{Accumulator(job.path)};
   for (std::int64_t s = 0; s < job.segments; ++s) {
     double terms[lanes];
@@ -71,7 +72,7 @@ inline void reduce_blocks_wide(const MultiplyJob& job, const RowPanel<double>& i
       if (!floating) sum.add(acc[l]);
       sum_segment_wide(in.row, in.panel, segment_begin(job, s), job.segment_end[s], l,
                        in.row_powers[s] * in.panel_powers[s * lanes + l], sum);
-      terms[l] = floating || wide ? static_cast<double>(sum.round()) : sum.to_odd();
+      terms[l] = narrow && !floating ? sum.to_odd() : static_cast<double>(sum.round());
     }
     if (floating) {
       scale_terms(in.row_factors[s], in.panel_factors + s * lanes, terms);
@@ -79,9 +80,9 @@ inline void reduce_blocks_wide(const MultiplyJob& job, const RowPanel<double>& i
       continue;
     }
     auto* rounded = reinterpret_cast<Doubles*>(terms);
-    if (!wide)
+    if (narrow)
       round.with_rounding([&](auto how) {
-        for (int i = 0; i < double_parts; ++i) rounded[i] = round.round<how()>(rounded[i]);
+        for (int i = 0; i < double_parts; ++i) rounded[i] = round.round<how.value>(rounded[i]);
       });
     // A finite term already holds the sum; finite sums that overflowed may meet an Inf later.
     for (int l = 0; l < lanes; ++l) {
@@ -93,24 +94,21 @@ inline void reduce_blocks_wide(const MultiplyJob& job, const RowPanel<double>& i
   }
 }
 
-// Products of float32 are exact in float64. Few chains at a time, whose numbers stay in registers.
+// Products of float32 are exact in float64.
 template <AccumulatorRounding how>
 inline void reduce_fma_narrow(const MultiplyJob& job, const Rounder& round, const RowPanel<float> (&in)[rows_summed],
                               float (*acc)[lanes]) {
-  constexpr int together = double_parts;
-  for (int first = 0; first < double_parts; first += together) {
-    Doubles local[rows_summed][std::size_t{together}];
-    for (int r = 0; r < rows_summed; ++r)
-      for (int i = 0; i < together; ++i) local[r][i] = load_doubles(acc[r], first + i);
-    for (std::int64_t k = 0; k < job.k; ++k)
-      for (int i = 0; i < together; ++i) {
-        const Doubles own = load_doubles(in[0].panel + k * lanes, first + i);
-        for (int r = 0; r < rows_summed; ++r)
-          local[r][i] = round.round<how>(odd_sum(local[r][i], static_cast<double>(in[r].row[k]) * own));
-      }
-    for (int r = 0; r < rows_summed; ++r)
-      for (int i = 0; i < together; ++i) store_floats(local[r][i], acc[r], first + i);
-  }
+  Doubles local[rows_summed][std::size_t{double_parts}];
+  for (int r = 0; r < rows_summed; ++r)
+    for (int i = 0; i < double_parts; ++i) local[r][i] = load_doubles(acc[r], i);
+  for (std::int64_t k = 0; k < job.k; ++k)
+    for (int i = 0; i < double_parts; ++i) {
+      const Doubles own = load_doubles(in[0].panel + k * lanes, i);
+      for (int r = 0; r < rows_summed; ++r)
+        local[r][i] = round.round<how>(odd_sum(local[r][i], static_cast<double>(in[r].row[k]) * own));
+    }
+  for (int r = 0; r < rows_summed; ++r)
+    for (int i = 0; i < double_parts; ++i) store_floats(local[r][i], acc[r], i);
 }
 
 inline void reduce_fma_float32(const MultiplyJob& job, const RowPanel<float> (&in)[rows_summed], float (*acc)[lanes]) {
@@ -137,7 +135,7 @@ inline void reduce_fma_float32(const MultiplyJob& job, const RowPanel<float> (&i
 inline void reduce_fma(const MultiplyJob& job, const RowPanel<float> (&in)[rows_summed], float (*acc)[lanes]) {
   if (accumulates_float32(job.path)) return reduce_fma_float32(job, in, acc);
   const Rounder round{Accumulator(job.path)};
-  round.with_rounding([&](auto how) { reduce_fma_narrow<how()>(job, round, in, acc); });
+  round.with_rounding([&](auto how) { reduce_fma_narrow<how.value>(job, round, in, acc); });
 }
 
 }  // namespace

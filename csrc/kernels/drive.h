@@ -88,7 +88,7 @@ inline void multiply_values(const MultiplyJob& job, std::int64_t first, std::int
           const bool flush = job.path.flush_results;
           if (job.path.reduce == Reduce::tree && !narrow) reduce_tree(job, in, FloatTree{flush}, acc);
           if (job.path.reduce == Reduce::tree && narrow)
-            round.with_rounding([&](auto how) { reduce_tree(job, in, NarrowTree<how()>{round, flush}, acc); });
+            round.with_rounding([&](auto how) { reduce_tree(job, in, NarrowTree<how.value>{round, flush}, acc); });
           if (job.path.reduce == Reduce::exact) reduce_exact<Value>(job, in, sums, acc);
         }
         store_result(job, from + r, column, count, acc);

@@ -80,10 +80,9 @@ class Accumulator:
         self._inner = inner
         # How chunks meet: one float32 addition, with this machine's NaN.
         self._joining = Datapath(reduce="fma", nan_bits=self.datapath.nan_bits)
-        m, n = shape
-        if not all(isinstance(x, int) and x > 0 for x in shape):
+        if len(shape) != 2 or not all(isinstance(x, int) and x > 0 for x in shape):
             raise ValueError(f"shape={shape}: needed (M, N), both at least 1")
-        self.shape = (m, n)
+        self.shape = shape
         self._formats = (a_format, b_format)
         self._threads = threads
         self.init()

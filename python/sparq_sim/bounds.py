@@ -78,17 +78,24 @@ def datapath_bound(path: Datapath, p: Problem) -> Array:
         return U * p.total + ETA
     if path.reduce == "fma":
         u, eta = _rounding(path)
-        # Decoding is exact where the products are given.
-        return gamma(p.k, u) * p.total + p.k * eta * (1 + gamma(p.k, u))
+        decoded = ETA * p.k * (p.a_max + p.b_max + ETA)
+        return _grown(gamma(p.k, u), p.total, p.k * eta + decoded)
     if path.reduce == "blocks":
         steps = p.segments + (p.k // path.group if path.group else 0)
         u, eta = _rounding(path)
-        growth = gamma(steps + (8 if p.float_scaled else 0), u)
-        return growth * p.total + steps * eta * (1 + growth) + scaled
+        return _grown(gamma(steps + (8 if p.float_scaled else 0), u), p.total, steps * eta) + scaled
     if path.reduce == "tree":
         return _tree_bound(path, p)
     end = gamma(10) * p.total + scaled if p.float_scaled else 0.0
     return (_integer_bound(path, p) if path.reduce == "integer" else _align_bound(path, p)) + end
+
+
+def _grown(growth: float, total: Array, lost: float) -> Array:
+    """A relative error of sums, and what is lost below the normal range on the way; infinite if it says nothing."""
+    if growth == float("inf"):
+        return np.full_like(total, np.inf)
+    bound: Array = growth * total + lost * (1 + growth)
+    return bound
 
 
 def _tree_bound(path: Datapath, p: Problem) -> Array:
@@ -103,11 +110,8 @@ def _tree_bound(path: Datapath, p: Problem) -> Array:
     inputs = 2.0 ** max(p.a.emin, p.b.emin) * p.k * max(p.a_max, p.b_max) if path.flush_inputs else 0.0
     start = 2.0**-126 if path.flush_inputs else 0.0
     decoded = ETA * p.k * (p.a_max + p.b_max + ETA)
-    growth = gamma(roundings, u)
-    bound: Array = growth * p.total + (inputs + start + decoded + 2 * (p.k + steps) * lost) * (1 + growth) * (
-        1 + gamma(9)
-    )
-    return bound
+    below = (inputs + start + decoded + 2 * (p.k + steps) * lost) * (1 + gamma(9))
+    return _grown(gamma(roundings, u), p.total, below)
 
 
 def _integer_bound(path: Datapath, p: Problem) -> Array:

@@ -165,6 +165,8 @@ def error_bound(
         if array.shape != shape:
             raise ValueError(f"c: shape {array.shape}; needed [..., M, N] = {shape}")
         start = np.abs(array.astype(np.float64))
+        if not bool(np.isfinite(start).all()):
+            raise ValueError("c: needed finite numbers")
     if compressed not in (None, "a", "b"):
         raise ValueError(f"compressed={compressed!r}: needed 'a', 'b' or None")
     stored = None if compressed is None else stored_of(a if compressed == "a" else b, compressed)

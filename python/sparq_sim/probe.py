@@ -209,7 +209,9 @@ def probe(
 
     A large product and its negative erase what meets one of them alone; how many small products survive, for every
     pair of places, is the tree of the sum (FPRev). Chosen products then show widths and roundings. At last random
-    operands compare the record that follows with the function.
+    operands compare the record that follows with the function. Of accumulators the ranges of float32 and fp16 are
+    tried, which ordinary numbers do not always tell from others; sums that are rounded to odd, and ranges shorter than
+    fp16's, hide the order.
 
     Args:
         function: ``function(a, b)`` with a [tile, k] and b [tile, k], both K-last, to [tile, tile] of float32, float16,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 from sparq_sim._core import Datapath
@@ -11,6 +13,9 @@ from sparq_sim.probed import Probe
 from sparq_sim.summation import START, Node, chain_of
 
 _CUTS = ("toward_zero", "nearest_even", "down")
+_OVERFLOWS = ("infinity", "saturate")
+#: Exponent bits of accumulators to try, by the dtype of the result; others are 8 or 5.
+_RANGES = {"float16": (5,), "bfloat16": (8,)}
 _ROUNDINGS = ("toward_zero", "nearest_even", "nearest_away", "down")
 #: Bits of CDNA3's sum before it is rounded, which no probe reaches.
 _SUM_FRACTION = 31
@@ -22,13 +27,13 @@ def records_of(found: Probe) -> list[Datapath]:
     if found.exact_span is not None:
         return [_exact(found)]
     if found.exact_groups is not None:
-        return [Datapath(reduce="blocks", group=_group(found))]
+        return _adding(found, [{"reduce": "blocks", "group": _group(found)}])
     if found.tree is None:
         raise ValueError("the order of summation was not found")
     if any(START in group for group in (chain_of(found.tree) or ())[1:]):
         raise ValueError("c joins a sum of products: no record has that, but for instructions, which a longer k shows")
     if not found.fused:
-        return _chains(found) if adds_one_by_one(found) else [_tree(found)]
+        return _chains(found) if adds_one_by_one(found) else _adding(found, [_tree(found)])
     return [datapath_from_dict({**_aligned(found), "output": output, "block_scales": False})]
 
 
@@ -60,19 +65,19 @@ def _in_order(steps: tuple[tuple[int, ...], ...]) -> bool:
     return [place for step in steps for place in step] == list(range(sum(map(len, steps))))
 
 
-def _tree(found: Probe) -> Datapath:
+def _tree(found: Probe) -> dict[str, Any]:
     steps = found.steps
     whole = found.tree
     if whole is not None and START in whole.leaves and len(whole.nodes) == 1:
         whole = whole.nodes[0]
     if whole is not None and _balanced(whole, list(range(found.k))):
-        return datapath_from_dict({"reduce": "tree", "block_scales": False})
+        return {"reduce": "tree", "block_scales": False}
     parts = found.parts
     sizes = {part.size for part in parts[:-1]} or {parts[0].size} if parts else set()
     if steps and all(len(step) == 2 for step in steps[1:]):
         raise ValueError("pairs whose own sums join a sum: not told from a chain")
     if len(sizes) == 1 and all(_balanced(part, list(part.members)) for part in parts):
-        return datapath_from_dict({"reduce": "tree", "group": sizes.pop(), "block_scales": False})
+        return {"reduce": "tree", "group": sizes.pop(), "block_scales": False}
     raise ValueError("sums of pairs in an order that no record has")
 
 
@@ -88,29 +93,41 @@ def may_be_float32(found: Probe) -> bool:
     return found.dtype != "float32" or (wide and found.output_rounding in (None, "nearest_even"))
 
 
-def _chains(found: Probe) -> list[Datapath]:
-    """One rounded sum per product, fused or of rounded products, of float32 or in another accumulator."""
-    made = [Datapath(reduce="fma"), Datapath(reduce="tree", group=1)] if may_be_float32(found) else []
-    bits = {"float16": 10, "bfloat16": 7}.get(found.dtype, found.output_fraction)
+def _adding(found: Probe, ways: Sequence[dict[str, Any]]) -> list[Datapath]:
+    """Machines that add in these ways, into float32 or into the accumulator that was found. Which range that has, and
+    what lies beyond it, is for random outputs to say."""
+    made = [datapath_from_dict(way) for way in ways] if may_be_float32(found) else []
+    bits = _accumulator_bits(found)
     if bits is None or (made and found.dtype == "float32"):
         return made
     rounding = _word(found.output_rounding, _ROUNDINGS, "the accumulator")
-    if found.fraction_bits is None:
-        # Which range it has is for random outputs to say.
-        ranges = {"float16": (5,), "bfloat16": (8,)}.get(found.dtype, (8, 5))
-        made += [
-            Datapath(
-                reduce=reduce, group=int(reduce == "tree"), accumulator_exponent_bits=exponent_bits,
-                accumulator_fraction=bits, accumulator_rounding=rounding,
-            )
-            for reduce in ("fma", "tree") for exponent_bits in ranges
-        ]  # fmt: skip
+    for way, (exponent_bits, overflow) in product(ways, product(_RANGES.get(found.dtype, (8, 5)), _OVERFLOWS)):
+        own = {
+            "accumulator_exponent_bits": exponent_bits, "accumulator_fraction": bits,
+            "accumulator_rounding": rounding, "overflow": overflow,
+        }  # fmt: skip
+        made.append(datapath_from_dict({**way, **own}))
+    return made
+
+
+def _accumulator_bits(found: Probe) -> int | None:
+    """Fraction bits of an accumulator that may be another than float32's."""
+    return {"float16": 10, "bfloat16": 7}.get(found.dtype, found.output_fraction)
+
+
+def _chains(found: Probe) -> list[Datapath]:
+    """One rounded sum per product, fused or of rounded products."""
+    ways: list[dict[str, Any]] = [{"reduce": "fma"}, {"reduce": "tree", "group": 1}]
+    made = _adding(found, ways) if found.fraction_bits is None else []
+    bits = _accumulator_bits(found)
+    if bits is None or (found.dtype == "float32" and may_be_float32(found)):
+        return made
     # c has the 23 bits of float32.
     enough = 23 + sum(find_element(format).mantissa_bits for format in (found.a_format, found.b_format)) + 3
     aligned = {
         "reduce": "align", "group": 1, "fraction_bits": found.fraction_bits or min(44, enough),
         "align_rounding": found.align_rounding or "to_odd", "accumulator_fraction": bits,
-        "accumulator_rounding": rounding, "block_scales": False,
+        "accumulator_rounding": _word(found.output_rounding, _ROUNDINGS, "the accumulator"), "block_scales": False,
     }  # fmt: skip
     return [*made, datapath_from_dict(aligned)]
 
