@@ -358,6 +358,14 @@ def test_every_machine_equals_its_rules_in_integers(name: str) -> None:
                 assert np.array_equal(got, wanted), (name, pair, style, k, result, isa, got, wanted)
 
 
+def assert_equals_its_rules(record: sq.Datapath, a: Side, b: Side, c: Array | None) -> None:
+    wanted = model(record.to_dict(), a, b, c)
+    for isa in ISAS:
+        with forced_isa(isa):
+            got = run(record, a, b, c)
+        assert np.array_equal(got, wanted), (record, a.element, b.element, isa, got, wanted)
+
+
 ROUNDINGS = ("toward_zero", "nearest_even", "nearest_away", "down", "to_odd")
 
 
@@ -410,11 +418,7 @@ def test_machines_with_any_choices_equal_their_rules() -> None:
         k = int(rng.choice([1, 7, 24, 65]))
         a, b = drawn_problem(rng, record, (pair[0], pair[1]), STYLES[number % len(STYLES)], k)
         c = drawn_starts(rng, (3, 3), False, STYLES[number % len(STYLES)])
-        wanted = model(record.to_dict(), a, b, c)
-        for isa in ISAS:
-            with forced_isa(isa):
-                got = run(record, a, b, c)
-            assert np.array_equal(got, wanted), (chosen, pair, k, isa, got, wanted)
+        assert_equals_its_rules(record, a, b, c)
     assert all(len(values) > 1 for field, values in used.items() if field != "reduce")
 
 
@@ -447,11 +451,7 @@ def test_sums_are_rounded_to_any_accumulator(reduce: str) -> None:
         style = STYLES[number % len(STYLES)]
         a, b = drawn_problem(rng, record, (pair[0], pair[1]), style, int(rng.choice([1, 7, 24, 65])))
         c = drawn_starts(rng, (3, 3), False, style) if number % 3 else None
-        wanted = model(record.to_dict(), a, b, c)
-        for isa in ISAS:
-            with forced_isa(isa):
-                got = run(record, a, b, c)
-            assert np.array_equal(got, wanted), (chosen, pair, style, isa, got, wanted)
+        assert_equals_its_rules(record, a, b, c)
     assert all(len(values) > 1 for field, values in used.items() if field != "reduce")
 
 

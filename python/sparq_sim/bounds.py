@@ -117,14 +117,8 @@ def _tree_bound(path: Datapath, p: Problem) -> Array:
 def _integer_bound(path: Datapath, p: Problem) -> Array:
     """Sums that do not wrap or saturate are exact; each is rounded into the accumulator and added there."""
     steps = p.segments + (p.k // path.group if path.group else 0)
-    u = 2.0 ** -(path.accumulator_fraction + 1)
-    eta = 2.0 ** -(2 ** (path.accumulator_exponent_bits - 1) - 2 + path.accumulator_fraction + 1)
-    roundings = (steps + 1) * u
-    if roundings >= 1:
-        return np.full_like(p.total, np.inf)
-    growth = roundings / (1 - roundings)
-    bound: Array = growth * p.total + 2 * (steps + 1) * eta * (1 + growth)
-    return bound
+    u, eta = _rounding(path)
+    return _grown(gamma(steps + 1, u), p.total, 2 * (steps + 1) * eta)
 
 
 def _align_bound(path: Datapath, p: Problem) -> Array:
